@@ -1,0 +1,42 @@
+"""Small frozen records that the numeric functions of this room take besides tensors. No SGLang, no Triton."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class GridSnapshots:
+    """The same snapshots as index tensors for chunked device kernels, which keep only some states at hand.
+
+    `conv_positions_nW` (int64): flattened token positions whose raw conv inputs form each window.
+    A wanted SSM state is one of: the final state of its sequence (`final_src` -> `final_dst`, slots),
+    an entry of the kernel's own chunk grid (`grid_src` -> `grid_dst`), or neither, and then it is computed
+    again (`recompute_rows`, `recompute_ends` -> `recompute_dst`; ends are flattened token positions).
+    """
+
+    conv_positions_nW: torch.Tensor
+    final_src: torch.Tensor
+    final_dst: torch.Tensor
+    grid_src: torch.Tensor
+    grid_dst: torch.Tensor
+    recompute_rows: torch.Tensor
+    recompute_ends: torch.Tensor
+    recompute_dst: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """States to copy aside while a prefill runs, for the prefix cache.
+
+    For entry i: the state of sequence `rows[i]` after `ends[i]` of its new tokens goes into slot `slots_n[i]`.
+    `rows` and `ends` are host lists, in no order; `slots_n` is an int64 tensor [n]. A snapshot slot is never a
+    slot that any sequence of the batch runs on. `grid` is present on devices whose kernels need it.
+    """
+
+    rows: list[int]
+    ends: list[int]
+    slots_n: torch.Tensor
+    grid: GridSnapshots | None = None
