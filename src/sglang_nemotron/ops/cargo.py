@@ -40,3 +40,33 @@ class Snapshots:
     ends: list[int]
     slots_n: torch.Tensor
     grid: GridSnapshots | None = None
+
+
+@dataclass(frozen=True)
+class KernelGrid:
+    """Index tensors that chunked device kernels want for a ragged batch; built once a step by the host.
+
+    `seq_idx_1T` (int32): row of each token. `chunk_indices`, `chunk_offsets` (int32): physical chunk of each
+    logical chunk and where it starts in it; absent when no sequence has an initial state.
+    """
+
+    seq_idx_1T: torch.Tensor
+    chunk_indices: torch.Tensor | None
+    chunk_offsets: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """The sequences of one prefill batch, flattened one behind the other.
+
+    `cu_seqlens` int32 [R+1]; `seq_lens` their lengths on the host; `slots_R` the state slot of each;
+    `has_initial_R` (bool) and `has_initial` (the same on the host): whether the slot holds a state to start from.
+    """
+
+    cu_seqlens: torch.Tensor
+    seq_lens: list[int]
+    slots_R: torch.Tensor
+    has_initial_R: torch.Tensor
+    has_initial: list[bool]
+    chunk_size: int
+    grid: KernelGrid | None = None

@@ -1,0 +1,70 @@
+"""The attention mixer: grouped-query attention without any positional encoding, over SGLang's paged KV cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from sglang_nemotron.config import DecoderSpec
+from sglang_nemotron.decoder.parallel import Ranks
+from sglang_nemotron.host.names.engine import (
+    ForwardBatch,
+    QKVParallelLinear,
+    QuantizationConfig,
+    RadixAttention,
+    RowParallelLinear,
+    add_prefix,
+    is_dp_attention_enabled,
+)
+
+
+class AttentionMixer(nn.Module):
+    """softmax(q k / sqrt(head_dim)) v with few KV heads, replicated when there are fewer than ranks.
+
+    No RoPE: `rope_theta` and `partial_rotary_factor` in the config are dead fields. Source: HF NemotronHAttention.
+    """
+
+    def __init__(
+        self, spec: DecoderSpec, ranks: Ranks, layer_id: int, quant_config: QuantizationConfig | None, prefix: str
+    ) -> None:
+        super().__init__()
+        tp = ranks.attn_tp_size
+        num_heads = spec.num_attention_heads // tp
+        num_kv_heads = max(spec.num_key_value_heads // tp, 1)
+        self.q_size, self.kv_size = num_heads * spec.head_dim, num_kv_heads * spec.head_dim
+        self.qkv_proj = QKVParallelLinear(
+            spec.hidden_size,
+            spec.head_dim,
+            spec.num_attention_heads,
+            spec.num_key_value_heads,
+            bias=False,
+            quant_config=quant_config,
+            parallel_group="attn_tp",
+            prefix=f"{prefix}.qkv_proj",
+        )
+        self.o_proj = RowParallelLinear(
+            spec.num_attention_heads * spec.head_dim,
+            spec.hidden_size,
+            bias=False,
+            quant_config=quant_config,
+            parallel_group="attn_tp",
+            # the stage boundary sums the ranks' outputs together with the residual
+            reduce_results=False,
+            use_dp_attention_reduce=is_dp_attention_enabled(),
+            prefix=f"{prefix}.o_proj",
+        )
+        self.attn = RadixAttention(
+            num_heads,
+            spec.head_dim,
+            spec.head_dim**-0.5,
+            num_kv_heads=num_kv_heads,
+            layer_id=layer_id,
+            quant_config=quant_config,
+            prefix=add_prefix("attn", prefix),
+        )
+
+    def forward(self, x_TD: torch.Tensor, forward_batch: ForwardBatch) -> torch.Tensor:
+        """x_TD -> y_TD, this rank's part of the sum; K and V go to the pages the batch names."""
+        qkv, _ = self.qkv_proj(x_TD)
+        q, k, v = qkv.split([self.q_size, self.kv_size, self.kv_size], dim=-1)
+        return self.o_proj(self.attn(q, k, v, forward_batch))[0]

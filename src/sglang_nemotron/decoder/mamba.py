@@ -1,0 +1,159 @@
+"""The Mamba-2 mixer: normed hidden states, one layer's state slots and the step's plan in; its contribution out.
+
+It owns weights and wiring. Numbers live in ops, indices in the plan, memory in the pool; nothing is fetched from
+globals. Legend: T tokens, D hidden, I inner channels of this rank, C conv channels, H heads, P head dim, G groups,
+N state size, S slots, K conv width, W = K-1.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from sglang_nemotron import ops
+from sglang_nemotron.config import DecoderSpec
+from sglang_nemotron.decoder import shards
+from sglang_nemotron.decoder.parallel import Ranks
+from sglang_nemotron.host.names.engine import MergedColumnParallelLinear, QuantizationConfig, RowParallelLinear
+from sglang_nemotron.state.plan import StepPlan
+
+
+class MambaSlots(NamedTuple):
+    """One layer's states: `conv_SCW` the last raw conv inputs, `ssm_SHPN` the recurrent state, of every slot."""
+
+    conv_SCW: torch.Tensor
+    ssm_SHPN: torch.Tensor
+
+
+class MambaMixer(nn.Module):
+    """Mamba-2 with grouped B and C, a gated grouped RMSNorm and no biases but the convolution's.
+
+    Parameters are this rank's shards; `A` holds -exp(A_log). Source: HF NemotronHMamba2Mixer.
+    """
+
+    def __init__(self, spec: DecoderSpec, ranks: Ranks, quant_config: QuantizationConfig | None, prefix: str) -> None:
+        super().__init__()
+        self.spec = spec
+        tp = ranks.mixer_tp_size
+        self.inner = spec.mamba_inner // tp
+        self.num_heads = spec.mamba_num_heads // tp
+        self.num_groups = max(spec.num_groups, tp) // tp
+        self.conv_channels = self.inner + 2 * self.num_groups * spec.state_size
+        self.norm_groups, self.norm_group_size, self.norm_spans_ranks = shards.norm_groups(spec, tp)
+        self.reduce_sum = ranks.mixer_all_reduce if self.norm_spans_ranks else None
+        self.in_proj = MergedColumnParallelLinear(
+            input_size=spec.hidden_size,
+            output_sizes=list(shards.mamba_in_proj_sections(spec, tp)),
+            bias=False,
+            quant_config=quant_config,
+            prefix=f"{prefix}.in_proj",
+            parallel_group=ranks.mixer_group,
+        )
+        self.conv1d = nn.Module()
+        self.conv1d.weight = nn.Parameter(torch.empty(self.conv_channels, spec.conv_width), requires_grad=False)
+        bias = nn.Parameter(torch.empty(self.conv_channels), requires_grad=False) if spec.conv_bias else None
+        self.conv1d.register_parameter("bias", bias)
+        # one number per head: fp32, as the recurrence uses them, so that no step has to cast
+        for name in ("A", "D", "dt_bias"):
+            self.register_parameter(name, nn.Parameter(torch.empty(self.num_heads, dtype=torch.float32), False))
+        self.norm = nn.Module()
+        self.norm.weight = nn.Parameter(torch.empty(self.inner), requires_grad=False)
+        self.out_proj = RowParallelLinear(
+            spec.mamba_inner,
+            spec.hidden_size,
+            bias=False,
+            input_is_parallel=True,
+            quant_config=quant_config,
+            parallel_group=ranks.mixer_group,
+            # the stage boundary sums the ranks' outputs together with the residual
+            reduce_results=False,
+            prefix=f"{prefix}.out_proj",
+        )
+
+    def forward(self, x_TD: torch.Tensor, slots: MambaSlots, plan: StepPlan) -> torch.Tensor:
+        """x_TD -> y_TD, this rank's part of the sum; states in `slots` are read and written in place."""
+        projected, _ = self.in_proj(x_TD)
+        gate_TI, conv_in_TC, dt_TH = projected.split([self.inner, self.conv_channels, self.num_heads], dim=-1)
+        y_TI = self._mix(conv_in_TC, dt_TH, slots, plan)
+        y_TI = ops.gated_norm(
+            y_TI,
+            gate_TI,
+            self.norm.weight,
+            num_groups=self.norm_groups,
+            eps=self.spec.norm_eps,
+            reduce_sum=self.reduce_sum,
+            group_size=self.norm_group_size,
+        )
+        return self.out_proj(y_TI)[0]
+
+    def _mix(self, conv_in_TC: torch.Tensor, dt_TH: torch.Tensor, slots: MambaSlots, plan: StepPlan) -> torch.Tensor:
+        num_tokens, num_prefill = plan.num_tokens, plan.num_prefill_tokens
+        if num_prefill == 0 and num_tokens == conv_in_TC.shape[0]:
+            return self._decode(conv_in_TC, dt_TH, slots, plan)
+        # rows past the plan's tokens are padding (data parallel attention); they must stay finite
+        y_TI = conv_in_TC.new_zeros(conv_in_TC.shape[0], self.inner)
+        if num_prefill > 0:
+            y_TI[:num_prefill] = self._prefill(conv_in_TC[:num_prefill], dt_TH[:num_prefill], slots, plan)
+        if plan.num_decodes > 0:
+            rows = slice(num_prefill, num_tokens)
+            y_TI[rows] = self._decode(conv_in_TC[rows], dt_TH[rows], slots, plan)
+        return y_TI
+
+    def _prefill(self, conv_in_TC: torch.Tensor, dt_TH: torch.Tensor, slots: MambaSlots, plan: StepPlan) -> Any:
+        assert plan.prefill is not None
+        mixed_TC = ops.conv1d_prefill(
+            conv_in_TC,
+            self.conv1d.weight,
+            self.conv1d.bias,
+            slots.conv_SCW,
+            batch=plan.prefill,
+            snapshots=plan.snapshots,
+        )
+        x_THP, B_TGN, C_TGN = self._split(mixed_TC)
+        y_THP = ops.ssd_prefill(
+            x_THP,
+            dt_TH,
+            self.A,
+            B_TGN,
+            C_TGN,
+            self.D,
+            self.dt_bias,
+            slots.ssm_SHPN,
+            batch=plan.prefill,
+            snapshots=plan.snapshots,
+            dt_limit=self.spec.time_step_limit,
+        )
+        return y_THP.reshape(-1, self.inner)
+
+    def _decode(self, conv_in_BC: torch.Tensor, dt_BH: torch.Tensor, slots: MambaSlots, plan: StepPlan) -> Any:
+        assert plan.decode_slots_B is not None
+        mixed_BC = ops.conv1d_step(
+            conv_in_BC, self.conv1d.weight, self.conv1d.bias, slots.conv_SCW, slots_B=plan.decode_slots_B
+        )
+        x_BHP, B_BGN, C_BGN = self._split(mixed_BC)
+        y_BHP = ops.ssm_step(
+            x_BHP,
+            dt_BH,
+            self.A,
+            B_BGN,
+            C_BGN,
+            self.D,
+            self.dt_bias,
+            slots.ssm_SHPN,
+            slots_B=plan.decode_slots_B,
+            dt_limit=self.spec.time_step_limit,
+        )
+        return y_BHP.reshape(-1, self.inner)
+
+    def _split(self, mixed_TC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        spec = self.spec
+        group_channels = self.num_groups * spec.state_size
+        x_TI, B, C = mixed_TC.split([self.inner, group_channels, group_channels], dim=-1)
+        T = mixed_TC.shape[0]
+        return (
+            x_TI.view(T, self.num_heads, spec.mamba_head_dim),
+            B.view(T, self.num_groups, spec.state_size),
+            C.view(T, self.num_groups, spec.state_size),
+        )

@@ -1,0 +1,184 @@
+"""The feed-forward mixers: routed experts with a shared expert, and the dense MLP; relu^2, never gated.
+
+Hidden states in, this rank's contribution out. Weight layouts and quantised kernels are SGLang's FusedMoE; on a
+device without them (the CPU) the same weights go through our own ops.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import nn
+
+from sglang_nemotron import ops
+from sglang_nemotron.config import DecoderSpec
+from sglang_nemotron.host.names.engine import (
+    ColumnParallelLinear,
+    QuantizationConfig,
+    ReLU2,
+    ReplicatedLinear,
+    RoutingMethodType,
+    RowParallelLinear,
+    TopK,
+    filter_moe_weight_param_global_expert,
+    get_current_device_stream_fast,
+    get_exec,
+    get_is_capture_mode,
+    get_moe_a2a_backend,
+    get_moe_impl_class,
+)
+
+
+class DenseMLP(nn.Module):
+    """down(relu(up x)^2), the `-` layer and the shared expert. Source: HF NemotronHMLP."""
+
+    def __init__(
+        self,
+        spec: DecoderSpec,
+        intermediate_size: int,
+        quant_config: QuantizationConfig | None,
+        prefix: str,
+        parallel_group: str = "tp",
+    ) -> None:
+        super().__init__()
+        self.up_proj = ColumnParallelLinear(
+            input_size=spec.hidden_size,
+            output_size=intermediate_size,
+            bias=False,
+            quant_config=quant_config,
+            parallel_group=parallel_group,
+            prefix=f"{prefix}.up_proj",
+        )
+        self.down_proj = RowParallelLinear(
+            input_size=intermediate_size,
+            output_size=spec.hidden_size,
+            bias=False,
+            quant_config=quant_config,
+            reduce_results=False,
+            parallel_group=parallel_group,
+            prefix=f"{prefix}.down_proj",
+        )
+        self.act_fn = ReLU2()
+
+    def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
+        """x_TD -> y_TD, this rank's part of the sum."""
+        return self.down_proj(self.act_fn(self.up_proj(x_TD)[0]))[0]
+
+
+@functools.cache
+def _side_stream() -> torch.cuda.Stream:
+    return torch.cuda.Stream()
+
+
+class MoEMixer(nn.Module):
+    """Sigmoid router with a selection bias, top-k experts scaled by `router_scale`, plus the shared expert.
+
+    Source: HF NemotronHMOE; routing as in nemotron config fields norm_topk_prob and routed_scaling_factor.
+    """
+
+    def __init__(self, spec: DecoderSpec, layer_id: int, quant_config: QuantizationConfig | None, prefix: str) -> None:
+        super().__init__()
+        self.spec = spec
+        self.layer_id = layer_id
+        self.gate = ReplicatedLinear(
+            spec.hidden_size, spec.num_experts, bias=False, quant_config=None, prefix=f"{prefix}.gate"
+        )
+        self.gate.e_score_correction_bias = nn.Parameter(
+            torch.empty(spec.num_experts, dtype=torch.float32), requires_grad=False
+        )
+        self.experts = get_moe_impl_class(quant_config)(
+            num_experts=spec.num_experts + get_exec().moe.ep_num_redundant_experts,
+            top_k=spec.experts_per_token,
+            hidden_size=spec.hidden_size,
+            intermediate_size=spec.expert_intermediate_size,
+            reduce_results=False,
+            quant_config=quant_config,
+            prefix=f"{prefix}.experts",
+            activation="relu2",
+            layer_id=layer_id,
+            is_gated=False,
+            routing_method_type=RoutingMethodType.DeepSeekV3,
+            routed_scaling_factor=spec.router_scale,
+        )
+        self.topk = TopK(
+            top_k=spec.experts_per_token,
+            layer_id=layer_id,
+            use_grouped_topk=True,
+            topk_group=spec.router_top_groups,
+            num_expert_group=spec.router_num_groups,
+            renormalize=spec.router_renormalize,
+            scoring_func="sigmoid",
+            correction_bias=self.gate.e_score_correction_bias,
+            routed_scaling_factor=spec.router_scale,
+            apply_routed_scaling_factor_on_output=self.experts.should_fuse_routed_scaling_factor_in_topk,
+        )
+        self.topk.bind_runner_backend(
+            self.experts.runner_backend, routing_method_type=self.experts.routing_method_type
+        )
+        self.shared_experts = None
+        if spec.shared_intermediate_size:
+            self.shared_experts = DenseMLP(
+                spec,
+                spec.shared_intermediate_size,
+                quant_config,
+                prefix=f"{prefix}.shared_experts",
+                parallel_group=_shared_expert_group(),
+            )
+
+    def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
+        """x_TD -> y_TD, this rank's part of the sum."""
+        if x_TD.device.type == "cpu":
+            routed_TD, shared_TD = self._routed_cpu(x_TD), self._shared(x_TD)
+        elif get_moe_a2a_backend().is_flashinfer() and not get_is_capture_mode():
+            routed_TD, shared_TD = self._routed(x_TD), self._shared(x_TD)
+        else:
+            routed_TD, shared_TD = self._routed_beside_shared(x_TD)
+        return routed_TD if shared_TD is None else routed_TD.add_(shared_TD)
+
+    def moe_weights(self) -> list[torch.Tensor]:
+        """The expert tensors that expert-parallel load balancing may move."""
+        return [
+            weight.data
+            for name, weight in self.experts.named_parameters()
+            if name != "correction_bias"
+            and filter_moe_weight_param_global_expert(name, weight, self.experts.num_local_experts)
+        ]
+
+    def _shared(self, x_TD: torch.Tensor) -> torch.Tensor | None:
+        return self.shared_experts(x_TD) if self.shared_experts is not None else None
+
+    def _routed(self, x_TD: torch.Tensor) -> torch.Tensor:
+        # bf16 operands on the matrix units with fp32 sums and result: what the sigmoid needs
+        logits_TE = torch.mm(x_TD, self.gate.weight.t(), out_dtype=torch.float32)
+        return self.experts(x_TD, self.topk(x_TD, logits_TE))
+
+    def _routed_beside_shared(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        side, main = _side_stream(), get_current_device_stream_fast()
+        side.wait_stream(main)
+        shared_TD = self._shared(x_TD)
+        with torch.cuda.stream(side):
+            routed_TD = self._routed(x_TD)
+        get_current_device_stream_fast().wait_stream(side)
+        return routed_TD, shared_TD
+
+    def _routed_cpu(self, x_TD: torch.Tensor) -> torch.Tensor:
+        spec = self.spec
+        weights_Tk, ids_Tk = ops.route(
+            x_TD,
+            self.gate.weight,
+            self.gate.e_score_correction_bias,
+            top_k=spec.experts_per_token,
+            scale=spec.router_scale,
+            renormalize=spec.router_renormalize,
+            num_groups=spec.router_num_groups,
+            top_groups=spec.router_top_groups,
+        )
+        return ops.experts(x_TD, self.experts.w13_weight, self.experts.w2_weight, weights_Tk, ids_Tk)
+
+
+def _shared_expert_group() -> str:
+    # with token dispatch every rank runs its own rows, so each needs the whole shared expert
+    backend = get_moe_a2a_backend()
+    dispatched = backend.is_deepep() or backend.is_flashinfer() or backend.is_flashinfer_megamoe()
+    return "replicated" if dispatched else "tp"
