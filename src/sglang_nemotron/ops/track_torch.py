@@ -20,7 +20,7 @@ def copy_states(
 ) -> None:
     """Same contract as `track_reference.copy_states`: slot to slot in all layers, in place, for the masked rows."""
     # most steps track nothing
-    if not any(mask_B.tolist(), strict=True):
+    if not any(mask_B.tolist()):
         return
     mask_B = mask_B.bool()
     src_n, dst_n = src_B[mask_B].long(), dst_B[mask_B].long()
