@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from sglang_nemotron.ops.cargo import Snapshots
+from sglang_nemotron.ops.cargo import Ragged, Snapshots
 
 __all__ = ["conv1d_prefill", "conv1d_step"]
 
@@ -21,34 +21,31 @@ def conv1d_prefill(
     bias_C: torch.Tensor | None,
     state_SCW: torch.Tensor,
     *,
-    cu_seqlens: torch.Tensor,
-    seq_lens: list[int],
-    slots_R: torch.Tensor,
-    has_initial: list[bool],
+    batch: Ragged,
     snapshots: Snapshots | None,
 ) -> torch.Tensor:
     """y[t] = silu(bias + sum_k weight[:, k] * x[t - W + k]) within each sequence; fp32 inside, x's dtype outside.
 
-    Inputs before a sequence's first token come from `state_SCW[slots_R[r]]` if `has_initial[r]`, else they are zero.
+    Inputs before a sequence's first token come from `state_SCW[batch.slots_R[r]]` if `batch.has_initial[r]`, else
+    they are zero.
     Afterwards the slot holds the sequence's last W raw inputs (oldest first, in the state's dtype), reaching back
     into the initial window when the sequence is shorter than W; an empty sequence keeps its window or gets zeros.
     `snapshots` puts the window after `ends[i]` new tokens of sequence `rows[i]` into `slots_n[i]`.
-    `cu_seqlens` (int [R + 1]) repeats `seq_lens` for device kernels and is not read here.
-    Rows of x beyond `sum(seq_lens)` are padding: never read, zero in the result [T, C].
+    Rows of x beyond `sum(batch.seq_lens)` are padding: never read, zero in the result [T, C].
     Source: Mamba-2 (arXiv 2405.21060) section 7; `conv_kernel`, `use_conv_bias` of the model config.
     """
     K = weight_CK.shape[1]
     W = K - 1
     weight = weight_CK.float()
     y_TC = torch.zeros(x_TC.shape, dtype=x_TC.dtype, device=x_TC.device)
-    slots = slots_R.tolist()
+    slots = batch.slots_R.tolist()
     wanted = (
         [] if snapshots is None else list(zip(snapshots.rows, snapshots.ends, snapshots.slots_n.tolist(), strict=True))
     )
     begin = 0
-    for r, length in enumerate(seq_lens):
+    for r, length in enumerate(batch.seq_lens):
         # [W + length, C]: the initial window, then this sequence's inputs
-        window = state_SCW[slots[r]].float().t() if has_initial[r] else x_TC.new_zeros((W, x_TC.shape[1])).float()
+        window = state_SCW[slots[r]].float().t() if batch.has_initial[r] else x_TC.new_zeros((W, x_TC.shape[1])).float()
         inputs = torch.cat([window, x_TC[begin : begin + length].float()])
         total = torch.zeros(length, x_TC.shape[1], dtype=torch.float32, device=x_TC.device)
         for k in range(K):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from sglang_nemotron.ops.cargo import Snapshots
+from sglang_nemotron.ops.cargo import Ragged, Snapshots
 
 __all__ = ["conv1d_prefill", "conv1d_step"]
 
@@ -22,10 +22,7 @@ def conv1d_prefill(
     bias_C: torch.Tensor | None,
     state_SCW: torch.Tensor,
     *,
-    cu_seqlens: torch.Tensor,
-    seq_lens: list[int],
-    slots_R: torch.Tensor,
-    has_initial: list[bool],
+    batch: Ragged,
     snapshots: Snapshots | None,
 ) -> torch.Tensor:
     """Same contract as `conv1d_reference.conv1d_prefill`: [T, C] in x's dtype, windows in `state_SCW` moved on.
@@ -34,12 +31,15 @@ def conv1d_prefill(
     multiply-add over the whole batch, and every window wanted afterwards is W consecutive rows of the buffer.
     """
     num_channels, W = state_SCW.shape[1:]
+    seq_lens = batch.seq_lens
     num_tokens = sum(seq_lens)
     y_TC = x_TC.new_zeros((x_TC.shape[0], num_channels))
     if not seq_lens:
         return y_TC
-    slots_R = slots_R.long()
-    buffer_MC = _with_windows(x_TC[:num_tokens].float(), _initial_windows(state_SCW, slots_R, has_initial), seq_lens)
+    slots_R = batch.slots_R.long()
+    buffer_MC = _with_windows(
+        x_TC[:num_tokens].float(), _initial_windows(state_SCW, slots_R, batch.has_initial), seq_lens
+    )
     begins = _begins(seq_lens, W)
     if num_tokens:
         weight_KC = weight_CK.float().t().contiguous()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from sglang_nemotron.ops.cargo import Snapshots
+from sglang_nemotron.ops.cargo import Ragged, Snapshots
 
 __all__ = ["ssd_prefill"]
 
@@ -26,35 +26,31 @@ def ssd_prefill(
     dt_bias_H: torch.Tensor,
     state_SHPN: torch.Tensor,
     *,
-    cu_seqlens: torch.Tensor,
-    seq_lens: list[int],
-    slots_R: torch.Tensor,
-    has_initial: list[bool],
-    chunk_size: int,
+    batch: Ragged,
     snapshots: Snapshots | None,
     dt_limit: tuple[float, float] = (0.0, float("inf")),
 ) -> torch.Tensor:
     """h[t] = exp(dt A) h[t-1] + dt x B^T and y[t] = h[t] C + D x, each sequence from its own state.
 
     dt is raw: softplus(dt + bias), clamped to `dt_limit`, happens here. `A_H` is negative (-exp(A_log)). All
-    arithmetic is fp32; y [T, H, P] has x's dtype. A sequence starts from `state_SHPN[slots_R[r]]` if
-    `has_initial[r]`, else from zero, and leaves its final state (in the state's dtype) in the same slot, an empty
+    arithmetic is fp32; y [T, H, P] has x's dtype. A sequence starts from `state_SHPN[batch.slots_R[r]]` if
+    `batch.has_initial[r]`, else from zero, and leaves its final state (in the state's dtype) in the same slot, an empty
     sequence included. `snapshots` puts the state after `ends[i]` new tokens of sequence `rows[i]` into `slots_n[i]`.
-    `cu_seqlens` and `chunk_size` serve device kernels and are not read here. Rows beyond `sum(seq_lens)` are padding:
-    never read, zero in the result. Source: Mamba-2 (arXiv 2405.21060) equation 2 with its per-head scalar A.
+    `batch.chunk_size` is not read here. Rows beyond `sum(batch.seq_lens)` are padding: never read, zero in the result.
+    Source: Mamba-2 (arXiv 2405.21060) equation 2 with its per-head scalar A.
     """
     num_heads = x_THP.shape[1]
     heads_per_group = num_heads // B_TGN.shape[1]
     y_THP = torch.zeros(x_THP.shape, dtype=x_THP.dtype, device=x_THP.device)
     A, D = A_H.float(), D_H.float()
-    slots = slots_R.tolist()
+    slots = batch.slots_R.tolist()
     wanted = (
         [] if snapshots is None else list(zip(snapshots.rows, snapshots.ends, snapshots.slots_n.tolist(), strict=True))
     )
     begin = 0
-    for r, length in enumerate(seq_lens):
+    for r, length in enumerate(batch.seq_lens):
         state_HPN = state_SHPN[slots[r]].float().clone()
-        if not has_initial[r]:
+        if not batch.has_initial[r]:
             state_HPN = torch.zeros_like(state_HPN)
         for step in range(length + 1):
             for row, end, slot in wanted:

@@ -16,7 +16,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from sglang_nemotron.ops.cargo import Snapshots
+from sglang_nemotron.ops.cargo import Ragged, Snapshots
 
 __all__ = ["ssd_prefill"]
 
@@ -38,24 +38,21 @@ def ssd_prefill(
     dt_bias_H: torch.Tensor,
     state_SHPN: torch.Tensor,
     *,
-    cu_seqlens: torch.Tensor,
-    seq_lens: list[int],
-    slots_R: torch.Tensor,
-    has_initial: list[bool],
-    chunk_size: int,
+    batch: Ragged,
     snapshots: Snapshots | None,
     dt_limit: tuple[float, float] = (0.0, float("inf")),
 ) -> torch.Tensor:
     """Same contract as `ssd_reference.ssd_prefill`: y [T, H, P] in x's dtype, states in `state_SHPN` moved on.
 
-    `chunk_size` is an upper bound here. Source of the chunk algebra: Mamba-2 (arXiv 2405.21060) section 6.
+    `batch.chunk_size` is an upper bound here. Source of the chunk algebra: Mamba-2 (arXiv 2405.21060) section 6.
     """
+    seq_lens = batch.seq_lens
     num_tokens = sum(seq_lens)
     y_THP = x_THP.new_zeros(x_THP.shape)
     dt_TH = F.softplus(dt_TH[:num_tokens].float() + dt_bias_H)
     if dt_limit != (0.0, float("inf")):
         dt_TH = dt_TH.clamp(*dt_limit)
-    slots_R = slots_R.long()
+    slots_R = batch.slots_R.long()
     wanted = (
         [] if snapshots is None else list(zip(snapshots.rows, snapshots.ends, snapshots.slots_n.tolist(), strict=True))
     )
@@ -66,10 +63,10 @@ def ssd_prefill(
         lens = tuple(seq_lens[rows])
         tokens = slice(token, token + sum(lens))
         token = tokens.stop
-        state_RHPN = _initial_states(state_SHPN, slots_R[rows], has_initial[rows])
+        state_RHPN = _initial_states(state_SHPN, slots_R[rows], batch.has_initial[rows])
         ends = [(row - first, end, slot) for row, end, slot in wanted if first <= row < first + len(lens)]
         group = (x_THP[tokens], dt_TH[tokens], A_H, B_TGN[tokens], C_TGN[tokens], D_H)
-        y_THP[tokens] = _scan_group(*group, state_RHPN, state_SHPN, lens, min(chunk_size, _CHUNK), ends)
+        y_THP[tokens] = _scan_group(*group, state_RHPN, state_SHPN, lens, min(batch.chunk_size, _CHUNK), ends)
         state_SHPN.index_copy_(0, slots_R[rows], state_RHPN.to(state_SHPN.dtype))
     return y_THP
 
