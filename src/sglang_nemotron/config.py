@@ -30,6 +30,29 @@ TEXT_KEYS = ("llm_config", "text_config")
 TEXT_MODEL_TYPES = ("nemotron_h",)
 OMNI_MODEL_TYPES = ("NemotronH_Nano_Omni_Reasoning_V3", "nemotron_h_omni")
 
+# by layer kind: field of the spec -> its spellings, the one that current checkpoints use first
+_SIZES: dict[str, dict[str, tuple[str, ...]]] = {
+    "*": {
+        "num_attention_heads": ("num_attention_heads",),
+        "num_key_value_heads": ("num_key_value_heads",),
+        "head_dim": ("head_dim", "attention_head_dim"),
+    },
+    "M": {
+        "mamba_num_heads": ("mamba_num_heads",),
+        "mamba_head_dim": ("mamba_head_dim",),
+        "num_groups": ("n_groups", "mamba_n_groups"),
+        "state_size": ("ssm_state_size", "mamba_d_state"),
+        "conv_width": ("conv_kernel", "mamba_d_conv"),
+        "chunk_size": ("chunk_size", "mamba_chunk_size"),
+    },
+    "E": {
+        "num_experts": ("n_routed_experts", "num_local_experts"),
+        "experts_per_token": ("num_experts_per_tok",),
+        "expert_intermediate_size": ("moe_intermediate_size",),
+    },
+    "-": {"intermediate_size": ("intermediate_size",)},
+}
+
 # what we implement of the fields that change the maths; None stands for a field that is absent or null
 _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "mlp_hidden_act": ("relu2", None),
@@ -176,10 +199,9 @@ def decoder_spec(config: Mapping[str, Any] | object) -> DecoderSpec:
         hidden_size=text.one(_count, "hidden_size"),
         vocab_size=text.one(_count, "vocab_size"),
         pattern=pattern,
-        **_attention_fields(text, "*" in pattern),
-        **_mamba_fields(text, "M" in pattern),
-        **_moe_fields(text, "E" in pattern),
-        intermediate_size=text.one(_size_or_list, "intermediate_size") if "-" in pattern else 0,
+        **_sizes(text, pattern),
+        **_mamba_options(text, "M" in pattern),
+        **_moe_options(text, "E" in pattern),
         norm_eps=text.one(_positive, "layer_norm_epsilon", "norm_eps", "rms_norm_eps"),
         tie_embeddings=text.one(_flag, "tie_word_embeddings", default=False),
         max_positions=text.one(_count, "max_position_embeddings"),
@@ -260,7 +282,8 @@ class _Fields:
         found = {name: convert(name, value) for name in names if (value := self.get(name)) is not _ABSENT}
         if len(set(found.values())) > 1:
             # a config class fills the spelling the checkpoint did not use with its own default: that is no statement
-            found = {name: value for name, value in found.items() if not self._is_class_default(name, convert, value)}
+            stated = {n: value for n, value in found.items() if not self._is_class_default(n, convert, value)}
+            found = stated or found
         if len(set(found.values())) > 1:
             said = " and ".join(f"{name}={value!r}" for name, value in found.items())
             raise ValueError(f"the config contradicts itself: {said}; keep one of them")
@@ -314,52 +337,40 @@ def _left_to_others(outer: _Fields, text: _Fields) -> str | None:
     if (num_heads := text.get("num_nextn_predict_layers")) is not _ABSENT and num_heads != 0:
         return f"num_nextn_predict_layers={num_heads!r}: multi-token prediction heads"
     for name in ("block_configs", "per_layer_config"):
-        if (blocks := text.get(name)) is not _ABSENT and len(blocks):
+        if (blocks := text.get(name)) is not _ABSENT and blocks:
             return f"{name} is set: layers of differing sizes (Puzzle)"
     return None
 
 
-def _attention_fields(text: _Fields, present: bool) -> dict[str, Any]:
-    if not present:
-        return dict.fromkeys(("num_attention_heads", "num_key_value_heads", "head_dim"), 0)
-    num_heads = text.one(_count, "num_attention_heads")
-    return {
-        "num_attention_heads": num_heads,
-        "num_key_value_heads": text.one(_count, "num_key_value_heads", default=num_heads),
-        "head_dim": text.one(_count, "head_dim", "attention_head_dim"),
-    }
+def _sizes(text: _Fields, pattern: str) -> dict[str, int]:
+    sizes = dict.fromkeys((field for fields in _SIZES.values() for field in fields), 0)
+    for letter in set(pattern):
+        for field, names in _SIZES[letter].items():
+            convert = _size_or_list if field == "intermediate_size" else _count
+            # a config without num_key_value_heads means multi-head attention
+            like_queries = text.get("num_attention_heads") if field == "num_key_value_heads" else _ABSENT
+            sizes[field] = text.one(convert, *names, default=like_queries)
+    return sizes
 
 
-def _mamba_fields(text: _Fields, present: bool) -> dict[str, Any]:
-    sizes = {
-        "mamba_num_heads": ("mamba_num_heads",),
-        "mamba_head_dim": ("mamba_head_dim",),
-        "num_groups": ("n_groups", "mamba_n_groups"),
-        "state_size": ("ssm_state_size", "mamba_d_state"),
-        "conv_width": ("conv_kernel", "mamba_d_conv"),
-        "chunk_size": ("chunk_size", "mamba_chunk_size"),
-    }
+def _mamba_options(text: _Fields, present: bool) -> dict[str, Any]:
     if not present:
-        return {**dict.fromkeys(sizes, 0), "conv_bias": False, "time_step_limit": (0.0, math.inf)}
+        return {"conv_bias": False, "time_step_limit": (0.0, math.inf)}
     return {
-        **{field: text.one(_count, *names) for field, names in sizes.items()},
         # true in the published remote code and in transformers when the file is silent
         "conv_bias": text.one(_flag, "use_conv_bias", "mamba_conv_bias", default=True),
         "time_step_limit": text.one(_limit, "time_step_limit", "mamba_dt_limit", default=(0.0, math.inf)),
     }
 
 
-def _moe_fields(text: _Fields, present: bool) -> dict[str, Any]:
+def _moe_options(text: _Fields, present: bool) -> dict[str, Any]:
     if not present:
-        sizes = ("num_experts", "experts_per_token", "expert_intermediate_size", "shared_intermediate_size")
-        routing = {"router_scale": 1.0, "router_renormalize": False, "router_num_groups": 0, "router_top_groups": 0}
-        return {**dict.fromkeys(sizes, 0), **routing}
+        groups = {"router_num_groups": 0, "router_top_groups": 0}
+        return {"shared_intermediate_size": 0, "router_scale": 0.0, "router_renormalize": False, **groups}
     num_shared = text.one(_count_or_zero, "n_shared_experts", default=1)
+    size = text.one(_count, "moe_shared_expert_intermediate_size") if num_shared else 0
     return {
-        "num_experts": text.one(_count, "n_routed_experts", "num_local_experts"),
-        "experts_per_token": text.one(_count, "num_experts_per_tok"),
-        "expert_intermediate_size": text.one(_count, "moe_intermediate_size"),
-        "shared_intermediate_size": num_shared and num_shared * text.one(_count, "moe_shared_expert_intermediate_size"),
+        "shared_intermediate_size": num_shared * size,
         "router_scale": text.one(_positive, "routed_scaling_factor", default=1.0),
         "router_renormalize": text.one(_flag, "norm_topk_prob", default=True),
         "router_num_groups": text.one(_count, "n_group", default=1),
