@@ -22,8 +22,7 @@ from sglang_nemotron.config import DecoderSpec, check_parallel
 
 def span(size: int, tp_rank: int, tp_size: int) -> range:
     """The slice of `size` equal things (columns, heads, vocabulary rows) that a rank holds; ValueError if uneven."""
-    if not 0 <= tp_rank < tp_size:
-        raise ValueError(f"tp_rank={tp_rank} is outside tp_size={tp_size}")
+    _check_rank(tp_rank, tp_size)
     if size % tp_size:
         raise ValueError(f"{size} cannot be split over tp_size={tp_size}")
     each = size // tp_size
@@ -32,6 +31,7 @@ def span(size: int, tp_rank: int, tp_size: int) -> range:
 
 def replicated_span(count: int, tp_rank: int, tp_size: int) -> range:
     """As `span`, but above `count` ranks neighbours share one: rank r then holds only r * count // tp_size."""
+    _check_rank(tp_rank, tp_size)
     if count >= tp_size:
         return span(count, tp_rank, tp_size)
     return span(count, tp_rank // span_ratio(count, tp_size), count)
@@ -69,6 +69,7 @@ def norm_groups(spec: DecoderSpec, tp_size: int) -> tuple[int, int, bool]:
 
 def norm_peers(spec: DecoderSpec, tp_rank: int, tp_size: int) -> range:
     """The ranks, this one included, whose channels belong to this rank's groups; just this rank up to G ranks."""
+    _check_rank(tp_rank, tp_size)
     ratio = span_ratio(spec.num_groups, tp_size)
     first = tp_rank // ratio * ratio
     return range(first, first + ratio)
@@ -145,6 +146,11 @@ def _expand(
         # copies of one group lie side by side, because the ranks that read it do
         parts[index] = by_group.repeat_interleave(copies, dim=0).flatten(0, 1)
     return torch.cat(parts)
+
+
+def _check_rank(tp_rank: int, tp_size: int) -> None:
+    if not 0 <= tp_rank < tp_size:
+        raise ValueError(f"tp_rank={tp_rank} is outside tp_size={tp_size}")
 
 
 def _rows(tensor: torch.Tensor, rows: range) -> torch.Tensor:
