@@ -30,7 +30,7 @@ _AUTO_MAP = {
 # the published repository ships code of its own under these names. ours only hands on what transformers has, so that
 # a server started with --trust-remote-code sees the same classes as one started without
 REMOTE_CODE = {
-    "configuration_nemotron_h.py": '''"""Named by the auto_map: hands on transformers' own configuration class, unchanged."""
+    "configuration_nemotron_h.py": '''"""Named by the auto_map: hands on transformers' own config class, unchanged."""
 
 from transformers.models.nemotron_h import NemotronHConfig
 

@@ -1,6 +1,6 @@
 """A byte-level BPE tokenizer with the real special tokens at their real ids: a vocabulary size comes in, files go out.
 
-Text outside the tags is split into bytes and a handful of merges; nothing of the published vocabulary above id 1255 is here.
+Text outside the tags is split into bytes and a handful of merges; ids above 1255 are not those of the published one.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ _SYLLABLES = [c + v for c in _CONSONANTS for v in _VOWELS]
 
 
 def byte_pictures() -> list[str]:
-    """The printable character that byte-level BPE writes for each byte, indexed by byte (format fact of GPT-2's tokenizer)."""
+    """The printable character by which byte-level BPE (GPT-2's tokenizer format) writes each byte, indexed by byte."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in shown]
     return [chr(byte) if byte in shown else chr(256 + hidden.index(byte)) for byte in range(256)]
 
 
 def token_names(vocab_size: int) -> list[str]:
-    """The text of every id: reserved tokens, 256 bytes, results of the merges, then made-up words that no text encodes to."""
+    """The text of every id: reserved tokens, bytes, results of merges, then made-up words that no text encodes to."""
     names = [NAMED_TOKENS.get(i, f"<SPECIAL_{i}>") for i in range(NUM_RESERVED)]
     names += byte_pictures()
     names += ["".join(pair) for pair in _MERGES][: vocab_size - MIN_VOCAB]

@@ -65,7 +65,7 @@ def make_values(seed: int, tensor: SourceTensor, dtype: torch.dtype) -> torch.Te
 
 
 def quiet_rows(vocab_size: int) -> torch.Tensor:
-    """Mask [vocab_size] of the tokens whose logits are scaled down: reserved ones and bytes that are no printable text."""
+    """Mask [vocab_size] of the tokens whose logits are scaled down: reserved ones and bytes that are not printable."""
     quiet = torch.zeros(vocab_size, dtype=torch.bool)
     quiet[:NUM_RESERVED] = True
     quiet[list(_LOUD_RESERVED)] = False
@@ -87,7 +87,7 @@ def _raw(rng: np.random.SFC64, count: int) -> np.ndarray:
 
 
 def _normal(rng: np.random.SFC64, count: int) -> Iterator[torch.Tensor]:
-    """Chunks of nearly normal numbers (mean 0, std 1, bounded by 3.5): a scaled sum of four 16-bit integers, hence exact."""
+    """Chunks of nearly normal numbers (mean 0, std 1, at most 3.5): scaled sums of four 16-bit integers, hence exact."""
     while count > 0:
         size = min(count, _CHUNK)
         quarters = _raw(rng, size).view(np.uint16).reshape(4, size)
