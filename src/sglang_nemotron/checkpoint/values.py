@@ -87,7 +87,7 @@ def _raw(rng: np.random.SFC64, count: int) -> np.ndarray:
 
 
 def _normal(rng: np.random.SFC64, count: int) -> Iterator[torch.Tensor]:
-    """Chunks of nearly normal numbers (mean 0, std 1, at most 3.5): scaled sums of four 16-bit integers, hence exact."""
+    """Chunks of nearly normal numbers (mean 0, std 1, at most 3.5): scaled sums of four 16-bit integers, so exact."""
     while count > 0:
         size = min(count, _CHUNK)
         quarters = _raw(rng, size).view(np.uint16).reshape(4, size)

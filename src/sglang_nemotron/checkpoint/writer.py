@@ -60,13 +60,15 @@ def write_checkpoint(
     def produce(source: SourceTensor) -> int:
         return sum(writer.put(name, tensor) for name, tensor in _produce(spec, source, algorithms))
 
+    pool = ThreadPoolExecutor(jobs or min(8, os.cpu_count() or 1))
     try:
-        with ThreadPoolExecutor(jobs or min(8, os.cpu_count() or 1)) as pool:
-            for future in as_completed([pool.submit(produce, source) for source in sources]):
-                done += future.result()
-                if progress:
-                    progress(done, writer.total_bytes)
+        for future in as_completed([pool.submit(produce, source) for source in sources]):
+            done += future.result()
+            if progress:
+                progress(done, writer.total_bytes)
     finally:
+        # after a fault or Ctrl-C, tensors not yet begun are not worth waiting for
+        pool.shutdown(cancel_futures=True)
         writer.close()
     assert done == writer.total_bytes, (done, writer.total_bytes)
     _write_small_files(spec, out)

@@ -1,0 +1,204 @@
+"""Write a Nemotron 3 Nano checkpoint with random weights: any size, number format or config spelling, reproducible.
+
+Command-line arguments come in, a folder goes out; what the folder holds is decided in the checkpoint room.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+from sglang_nemotron.checkpoint.spec import (
+    DTYPES,
+    PRESETS,
+    QUANT_CONFIG_PLACES,
+    QUANTIZATIONS,
+    SPELLINGS,
+    CheckpointSpec,
+)
+
+_EPILOG = """\
+sizes:
+  toy    0.4M parameters in 6 layers, under 1 MB; frozen, since speed figures refer to it
+  tiny   the same widths in 12 layers, with words in its vocabulary: what the demo serves
+  small  79M parameters with head sizes that GPU kernels accept
+  full   the published 30B-A3B sizes: 63 GB in bfloat16, minutes to write
+
+examples:
+  sglang-nemotron make-checkpoint /tmp/toy
+  sglang-nemotron make-checkpoint /tmp/toy-fp8 --quantization fp8
+  sglang-nemotron make-checkpoint /tmp/dense --pattern 'M-*-ME' --n-groups 8 --ssm-state-size 128 --dtype float32
+  sglang-nemotron make-checkpoint /tmp/sharded --size small --max-shard-bytes 20MB --seed 7
+
+The weights are random, but scaled so that activations keep their size from layer to layer and tokens spread over the
+experts. One seed gives one set of values in every dtype and spelling, and the same bytes on every run. The tokenizer
+has the real special tokens at their real ids; the other tokens are bytes, a few merges and made-up words.
+"""
+
+# layer pattern and model widths: one flag each, in this order
+_SIZE_FLAGS = {
+    "hidden_size": "width of the residual stream",
+    "vocab_size": "tokens; ids below 1000 are reserved, the next 256 are bytes",
+    "max_position_embeddings": "longest context that the config promises, in tokens",
+    "num_attention_heads": "query heads of an attention layer",
+    "num_key_value_heads": "key/value heads of an attention layer",
+    "head_dim": "width of an attention head",
+    "mamba_num_heads": "heads of a Mamba-2 layer",
+    "mamba_head_dim": "width of a Mamba-2 head",
+    "n_groups": "groups of heads that share B and C (and a gated norm)",
+    "ssm_state_size": "state per channel of a Mamba-2 head",
+    "conv_kernel": "taps of the short convolution",
+    "chunk_size": "tokens per chunk of the SSM scan, as the config advises",
+    "n_routed_experts": "routed experts of an MoE layer",
+    "num_experts_per_tok": "routed experts that a token visits",
+    "moe_intermediate_size": "width inside a routed expert",
+    "moe_shared_expert_intermediate_size": "width inside the shared expert",
+    "intermediate_size": "width inside a dense MLP layer",
+    "n_group": "groups of experts that the router ranks first",
+    "topk_group": "groups of experts that a token may reach",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments on `parser`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; made if absent")
+    parser.add_argument("--size", choices=PRESETS, default="toy", help="preset to start from (default: toy)")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the unquantised tensors (default: bfloat16)")
+    parser.add_argument(
+        "--quantization",
+        choices=QUANTIZATIONS,
+        help="ModelOpt layout: per-tensor FP8, NVFP4 in groups of 16, or both mixed (default: none)",
+    )
+    parser.add_argument(
+        "--quant-config-in",
+        choices=QUANT_CONFIG_PLACES,
+        help="declare the quantisation in config.json, in hf_quant_config.json (file), or in both (default: both)",
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="of the random weights (default: 0)")
+    parser.add_argument(
+        "--spelling",
+        choices=SPELLINGS,
+        help="of config.json: as published, as transformers 5.19 saves it, or as older releases did "
+        "(default: published)",
+    )
+    parser.add_argument(
+        "--max-shard-bytes",
+        type=_byte_count,
+        metavar="BYTES",
+        help="split the weights into files of at most this size, e.g. 500MB (default: 5GB)",
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite the checkpoint that OUT already holds")
+    parser.add_argument("--jobs", type=int, metavar="N", help="threads (default: one per CPU, at most 8)")
+    sizes = parser.add_argument_group("sizes", "each replaces one number of the preset")
+    sizes.add_argument(
+        "--pattern",
+        dest="hybrid_override_pattern",
+        metavar="LETTERS",
+        help="one letter per layer: M Mamba-2, E mixture of experts, * attention, - dense MLP",
+    )
+    for name, text in _SIZE_FLAGS.items():
+        sizes.add_argument("--" + name.replace("_", "-"), type=int, metavar="N", help=text)
+    sizes.add_argument("--routed-scaling-factor", type=float, metavar="X", help="factor on the routed experts' sum")
+    sizes.add_argument("--norm-eps", type=float, metavar="X", help="epsilon of every RMS norm")
+    sizes.add_argument(
+        "--time-step-limit",
+        type=_time_step_limit,
+        metavar="LOW,HIGH",
+        help="write the field, e.g. 0,1e30 or 0,inf (default: absent, as published)",
+    )
+    sizes.add_argument(
+        "--mamba-ssm-cache-dtype", choices=DTYPES, help="dtype that the config asks of the SSM state (default: float32)"
+    )
+    for name, text in {
+        "tie_word_embeddings": "use the embedding table as the head",
+        "use_conv_bias": "give the short convolution a bias",
+        "norm_topk_prob": "normalise the weights of the chosen experts",
+    }.items():
+        flag = "--" + name.replace("_", "-")
+        sizes.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the checkpoint. Returns 0, or 2 after one line on stderr that says what is wrong with the arguments."""
+    # torch is imported here, so that --help stays quick
+    from sglang_nemotron.checkpoint.writer import write_checkpoint
+
+    try:
+        spec = _spec(args)
+        if args.jobs is not None and args.jobs < 1:
+            raise ValueError(f"--jobs is {args.jobs}; it must be at least 1")
+        began = time.monotonic()
+        meter = _Meter(began)
+        write_checkpoint(spec, args.out, overwrite=args.force, progress=meter, jobs=args.jobs)
+    except (ValueError, OSError) as error:
+        print(f"make-checkpoint: {error}", file=sys.stderr)
+        return 2
+    took = time.monotonic() - began
+    print(
+        f"wrote {args.out}: {spec.num_hidden_layers} layers {spec.hybrid_override_pattern}, {spec.dtype}, "
+        f"quantization {spec.quantization}, seed {spec.seed}, {_size(meter.total)} of weights in {took:.1f} s"
+    )
+    return 0
+
+
+class _Meter:
+    """Progress on stderr: at most one line every two seconds, none for what is quicker than that."""
+
+    def __init__(self, began: float) -> None:
+        self.total = 0
+        self._began = began
+        self._last = began
+
+    def __call__(self, done: int, total: int) -> None:
+        self.total = total
+        now = time.monotonic()
+        if now - self._last < 2:
+            return
+        self._last = now
+        speed = done / (now - self._began)
+        print(
+            f"  {done / total:6.1%}  {_size(done)} of {_size(total)}, {_size(speed)}/s, "
+            f"{(total - done) / speed:.0f} s to go",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _spec(args: argparse.Namespace) -> CheckpointSpec:
+    given = {field.name: getattr(args, field.name, None) for field in fields(CheckpointSpec)}
+    return replace(PRESETS[args.size], **{name: value for name, value in given.items() if value is not None})
+
+
+def _size(num_bytes: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} GB"
+
+
+def _byte_count(text: str) -> int:
+    units = {"kb": 10**3, "mb": 10**6, "gb": 10**9}
+    number, factor = text.strip().lower(), 1
+    if number[-2:] in units:
+        number, factor = number[:-2], units[number[-2:]]
+    try:
+        return int(float(number) * factor)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write bytes, or a number with kB, MB or GB") from None
+
+
+def _time_step_limit(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = math.nan
+    if math.isnan(low) or math.isnan(high):
+        raise argparse.ArgumentTypeError(f"{text!r} is no pair of numbers; write LOW,HIGH, e.g. 0,inf")
+    return low, high
