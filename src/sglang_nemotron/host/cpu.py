@@ -1,0 +1,229 @@
+"""The CPU platform: stock SGLang serves without a GPU or a driver. It fills only what the user left unset.
+
+Active only where nothing else can run (see `activate`). SGLang resolves the platform in the middle of its own first
+imports, so this module imports nothing else of SGLang at the top.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from sglang.srt.platforms.device_mixin import PlatformEnum
+from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
+
+logger = logging.getLogger(__name__)
+
+FORCE = "SGLANG_NEMOTRON_FORCE_CPU"
+MEMORY_LIMIT = "SGLANG_NEMOTRON_CPU_MEMORY_GIB"
+CLASS_PATH = "sglang_nemotron.host.cpu:CpuPlatform"
+
+# of the memory that is free at start, what the caches may take in all when the user sets no limit
+_MEMORY_SHARE = 0.25
+_MAX_TOKENS, _MIN_TOKENS = 262_144, 4_096
+_MAX_SLOTS, _MIN_SLOTS = 512, 32
+_MAX_RUNNING = 32
+_CHUNKED_PREFILL = 2_048
+
+
+def activate() -> str | None:
+    """The platform's class path if this process should serve on the CPU, else None (SGLang's entry point contract)."""
+    if os.environ.get(FORCE, "").lower() in ("1", "true"):
+        return CLASS_PATH
+    if os.environ.get("SGLANG_USE_CPU_ENGINE", "0") == "1" or _other_platform() or _accelerator():
+        return None
+    return CLASS_PATH
+
+
+def _accelerator() -> str | None:
+    """The accelerator torch sees here, if any."""
+    if torch.cuda.is_available():
+        return "cuda"
+    for name in ("xpu", "npu", "mps", "musa"):
+        module = getattr(torch, name, None)
+        if module is not None and module.is_available():
+            return name
+    return None
+
+
+def _other_platform() -> str | None:
+    """Another installed platform plugin: SGLang refuses to choose between two that both activate."""
+    selected = os.environ.get("SGLANG_PLATFORM")
+    if selected:
+        return None if selected == "nemotron_cpu" else selected
+    for entry in importlib.metadata.entry_points(group="sglang.srt.platforms"):
+        if entry.name != "nemotron_cpu":
+            return entry.name
+    return None
+
+
+class CpuPlatform(SRTPlatform):
+    """SGLang's platform interface for plain host memory and torch's own CPU routines."""
+
+    # out-of-tree on purpose: SGLang's own CPU platform asks for kernels that PyPI's sgl-kernel does not have
+    _enum = PlatformEnum.OOT
+    device_name = "cpu"
+    device_type = "cpu"
+    supported_quantization: list[str] = []
+    capabilities = PlatformCapabilities()
+
+    def get_device_total_memory(self, device_id: int = 0) -> int:
+        return int(psutil.virtual_memory().total)
+
+    def get_current_memory_usage(self, device: torch.device | None = None) -> float:
+        memory = psutil.virtual_memory()
+        return float(memory.total - memory.available)
+
+    def get_available_memory(self, device_id: int = 0) -> tuple[int, int]:
+        memory = psutil.virtual_memory()
+        return memory.available, memory.total
+
+    def get_device(self, device_id: int = 0) -> str:
+        # a string: SGLang compares it with strings while it resolves arguments
+        return "cpu"
+
+    def set_device(self, device: torch.device) -> None:
+        pass
+
+    def get_device_name(self, device_id: int = 0) -> str:
+        return "cpu"
+
+    def get_device_uuid(self, device_id: int = 0) -> str:
+        return "cpu"
+
+    def get_device_capability(self, device_id: int = 0) -> None:
+        return None
+
+    def is_pin_memory_available(self, device: Any = None) -> bool:
+        return False
+
+    def get_torch_distributed_backend_str(self) -> str:
+        return "gloo"
+
+    def get_default_attention_backend(self) -> str:
+        return "torch_native"
+
+    def get_compile_backend(self, mode: str | None = None) -> str:
+        return "eager"
+
+    def get_dispatch_key_name(self) -> str:
+        return "native"
+
+    def get_torch_profiler_activity_str(self) -> str:
+        return "CPU"
+
+    def get_torch_profiler_activity(self) -> torch.profiler.ProfilerActivity:
+        return torch.profiler.ProfilerActivity.CPU
+
+    def support_mamba_cache_extra_buffer(self) -> bool:
+        return True
+
+    def get_quantization_config(self, quantization: str) -> type | None:
+        """ModelOpt checkpoints are dequantised while loading; anything else is SGLang's to accept or refuse."""
+        if not quantization.startswith("modelopt"):
+            return None
+        from sglang_nemotron.host.quantization import DequantisedConfig
+
+        return DequantisedConfig
+
+    def apply_server_args_defaults(self, server_args: Any) -> None:
+        """Fills what the user left unset, for a host without an accelerator. User flags always win."""
+        if server_args.moe_runner_backend == "auto":
+            server_args.moe_runner_backend = "triton"
+        if server_args.sampling_backend is None:
+            server_args.sampling_backend = "pytorch"
+        if server_args.chunked_prefill_size is None:
+            server_args.chunked_prefill_size = _CHUNKED_PREFILL
+        _refuse_fp8_cache(server_args)
+        _limit_memory(server_args)
+        _share_cores(server_args)
+
+    def init_backend(self) -> None:
+        """Runs in the scheduler, in the middle of importing SGLang's model runner."""
+        from sglang_nemotron.host.patches import plain_pin_memory
+
+        plain_pin_memory()
+
+    def post_load_model(self, model: torch.nn.Module) -> None:
+        """Each rank computes on its share of the cores; SGLang binds threads only with its own CPU kernels."""
+        ranks = int(os.environ.get("SGLANG_NEMOTRON_CPU_RANKS", "1"))
+        threads = max(len(os.sched_getaffinity(0)) // ranks, 1)
+        torch.set_num_threads(threads)
+        logger.info("CPU platform: %d threads for this rank of %d", threads, ranks)
+
+
+def _refuse_fp8_cache(server_args: Any) -> None:
+    dtype = server_args.kv_cache_dtype
+    if dtype not in (None, "auto", "bfloat16", "bf16", "float16", "float32"):
+        raise ValueError(
+            f"--kv-cache-dtype {dtype} needs a GPU: the CPU platform keeps the KV cache in the model's dtype. "
+            "Drop the flag here; it is honoured on CUDA."
+        )
+
+
+def _limit_memory(server_args: Any) -> None:
+    """Explicit bounds on both caches, in place of SGLang's share of all host memory."""
+    available = psutil.virtual_memory().available
+    limit = os.environ.get(MEMORY_LIMIT)
+    try:
+        budget = int(float(limit) * 2**30) if limit else int(available * _MEMORY_SHARE)
+    except ValueError:
+        raise ValueError(f"{MEMORY_LIMIT}={limit!r} is not a number of GiB") from None
+    slot_bytes, token_bytes = _costs(server_args.model_path)
+    if server_args.max_running_requests is None:
+        server_args.max_running_requests = _MAX_RUNNING
+    if server_args.max_mamba_cache_size is None and slot_bytes:
+        slots = min(_MAX_SLOTS, budget // 2 // slot_bytes)
+        if slots < _MIN_SLOTS:
+            # below this no few requests run at once; the user should know rather than wonder
+            logger.warning("CPU platform: %d state slots fit %.1f GiB; raise %s", slots, budget / 2**30, MEMORY_LIMIT)
+        server_args.max_mamba_cache_size = max(slots, 8)
+    if server_args.max_total_tokens is None:
+        tokens = min(_MAX_TOKENS, budget // 2 // token_bytes)
+        server_args.max_total_tokens = max(tokens, _MIN_TOKENS)
+    logger.info(
+        "CPU platform: caches bounded to %.1f GiB (%s sets it): %s tokens, %s state slots",
+        budget / 2**30,
+        MEMORY_LIMIT,
+        server_args.max_total_tokens,
+        server_args.max_mamba_cache_size,
+    )
+
+
+def _costs(model_path: str) -> tuple[int, int]:
+    """(bytes of a state slot, bytes of a KV token), from the config beside the weights; wide guesses without one."""
+    from sglang_nemotron.config import decoder_spec, is_nano
+    from sglang_nemotron.state.layout import state_layout
+
+    path = Path(model_path) / "config.json"
+    if not path.is_file():
+        return 48 * 2**20, 16 * 2**10
+    config = json.loads(path.read_text())
+    if "model_type" in config and is_nano(config) is None:
+        layout = state_layout(
+            decoder_spec(config), tp_size=1, conv_dtype="float32", ssm_dtype="float32", kv_dtype="float32"
+        )
+        return layout.bytes_per_slot, max(layout.kv_bytes_per_token, 1)
+    heads = config.get("num_key_value_heads") or config.get("num_attention_heads") or 32
+    head_dim = config.get("head_dim") or (config.get("hidden_size", 4096) // (config.get("num_attention_heads") or 32))
+    return 0, 2 * 4 * heads * head_dim * config.get("num_hidden_layers", 32)
+
+
+def _share_cores(server_args: Any) -> None:
+    """One slice of this process's cores for each rank, through the variable SGLang reads."""
+    ranks = server_args.tp_size * server_args.pp_size
+    os.environ["SGLANG_NEMOTRON_CPU_RANKS"] = str(ranks)
+    if ranks == 1 or os.environ.get("SGLANG_CPU_OMP_THREADS_BIND"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < ranks:
+        raise ValueError(f"--tp {server_args.tp_size} needs {ranks} cores on the CPU platform; this process has {cores}")
+    each = len(cores) // ranks
+    slices = [cores[i * each : (i + 1) * each] for i in range(ranks)]
+    os.environ["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join(",".join(map(str, part)) for part in slices)

@@ -1,0 +1,183 @@
+"""NemotronHForCausalLM for SGLang: NVIDIA Nemotron 3 Nano, text. The name is the checkpoint's; SGLang finds it by it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from sglang_nemotron import ops
+from sglang_nemotron.config import check_parallel, is_nano
+from sglang_nemotron.decoder.mamba import MambaSlots
+from sglang_nemotron.decoder.moe import MoEMixer
+from sglang_nemotron.decoder.parallel import current_ranks
+from sglang_nemotron.decoder.stack import DecoderStack
+from sglang_nemotron.decoder.weights import DecoderWeights
+from sglang_nemotron.host.hf_config import spec_of
+from sglang_nemotron.host.intree import intree_model
+from sglang_nemotron.host.names.engine import (
+    ForwardBatch,
+    LazyValue,
+    LogitsProcessor,
+    ModelConfigForExpertLocation,
+    ParallelLMHead,
+    PPMissingLayer,
+    PPProxyTensors,
+    QuantizationConfig,
+    VocabParallelEmbedding,
+    WeightsMapper,
+    add_prefix,
+    get_attn_backend,
+    get_parallel,
+)
+from sglang_nemotron.host.quantization import is_dequantised
+from sglang_nemotron.state.layout import state_layout
+from sglang_nemotron.state.plan import StepPlan, make_plan
+from sglang_nemotron.state.pool import PoolView
+
+logger = logging.getLogger(__name__)
+
+
+class NemotronHForCausalLM(nn.Module):
+    """The Nano decoder with its head. Configs of other families that share this name go to SGLang's own class."""
+
+    # what SGLang's loaders, LoRA and quantisation read from the class
+    packed_modules_mapping = {"qkv_proj": ["q_proj", "k_proj", "v_proj"]}
+    remap_prefix = {"backbone": "model"}
+    hf_to_sglang_mapper = WeightsMapper(orig_to_new_prefix={"backbone.": "model."})
+    supported_lora_modules = ["qkv_proj", "o_proj", "in_proj", "out_proj", "up_proj", "down_proj"]
+
+    def __new__(cls, *, config: Any, quant_config: QuantizationConfig | None = None, prefix: str = "") -> Any:
+        reason = is_nano(config)
+        if reason is None:
+            return super().__new__(cls)
+        logger.warning("not a Nemotron 3 Nano config (%s): SGLang's own class serves it", reason)
+        return intree_model("NemotronHForCausalLM")(config=config, quant_config=quant_config, prefix=prefix)
+
+    def __init__(self, *, config: Any, quant_config: QuantizationConfig | None = None, prefix: str = "") -> None:
+        super().__init__()
+        self.config = config
+        self.quant_config = quant_config
+        self.spec = spec_of(config)
+        parallel = get_parallel()
+        self.pp_group = parallel.pp_group
+        check_parallel(self.spec, parallel.attn_tp_size, ep_size=1, pp_size=self.pp_group.world_size)
+        self.ranks = current_ranks()
+        self.dequantise = is_dequantised(quant_config)
+        layer_quant = None if self.dequantise else quant_config
+        self.model = DecoderStack(self.spec, self.ranks, layer_quant, prefix=add_prefix("model", prefix))
+        self.lm_head = self._head(layer_quant, prefix)
+        self.logits_processor = LogitsProcessor(config)
+        self.capture_aux_hidden_states = False
+        self.weights = DecoderWeights(self.spec, self.ranks.mixer_tp_size, dequantise=self.dequantise)
+        self.routed_experts_weights_of_layer = LazyValue(self._expert_weights)
+        self._pool: PoolView | None = None
+
+    def _head(self, quant_config: QuantizationConfig | None, prefix: str) -> nn.Module:
+        if not self.pp_group.is_last_rank:
+            return PPMissingLayer()
+        if self.spec.tie_embeddings:
+            return self.model.embed_tokens
+        return ParallelLMHead(
+            self.spec.vocab_size,
+            self.spec.hidden_size,
+            org_num_embeddings=self.spec.vocab_size,
+            quant_config=quant_config,
+            use_attn_tp_group=get_parallel().enable_dp_lm_head,
+            prefix=add_prefix("lm_head", prefix),
+        )
+
+    @torch.no_grad()
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        forward_batch: ForwardBatch,
+        input_embeds: torch.Tensor | None = None,
+        pp_proxy_tensors: PPProxyTensors | None = None,
+    ) -> Any:
+        """Logits of the batch on the last pipeline stage, the hidden states for the next one elsewhere."""
+        plan, pool = self._plan(forward_batch)
+        hidden = self.model(
+            input_ids,
+            forward_batch,
+            plan,
+            lambda layer_id: MambaSlots(*pool.slots_of(layer_id)),
+            pp_proxy_tensors,
+            input_embeds,
+        )
+        self._track(plan, pool)
+        if not self.pp_group.is_last_rank:
+            return hidden
+        captured = None
+        if self.capture_aux_hidden_states:
+            hidden, captured = hidden
+        return self.logits_processor(input_ids, hidden, self.lm_head, forward_batch, captured)
+
+    def _plan(self, forward_batch: ForwardBatch) -> tuple[StepPlan | None, PoolView]:
+        linear = getattr(get_attn_backend(), "linear_attn_backend", None)
+        if linear is None:
+            raise RuntimeError(
+                "SGLang did not build its hybrid attention backend for this model; the config class in use is "
+                f"{type(self.config).__module__}.{type(self.config).__name__}"
+            )
+        if self._pool is None:
+            self._pool = self._bind(linear.req_to_token_pool, forward_batch)
+        if forward_batch.forward_mode.is_idle():
+            return None, self._pool
+        return make_plan(linear.forward_metadata, forward_batch), self._pool
+
+    def _bind(self, req_to_token_pool: Any, forward_batch: ForwardBatch) -> PoolView:
+        params = self.config.mamba2_cache_params
+        kv_pool = getattr(get_attn_backend(), "token_to_kv_pool", None)
+        kv_dtype = getattr(kv_pool, "dtype", torch.bfloat16)
+        layout = state_layout(
+            self.spec,
+            tp_size=self.ranks.mixer_tp_size,
+            conv_dtype=str(params.dtype.conv),
+            ssm_dtype=str(params.dtype.temporal),
+            kv_dtype=str(kv_dtype),
+            layers=range(self.model.start_layer, self.model.end_layer),
+        )
+        return PoolView(req_to_token_pool, layout, kv_dtype)
+
+    def _track(self, plan: StepPlan | None, pool: PoolView) -> None:
+        # every layer's state is final by now, so one copy serves all layers
+        if plan is None or plan.decode_track is None:
+            return
+        assert plan.decode_slots_B is not None
+        ops.copy_states(
+            pool.conv_LSCW,
+            pool.ssm_LSHPN,
+            src_B=plan.decode_slots_B,
+            dst_B=plan.decode_track.dst_B,
+            mask_B=plan.decode_track.mask_B,
+        )
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """Fills the parameters from a checkpoint stream; the first call must fill all of them exactly once."""
+        return self.weights.load(self, weights)
+
+    def get_input_embeddings(self) -> VocabParallelEmbedding:
+        return self.model.embed_tokens
+
+    def get_embed_and_head(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.model.embed_tokens.weight, self.lm_head.weight
+
+    @classmethod
+    def get_model_config_for_expert_location(cls, config: Any) -> Any:
+        spec = spec_of(config)
+        return ModelConfigForExpertLocation(
+            num_layers=spec.num_layers, num_logical_experts=spec.num_experts, num_groups=spec.router_num_groups
+        )
+
+    def _expert_weights(self) -> dict[int, list[torch.Tensor]]:
+        layers = range(self.model.start_layer, self.model.end_layer)
+        mixers = {i: self.model.layers[i].mixer for i in layers}
+        return {i: mixer.moe_weights() for i, mixer in mixers.items() if isinstance(mixer, MoEMixer)}
+
+
+EntryClass = NemotronHForCausalLM

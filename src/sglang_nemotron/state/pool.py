@@ -1,0 +1,72 @@
+"""The hybrid Mamba-state / KV pool: a layout in, the parameters SGLang builds its pools from and a bound view out.
+
+SGLang's own pools and radix tree are used as they are. Everything that sizes them comes from `layout`, and the view
+proves at the first step that what was allocated is what the layout said. Growing the pool touches this room alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from sglang_nemotron.config import DecoderSpec
+from sglang_nemotron.host.names.args import Mamba2CacheParams, Mamba2StateDType, Mamba2StateShape
+from sglang_nemotron.state.layout import StateLayout
+
+logger = logging.getLogger(__name__)
+
+
+def cache_params(spec: DecoderSpec, layout: StateLayout) -> Mamba2CacheParams:
+    """What SGLang's hybrid pool needs to know: which layers own slots, the shapes of one slot, and dtypes."""
+    groups = max(spec.num_groups, layout.tp_size)
+    shape = Mamba2StateShape(
+        conv=[layout.conv_shape],
+        temporal=layout.ssm_shape,
+        intermediate_size=spec.mamba_inner,
+        conv_dim=spec.mamba_inner + 2 * groups * spec.state_size,
+        ssm_state_size=spec.state_size,
+        num_heads=spec.mamba_num_heads,
+        head_dim=spec.mamba_head_dim,
+        state_size=spec.state_size,
+        conv_kernel=spec.conv_width,
+        num_k_heads_per_tp=groups // layout.tp_size,
+    )
+    dtype = Mamba2StateDType(conv=getattr(torch, layout.conv_dtype), temporal=getattr(torch, layout.ssm_dtype))
+    return Mamba2CacheParams(shape=shape, layers=list(layout.mamba_layers), dtype=dtype)
+
+
+class PoolView:
+    """The pools of this process as the decoder sees them: states by layer, checked against the layout once."""
+
+    def __init__(self, req_to_token_pool: Any, layout: StateLayout, kv_dtype: torch.dtype | str) -> None:
+        self._pool = req_to_token_pool
+        states = req_to_token_pool.mamba_pool.mamba_cache
+        self.conv_LSCW: torch.Tensor = states.conv[0]
+        self.ssm_LSHPN: torch.Tensor = states.temporal
+        self._check(layout)
+        slots = self.ssm_LSHPN.shape[1]
+        logger.info(
+            "state pools: conv %s, ssm %s, kv %s; %d slots (one is padding) take %.3f GiB; %s",
+            self.conv_LSCW.dtype,
+            self.ssm_LSHPN.dtype,
+            kv_dtype,
+            slots,
+            slots * layout.bytes_per_slot / 2**30,
+            layout.describe(),
+        )
+
+    def slots_of(self, layer_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(conv_SCW, ssm_SHPN) of one Mamba layer; waits for a layer that is still coming from the host tier."""
+        index = self._pool.mamba2_layer_index(layer_id)
+        return self.conv_LSCW[index], self.ssm_LSHPN[index]
+
+    def _check(self, layout: StateLayout) -> None:
+        conv, ssm = self.conv_LSCW, self.ssm_LSHPN
+        assert tuple(conv.shape[2:]) == layout.conv_shape, (conv.shape, layout)
+        assert tuple(ssm.shape[2:]) == layout.ssm_shape, (ssm.shape, layout)
+        assert conv.shape[0] == ssm.shape[0] == len(layout.mamba_layers), (conv.shape, ssm.shape, layout)
+        slots = ssm.shape[1]
+        allocated = conv.numel() * conv.element_size() + ssm.numel() * ssm.element_size()
+        assert allocated == slots * layout.bytes_per_slot, (allocated, slots, layout)
