@@ -25,9 +25,7 @@ def dequantise_nvfp4(packed_OJ: torch.Tensor, scale_OB: torch.Tensor, scale_2: t
     """uint8 [O, I/2], float8 scales [O, I/16] and one fp32 number -> fp32 [O, I]."""
     rows, half = packed_OJ.shape
     if scale_OB.shape != (rows, 2 * half // NVFP4_BLOCK):
-        raise ValueError(
-            f"weight_scale has shape {tuple(scale_OB.shape)}; expected {(rows, 2 * half // NVFP4_BLOCK)}"
-        )
+        raise ValueError(f"weight_scale has shape {tuple(scale_OB.shape)}; expected {(rows, 2 * half // NVFP4_BLOCK)}")
     table = torch.tensor([*_E2M1, *(-v for v in _E2M1)], device=packed_OJ.device)
     low, high = packed_OJ & 0x0F, packed_OJ >> 4
     values = table[torch.stack((low, high), dim=-1).reshape(rows, 2 * half).int()]

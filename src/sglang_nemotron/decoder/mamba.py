@@ -7,7 +7,7 @@ N state size, S slots, K conv width, W = K-1.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -90,8 +90,10 @@ class MambaMixer(nn.Module):
 
     def _mix(self, conv_in_TC: torch.Tensor, dt_TH: torch.Tensor, slots: MambaSlots, plan: StepPlan) -> torch.Tensor:
         num_tokens, num_prefill = plan.num_tokens, plan.num_prefill_tokens
-        if num_prefill == 0 and num_tokens == conv_in_TC.shape[0]:
-            return self._decode(conv_in_TC, dt_TH, slots, plan)
+        # the common steps need no joining: all rows prefill, or all decode
+        if num_tokens == conv_in_TC.shape[0] and num_prefill in (0, num_tokens):
+            mix = self._prefill if num_prefill else self._decode
+            return mix(conv_in_TC, dt_TH, slots, plan)
         # rows past the plan's tokens are padding (data parallel attention); they must stay finite
         y_TI = conv_in_TC.new_zeros(conv_in_TC.shape[0], self.inner)
         if num_prefill > 0:
@@ -101,7 +103,9 @@ class MambaMixer(nn.Module):
             y_TI[rows] = self._decode(conv_in_TC[rows], dt_TH[rows], slots, plan)
         return y_TI
 
-    def _prefill(self, conv_in_TC: torch.Tensor, dt_TH: torch.Tensor, slots: MambaSlots, plan: StepPlan) -> Any:
+    def _prefill(
+        self, conv_in_TC: torch.Tensor, dt_TH: torch.Tensor, slots: MambaSlots, plan: StepPlan
+    ) -> torch.Tensor:
         assert plan.prefill is not None
         mixed_TC = ops.conv1d_prefill(
             conv_in_TC,
@@ -127,7 +131,7 @@ class MambaMixer(nn.Module):
         )
         return y_THP.reshape(-1, self.inner)
 
-    def _decode(self, conv_in_BC: torch.Tensor, dt_BH: torch.Tensor, slots: MambaSlots, plan: StepPlan) -> Any:
+    def _decode(self, conv_in_BC: torch.Tensor, dt_BH: torch.Tensor, slots: MambaSlots, plan: StepPlan) -> torch.Tensor:
         assert plan.decode_slots_B is not None
         mixed_BC = ops.conv1d_step(
             conv_in_BC, self.conv1d.weight, self.conv1d.bias, slots.conv_SCW, slots_B=plan.decode_slots_B

@@ -113,9 +113,7 @@ class MoEMixer(nn.Module):
             routed_scaling_factor=spec.router_scale,
             apply_routed_scaling_factor_on_output=self.experts.should_fuse_routed_scaling_factor_in_topk,
         )
-        self.topk.bind_runner_backend(
-            self.experts.runner_backend, routing_method_type=self.experts.routing_method_type
-        )
+        self.topk.bind_runner_backend(self.experts.runner_backend, routing_method_type=self.experts.routing_method_type)
         self.shared_experts = None
         if spec.shared_intermediate_size:
             self.shared_experts = DenseMLP(
@@ -150,7 +148,8 @@ class MoEMixer(nn.Module):
 
     def _routed(self, x_TD: torch.Tensor) -> torch.Tensor:
         # bf16 operands on the matrix units with fp32 sums and result: what the sigmoid needs
-        logits_TE = torch.mm(x_TD, self.gate.weight.t(), out_dtype=torch.float32)
+        out_dtype = {} if x_TD.dtype == torch.float32 else {"out_dtype": torch.float32}
+        logits_TE = torch.mm(x_TD, self.gate.weight.t(), **out_dtype)
         return self.experts(x_TD, self.topk(x_TD, logits_TE))
 
     def _routed_beside_shared(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

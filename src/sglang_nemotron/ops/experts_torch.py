@@ -35,6 +35,8 @@ def experts(
     pairs are sorted by expert, and each expert that is hit multiplies its rows once, its weights read in place.
     """
     num_tokens, top_k = ids_Tk.shape
+    if num_tokens == 0:
+        return x_TD.new_zeros(x_TD.shape)
     if ids_Tk.numel() * up_EID[0].numel() <= _GATHER_NUMBERS:
         pairs_nD, valid = _gathered(x_TD, up_EID, down_EDI, ids_Tk)
     else:
@@ -50,7 +52,7 @@ def _gathered(
     x_TD: torch.Tensor, up_EID: torch.Tensor, down_EDI: torch.Tensor, ids_Tk: torch.Tensor
 ) -> tuple[torch.Tensor, bool]:
     num_tokens, top_k = ids_Tk.shape
-    valid = min(ids_Tk.flatten().tolist(), default=0) >= 0
+    valid = min(ids_Tk.flatten().tolist()) >= 0
     ids_n = (ids_Tk if valid else ids_Tk.clamp(min=0)).flatten()
     up_TJD = up_EID.index_select(0, ids_n).view(num_tokens, -1, x_TD.shape[1])
     hidden_n1I = torch.bmm(up_TJD, x_TD.unsqueeze(2)).view(ids_n.shape[0], -1, 1)

@@ -32,7 +32,9 @@ def ssm_step(
 ) -> torch.Tensor:
     """Same contract as `ssm_step_reference.ssm_step`: [B, H, P] in x's dtype, states moved on, padding skipped."""
     slots = slots_B.tolist()
-    if min(slots, default=0) < 0:
+    if not slots:
+        return x_BHP.new_zeros(x_BHP.shape)
+    if min(slots) < 0:
         real_b = torch.tensor([b for b, slot in enumerate(slots) if slot >= 0], device=x_BHP.device)
         y_BHP = x_BHP.new_zeros(x_BHP.shape)
         if len(real_b):
@@ -47,8 +49,9 @@ def ssm_step(
     x32_BHP = x_BHP.float()
     input_BHP = x32_BHP * dt_BH.unsqueeze(2)
     B_BGN, C_BGN = B_BGN.float(), C_BGN.float()
-    in_place = state_SHPN.dtype == torch.float32 and (num_rows == 1 or state_SHPN[0].numel() >= _IN_PLACE_FROM)
-    if in_place:
+    own = state_SHPN[slots[0]]
+    in_place = num_rows == 1 or own.numel() >= _IN_PLACE_FROM
+    if in_place and own.dtype == torch.float32 and own.is_contiguous():
         y_BHP = torch.empty_like(x32_BHP, memory_format=torch.contiguous_format)
         for b, slot in enumerate(slots):
             one = slice(b, b + 1)
