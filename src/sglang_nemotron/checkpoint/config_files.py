@@ -27,20 +27,26 @@ _AUTO_MAP = {
     "AutoModelForCausalLM": "modeling_nemotron_h.NemotronHForCausalLM",
 }
 
-# the published repository ships code of its own under these names. ours only hands on what transformers has, so that
-# a server started with --trust-remote-code sees the same classes as one started without
+# the published repository ships code of its own under these names. ours adds nothing to what transformers has, so that
+# a server started with --trust-remote-code computes the same as one started without. subclasses rather than the classes
+# themselves, because loading remote code marks the class it finds (register_for_auto_class), and a marked library class
+# can no longer be saved
 REMOTE_CODE = {
-    "configuration_nemotron_h.py": '''"""Named by the auto_map: hands on transformers' own config class, unchanged."""
+    "configuration_nemotron_h.py": '''"""Named by the auto_map: transformers' own config class under a name of ours."""
 
-from transformers.models.nemotron_h import NemotronHConfig
+from transformers.models.nemotron_h import NemotronHConfig as LibraryConfig
 
-__all__ = ["NemotronHConfig"]
+
+class NemotronHConfig(LibraryConfig):
+    """transformers' NemotronHConfig, unchanged."""
 ''',
-    "modeling_nemotron_h.py": '''"""Named by the auto_map: hands on transformers' own model class, unchanged."""
+    "modeling_nemotron_h.py": '''"""Named by the auto_map: transformers' own model class under a name of ours."""
 
-from transformers.models.nemotron_h import NemotronHForCausalLM
+from transformers.models.nemotron_h import NemotronHForCausalLM as LibraryModel
 
-__all__ = ["NemotronHForCausalLM"]
+
+class NemotronHForCausalLM(LibraryModel):
+    """transformers' NemotronHForCausalLM, unchanged."""
 ''',
 }
 

@@ -94,7 +94,7 @@ class ShardWriter:
         handle, offset, stored = self._where[name]
         assert tuple(tensor.shape) == stored.shape and tensor.dtype == stored.dtype, (name, tensor.shape, stored)
         data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-        _write_all(handle, memoryview(data), offset)
+        _write_all(handle, data.data, offset)
         return stored.num_bytes
 
     def close(self) -> None:

@@ -10,7 +10,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -138,7 +137,7 @@ def _write_small_files(spec: CheckpointSpec, out: Path) -> None:
     files = {
         **tokenizer_files(spec.vocab_size, spec.max_position_embeddings),
         **remote_code_files(spec),
-        "chat_template.jinja": resources.files(__package__).joinpath("chat_template.jinja").read_text(),
+        "chat_template.jinja": Path(__file__).with_name("chat_template.jinja").read_text(),
         "generation_config.json": json.dumps(generation_config_json(), indent=2) + "\n",
     }
     if spec.quantization != "none" and spec.quant_config_in != "config":
