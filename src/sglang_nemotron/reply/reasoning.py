@@ -5,9 +5,9 @@ or in front of `tools.ToolStage`; it hands a call on untouched, so both arrangem
 
 What belongs to the block
 -------------------------
-=============================================  ==========================================================================
+=============================================  ========================================================================
 the reply                                      result
-=============================================  ==========================================================================
+=============================================  ========================================================================
 thinking on: `r\\n</think>\\nc`                  reasoning `r`, content `c`
 thinking on, no `</think>`                     all reasoning (`force_nonempty_content`: all content)
 thinking on, text begins with `</think>`       an empty block: no reasoning
@@ -17,23 +17,23 @@ thinking on, a call (see `markup.call_header`)  the call ends the block; a later
 thinking off                                   all content, `</think>` included
 thinking off, text begins with `<think>`       the model opened a block itself: as thinking on
 any other `<think>`, `</think>`, `<tool_call>`  text, where it stands
-=============================================  ==========================================================================
+=============================================  ========================================================================
 
 The first `</think>` of an open block closes it wherever it stands, since clients and budgets force it mid-line.
 
-Whitespace. The template writes `<think>\\n`, `\\n</think>\\n`, `\\n<tool_call>`; exactly these single newlines are markup
-and dropped: one after a `<think>` of the reply, one before and one after the closing `</think>`, one before a call that
-ends the block. All other whitespace is kept, so that a turn rendered again is the text that the model wrote.
+Whitespace. The template writes `<think>\\n`, `\\n</think>\\n`, `\\n<tool_call>`; exactly these single newlines are
+markup and dropped: one after a `<think>` of the reply, one before and one after the closing `</think>`, one before a
+call that ends the block. All other whitespace is kept, so that a turn rendered again is the text that the model wrote.
 
 Requests
 --------
 * `stream_reasoning=False`: reasoning comes out in one piece, when the block ends or the text does.
-* `force_nonempty_content`: a reply whose rest is blank (and holds no call) gives its reasoning as content instead, never
-  both. What it is can be told only at the first visible character of the rest, so reasoning is held until then.
+* `force_nonempty_content`: a reply whose rest is blank (and holds no call) gives its reasoning as content instead,
+  never both. That can be told only at the first visible character of the rest, so reasoning is held until then.
 * `separate_reasoning=False`: this stage is left out; the whole text is content and calls.
-* `continue_final_message`, history, Omni's `/think` and `/no_think`: all of these show in the rendered prompt alone. Ask
-  `opening(prompt)`, not the request, whether the reply begins in a think block. `reasoning_content` in the history and
-  `truncate_history_thinking` are the template's; they change no rule here.
+* `continue_final_message`, history, Omni's `/think` and `/no_think`: all of these show in the rendered prompt alone.
+  Ask `opening(prompt)`, not the request, whether the reply begins in a think block. `reasoning_content` in the history
+  and `truncate_history_thinking` are the template's; they change no rule here.
 * `skip_special_tokens=False`: the think and call tags are ordinary text to a tokenizer and appear either way; special
   tokens that then show up (`<|im_end|>`) are text.
 """
@@ -48,7 +48,7 @@ from .markup import MORE, NO, THINK_CLOSE, THINK_OPEN, Names, call_header, is_cu
 
 ASSISTANT_HEADER: Final = "<|im_start|>assistant"
 
-# nothing read yet (a `<think>` may open a block), outside and inside a block that the prompt opened; in the block; behind it
+# nothing read yet (a `<think>` may open a block), outside or inside a block of the prompt; in the block; behind it
 _START, _START_THINKING, _THINK, _REST = range(4)
 
 
@@ -82,7 +82,17 @@ class ReasoningStage:
     text they are the same two strings. Time is linear in the text; memory is constant unless reasoning is held back.
     """
 
-    __slots__ = ("_blank", "_buffer", "_declared", "_kept", "_line_start", "_nonempty", "_skip_newline", "_state", "_stream")
+    __slots__ = (
+        "_blank",
+        "_buffer",
+        "_declared",
+        "_kept",
+        "_line_start",
+        "_nonempty",
+        "_skip_newline",
+        "_state",
+        "_stream",
+    )
 
     def __init__(
         self,
@@ -137,6 +147,8 @@ class ReasoningStage:
                 self._kept.append(text)
                 return "", ""
         elif state == _REST:
+            if self._stream and not self._skip_newline:
+                return "", text
             return self._settle("", text)
         return self._advance(self._buffer + text, final=False)
 
