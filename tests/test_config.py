@@ -509,6 +509,10 @@ REFUSED = [
     ("time_step_limit", [-1.0, 0.1], "0 <= low < high"),
     ("time_step_limit", [0.0, math.nan], "0 <= low < high"),
     ("time_step_limit", [0.0], "[low, high]"),
+    ("time_step_limit", [0.0, {"__float__": "NaN"}], "0 <= low < high"),
+    ("time_step_limit", [{"__float__": "Infinity"}, 1.0], "0 <= low < high"),
+    ("time_step_limit", [0.0, {"float": "Infinity"}], "numbers, 'Infinity' or null"),
+    ("time_step_limit", [0.0, [1.0]], "numbers, 'Infinity' or null"),
     ("time_step_limit", [0.0, "much"], "numbers, 'Infinity' or null"),
 ]
 

@@ -474,11 +474,9 @@ def _limit(name: str, value: Any) -> tuple[float, float]:
 
 
 def _bound(name: str, value: Any, unset: float) -> float:
-    if isinstance(value, Mapping):
-        value = value.get("__float__")
     if value is None:
         return unset
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        return float(value["__float__"] if isinstance(value, Mapping) else value)
+    except (KeyError, TypeError, ValueError):
         raise ValueError(f"{name} holds {value!r}; allowed: numbers, 'Infinity' or null") from None
