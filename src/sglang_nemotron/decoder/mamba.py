@@ -27,6 +27,21 @@ class MambaSlots(NamedTuple):
     ssm_SHPN: torch.Tensor
 
 
+class _Weights(nn.Module):
+    """A weight, and a bias or none, under the names the checkpoint and SGLang's tools know them by."""
+
+    bias: nn.Parameter | None
+
+    def __init__(self, shape: tuple[int, ...], *, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(shape), requires_grad=False)
+        self.register_parameter("bias", nn.Parameter(torch.empty(shape[:1]), requires_grad=False) if bias else None)
+
+
+def _per_head(num_heads: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(num_heads, dtype=torch.float32), requires_grad=False)
+
+
 class MambaMixer(nn.Module):
     """Mamba-2 with grouped B and C, a gated grouped RMSNorm and no biases but the convolution's.
 
@@ -51,15 +66,12 @@ class MambaMixer(nn.Module):
             prefix=f"{prefix}.in_proj",
             parallel_group=ranks.mixer_group,
         )
-        self.conv1d = nn.Module()
-        self.conv1d.weight = nn.Parameter(torch.empty(self.conv_channels, spec.conv_width), requires_grad=False)
-        bias = nn.Parameter(torch.empty(self.conv_channels), requires_grad=False) if spec.conv_bias else None
-        self.conv1d.register_parameter("bias", bias)
+        self.conv1d = _Weights((self.conv_channels, spec.conv_width), bias=spec.conv_bias)
         # one number per head: fp32, as the recurrence uses them, so that no step has to cast
-        for name in ("A", "D", "dt_bias"):
-            self.register_parameter(name, nn.Parameter(torch.empty(self.num_heads, dtype=torch.float32), False))
-        self.norm = nn.Module()
-        self.norm.weight = nn.Parameter(torch.empty(self.inner), requires_grad=False)
+        self.A = _per_head(self.num_heads)
+        self.D = _per_head(self.num_heads)
+        self.dt_bias = _per_head(self.num_heads)
+        self.norm = _Weights((self.inner,), bias=False)
         self.out_proj = RowParallelLinear(
             spec.mamba_inner,
             spec.hidden_size,

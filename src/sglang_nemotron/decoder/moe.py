@@ -7,6 +7,7 @@ device without them (the CPU) the same weights go through our own ops.
 from __future__ import annotations
 
 import functools
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -39,7 +40,7 @@ class DenseMLP(nn.Module):
         intermediate_size: int,
         quant_config: QuantizationConfig | None,
         prefix: str,
-        parallel_group: str = "tp",
+        parallel_group: Literal["tp", "replicated"] = "tp",
     ) -> None:
         super().__init__()
         self.up_proj = ColumnParallelLinear(
@@ -76,6 +77,10 @@ class MoEMixer(nn.Module):
 
     Source: HF NemotronHMOE; routing as in nemotron config fields norm_topk_prob and routed_scaling_factor.
     """
+
+    # SGLang's modules; their weights appear while they are built
+    gate: Any
+    experts: Any
 
     def __init__(self, spec: DecoderSpec, layer_id: int, quant_config: QuantizationConfig | None, prefix: str) -> None:
         super().__init__()
@@ -148,7 +153,7 @@ class MoEMixer(nn.Module):
 
     def _routed(self, x_TD: torch.Tensor) -> torch.Tensor:
         # bf16 operands on the matrix units with fp32 sums and result: what the sigmoid needs
-        out_dtype = {} if x_TD.dtype == torch.float32 else {"out_dtype": torch.float32}
+        out_dtype: dict[str, Any] = {} if x_TD.dtype == torch.float32 else {"out_dtype": torch.float32}
         logits_TE = torch.mm(x_TD, self.gate.weight.t(), **out_dtype)
         return self.experts(x_TD, self.topk(x_TD, logits_TE))
 
@@ -176,7 +181,7 @@ class MoEMixer(nn.Module):
         return ops.experts(x_TD, self.experts.w13_weight, self.experts.w2_weight, weights_Tk, ids_Tk)
 
 
-def _shared_expert_group() -> str:
+def _shared_expert_group() -> Literal["tp", "replicated"]:
     # with token dispatch every rank runs its own rows, so each needs the whole shared expert
     backend = get_moe_a2a_backend()
     dispatched = backend.is_deepep() or backend.is_flashinfer() or backend.is_flashinfer_megamoe()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -85,7 +86,7 @@ class Block(nn.Module):
         forward_batch: ForwardBatch,
         plan: StepPlan | None,
         slots_of: Callable[[int], MambaSlots],
-    ) -> torch.Tensor:
+    ) -> Any:
         """Hidden states on the stream in, hidden states on the stream out (residual and norms are the boundary's)."""
         x_TD = self.boundary.prepare(x_TD, forward_batch)
         has_memory = self.letter in (MAMBA, ATTENTION)
@@ -138,12 +139,12 @@ class DecoderStack(nn.Module):
         slots_of: Callable[[int], MambaSlots],
         pp_proxy_tensors: PPProxyTensors | None = None,
         inputs_embeds: torch.Tensor | None = None,
-    ) -> torch.Tensor | PPProxyTensors | tuple[torch.Tensor, list[torch.Tensor]]:
+    ) -> Any:
         """Normed hidden states of the last stage, or the tensors for the next one; captured states beside them."""
-        captured: list[torch.Tensor] = []
+        captured: list[Any] = []
         x_TD = self._enter(input_ids, forward_batch, pp_proxy_tensors, inputs_embeds)
         for layer_id in range(self.start_layer, self.end_layer):
-            layer = self.layers[layer_id]
+            layer = self.block(layer_id)
             if layer_id in self.layers_to_capture:
                 x_TD, snapshot = layer.boundary.capture_output(x_TD, forward_batch)
                 captured.append(snapshot)
@@ -157,16 +158,20 @@ class DecoderStack(nn.Module):
         x_TD = residual_batch.final_norm(x_TD, forward_batch, self.norm_f)
         return (x_TD, captured) if captured else x_TD
 
+    def block(self, layer_id: int) -> Block:
+        """A layer of this stage by its number in the model."""
+        return cast(Block, cast(nn.ModuleList, self.layers)[layer_id])
+
     def _enter(
         self,
         input_ids: torch.Tensor,
         forward_batch: ForwardBatch,
         pp_proxy_tensors: PPProxyTensors | None,
         inputs_embeds: torch.Tensor | None,
-    ) -> torch.Tensor:
+    ) -> Any:
         if not self.pp_group.is_first_rank:
             assert pp_proxy_tensors is not None
-            return self.layers[self.start_layer].boundary.from_pp(pp_proxy_tensors, forward_batch)
+            return self.block(self.start_layer).boundary.from_pp(pp_proxy_tensors, forward_batch)
         residual_batch.start(forward_batch)
         return self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
 

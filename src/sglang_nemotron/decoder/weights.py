@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -46,6 +46,17 @@ class Target:
     part: Any = None
     linear: bool = False
     rewrite: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+
+class StagedModel(Protocol):
+    """A model as the loader needs it: its parameters, and which layers this pipeline stage holds."""
+
+    @property
+    def stage(self) -> range: ...
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]: ...
 
 
 @dataclass
@@ -84,19 +95,19 @@ class DecoderWeights:
         self._loaded_once = False
 
     def check(self, headers: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
-        """Names and shapes of a whole checkpoint, from file headers ({name: (dtype, shape)}); ValueError lists faults."""
+        """Names and shapes of a whole checkpoint, from headers {name: (dtype, shape)}; ValueError lists the faults."""
         report = _Report()
         for name, (dtype, shape) in headers.items():
             self._check_one(name, dtype, shape, report)
         self._check_missing(set(headers), range(self.spec.num_layers), report)
         report.raise_if_any()
 
-    def load(self, model: nn.Module, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+    def load(self, model: StagedModel, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Streams `weights` into the parameters of `model`; returns the names of the parameters filled.
 
         The first call is a checkpoint and must be complete; later calls are updates and may hold any part of one.
         """
-        stage = range(model.model.start_layer, model.model.end_layer)
+        stage = model.stage
         parameters = dict(model.named_parameters(remove_duplicate=False))
         report, seen = _Report(), set()
         filled: dict[str, set[Any]] = {}

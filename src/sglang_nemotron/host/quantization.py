@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class DequantisedConfig(QuantizationConfig):
-    """Stands for "ModelOpt weights, plain layers"; our model classes understand it, others must not be built with it."""
+    """Stands for "ModelOpt weights, plain layers"; only our model classes can be built with it."""
 
     def __init__(self, algorithm: str) -> None:
         super().__init__()

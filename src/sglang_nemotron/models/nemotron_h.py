@@ -1,4 +1,4 @@
-"""NemotronHForCausalLM for SGLang: NVIDIA Nemotron 3 Nano, text. The name is the checkpoint's; SGLang finds it by it."""
+"""NemotronHForCausalLM for SGLang: NVIDIA Nemotron 3 Nano, text. SGLang finds it by the checkpoint's own name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from sglang_nemotron.host.names.engine import (
     PPMissingLayer,
     PPProxyTensors,
     QuantizationConfig,
-    VocabParallelEmbedding,
     WeightsMapper,
     add_prefix,
     get_attn_backend,
@@ -140,7 +139,7 @@ class NemotronHForCausalLM(nn.Module):
             conv_dtype=str(params.dtype.conv),
             ssm_dtype=str(params.dtype.temporal),
             kv_dtype=str(kv_dtype),
-            layers=range(self.model.start_layer, self.model.end_layer),
+            layers=self.stage,
         )
         return PoolView(req_to_token_pool, layout, kv_dtype)
 
@@ -161,10 +160,15 @@ class NemotronHForCausalLM(nn.Module):
         """Fills the parameters from a checkpoint stream; the first call must fill all of them exactly once."""
         return self.weights.load(self, weights)
 
-    def get_input_embeddings(self) -> VocabParallelEmbedding:
+    @property
+    def stage(self) -> range:
+        """The layers this pipeline stage holds."""
+        return range(self.model.start_layer, self.model.end_layer)
+
+    def get_input_embeddings(self) -> nn.Module:
         return self.model.embed_tokens
 
-    def get_embed_and_head(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def get_embed_and_head(self) -> tuple[Any, Any]:
         return self.model.embed_tokens.weight, self.lm_head.weight
 
     @classmethod
@@ -175,8 +179,7 @@ class NemotronHForCausalLM(nn.Module):
         )
 
     def _expert_weights(self) -> dict[int, list[torch.Tensor]]:
-        layers = range(self.model.start_layer, self.model.end_layer)
-        mixers = {i: self.model.layers[i].mixer for i in layers}
+        mixers = {i: self.model.block(i).mixer for i in self.stage}
         return {i: mixer.moe_weights() for i, mixer in mixers.items() if isinstance(mixer, MoEMixer)}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from sglang_nemotron.host.names.kernels import mamba_chunk_scan_combined
@@ -29,7 +31,8 @@ def ssd_prefill(
         initial_RHPN = torch.where(batch.has_initial_R[:, None, None, None], state_SHPN[batch.slots_R], 0)
     y_THP = torch.empty_like(x_THP, memory_format=torch.contiguous_format)
     recompute = snapshots.grid if snapshots is not None else None
-    grid_states, final_RHPN, recomputed = mamba_chunk_scan_combined(
+    # a triple, because track states are asked for
+    states: Any = mamba_chunk_scan_combined(
         x_THP.unsqueeze(0),
         dt_TH.unsqueeze(0),
         A_H,
@@ -54,8 +57,9 @@ def ssd_prefill(
         out=y_THP.unsqueeze(0),
         state_dtype=state_SHPN.dtype,
     )
+    grid_states, final_RHPN, recomputed = states
     state_SHPN[batch.slots_R] = final_RHPN
-    if recompute is not None:
+    if snapshots is not None:
         _keep(state_SHPN, grid_states, recomputed, snapshots)
     return y_THP
 

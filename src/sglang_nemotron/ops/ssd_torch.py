@@ -21,11 +21,12 @@ from sglang_nemotron.ops.cargo import Ragged, Snapshots
 __all__ = ["ssd_prefill"]
 
 # tokens per chunk: chunking is exact whatever the length, and short chunks spend less on the Q x Q decay matrices of
-# each head, which cost more here than the matrix products do
-_CHUNK = 32
-# numbers in the largest temporary of a block of chunks (32 MB in float64), and in the states of a group of sequences
-_BLOCK_NUMBERS = 1 << 22
-_STATE_NUMBERS = 1 << 25
+# each head, which cost more here than the matrix products do; 16 was fastest for the toy and for the 30B-A3B's shapes
+_CHUNK = 16
+# numbers in the largest temporary of a block of chunks (1 MB in float64: the block stays in a core's cache), and in the
+# states of sequences that advance together
+_BLOCK_NUMBERS = 1 << 17
+_STATE_NUMBERS = 1 << 23
 
 
 def ssd_prefill(
