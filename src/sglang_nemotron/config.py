@@ -6,23 +6,26 @@ torch, a device or a tensor name.
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# one letter per layer, as in the checkpoints' `hybrid_override_pattern`; the words are those of the published
-# remote code and of SGLang (mamba, attention) and of transformers 5 (linear_attention, full_attention)
-LETTER_OF_WORD = {
-    "mamba": "M",
-    "linear_attention": "M",
-    "attention": "*",
-    "full_attention": "*",
-    "moe": "E",
-    "mlp": "-",
-}
-LETTERS = "ME*-"
+from sglang_nemotron.config_values import (
+    ABSENT,
+    Fields,
+    check_pattern,
+    count,
+    count_or_zero,
+    dtype_name,
+    flag,
+    limit,
+    pattern_letters,
+    positive,
+    size_or_list,
+    tokens,
+)
+
 SSM_DTYPES = ("float32", "bfloat16", "float16")
 
 # the keys under which a multimodal config holds its text config, published name first
@@ -64,11 +67,6 @@ _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "residual_in_fp32": (False, None),
     "sliding_window": (None,),
 }
-
-# the Omni checkpoints write "no upper bound" as 1e30
-_UNBOUNDED = 1e30
-
-_ABSENT: Any = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +118,7 @@ class DecoderSpec:
     dtype: str | None
 
     def __post_init__(self) -> None:
-        _check_pattern("pattern", self.pattern)
+        check_pattern("pattern", self.pattern)
         if self.attention_layers and self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_attention_heads={self.num_attention_heads} is not a multiple of "
@@ -191,24 +189,26 @@ def decoder_spec(config: Mapping[str, Any] | object) -> DecoderSpec:
         raise ValueError(f"not a Nemotron 3 Nano decoder: {reason}")
     for name, allowed in _IMPLEMENTED.items():
         value = text.get(name)
-        if (None if value is _ABSENT else value) not in allowed:
+        if (None if value is ABSENT else value) not in allowed:
             named = ", ".join(repr(v) for v in allowed if v is not None) or "null"
             raise ValueError(f"{name}={value!r} is not supported; allowed: {named}")
     pattern = _read_pattern(text)
     return DecoderSpec(
-        hidden_size=text.one(_count, "hidden_size"),
-        vocab_size=text.one(_count, "vocab_size"),
+        hidden_size=text.one(count, "hidden_size"),
+        vocab_size=text.one(count, "vocab_size"),
         pattern=pattern,
         **_sizes(text, pattern),
         **_mamba_options(text, "M" in pattern),
         **_moe_options(text, "E" in pattern),
-        norm_eps=text.one(_positive, "layer_norm_epsilon", "norm_eps", "rms_norm_eps"),
-        tie_embeddings=text.one(_flag, "tie_word_embeddings", default=False),
-        max_positions=text.one(_count, "max_position_embeddings"),
-        ssm_dtype=text.one(_dtype, "mamba_ssm_cache_dtype", "mamba_ssm_dtype", default="float32"),
+        norm_eps=text.one(positive, "layer_norm_epsilon", "norm_eps", "rms_norm_eps"),
+        tie_embeddings=text.one(flag, "tie_word_embeddings", default=False),
+        max_positions=text.one(count, "max_position_embeddings"),
+        ssm_dtype=text.one(dtype_name, "mamba_ssm_cache_dtype", "mamba_ssm_dtype", default="float32"),
         # the outer config is the one a generation follows, and the only one that names the dtype in Omni
-        eos_token_ids=outer.one(_tokens, "eos_token_id", default=text.one(_tokens, "eos_token_id", default=())),
-        dtype=text.one(_dtype, "dtype", "torch_dtype", default=outer.one(_dtype, "dtype", "torch_dtype", default=None)),
+        eos_token_ids=outer.one(tokens, "eos_token_id", default=text.one(tokens, "eos_token_id", default=())),
+        dtype=text.one(
+            dtype_name, "dtype", "torch_dtype", default=outer.one(dtype_name, "dtype", "torch_dtype", default=None)
+        ),
     )
 
 
@@ -219,7 +219,7 @@ def is_nano(config: Mapping[str, Any] | object) -> str | None:
     claimed is not being supported: `decoder_spec` still refuses a claimed config whose maths we do not implement.
     """
     outer, text = _outer_and_text(config)
-    if text.get("model_type") is _ABSENT:
+    if text.get("model_type") is ABSENT:
         return f"model_type is absent; ours is one of {TEXT_MODEL_TYPES + OMNI_MODEL_TYPES}"
     return _left_to_others(outer, text)
 
@@ -257,139 +257,84 @@ def check_parallel(spec: DecoderSpec, tp_size: int, *, ep_size: int = 1, pp_size
             )
 
 
-class _Fields:
-    """Values by name from a mapping, a config object with `to_dict()`, or plain attributes."""
-
-    def __init__(self, config: Mapping[str, Any] | object) -> None:
-        self._class = None if isinstance(config, Mapping) else type(config)
-        self._object = config
-        self._values: Mapping[str, Any] | None = None
-        if isinstance(config, Mapping):
-            self._values = config
-        elif callable(to_dict := getattr(config, "to_dict", None)):
-            values = to_dict()
-            if not isinstance(values, Mapping):
-                raise ValueError(f"{type(config).__name__}.to_dict() returned {type(values).__name__}, not a mapping")
-            self._values = values
-
-    def get(self, name: str) -> Any:
-        """The value, or _ABSENT if the field is missing or null."""
-        value = getattr(self._object, name, None) if self._values is None else self._values.get(name)
-        return _ABSENT if value is None else value
-
-    def one(self, convert: Callable[[str, Any], Any], *names: str, default: Any = _ABSENT) -> Any:
-        """The one value that all present spellings agree on; ValueError if they do not, or if none is required."""
-        found = {name: convert(name, value) for name in names if (value := self.get(name)) is not _ABSENT}
-        if len(set(found.values())) > 1:
-            # a config class fills the spelling the checkpoint did not use with its own default: that is no statement
-            stated = {n: value for n, value in found.items() if not self._is_class_default(n, convert, value)}
-            found = stated or found
-        if len(set(found.values())) > 1:
-            said = " and ".join(f"{name}={value!r}" for name, value in found.items())
-            raise ValueError(f"the config contradicts itself: {said}; keep one of them")
-        for value in found.values():
-            return value
-        if default is _ABSENT:
-            also = f" (also spelt {', '.join(names[1:])})" if names[1:] else ""
-            raise ValueError(f"the config has no {names[0]}{also}, which is required")
-        return default
-
-    def _is_class_default(self, name: str, convert: Callable[[str, Any], Any], value: Any) -> bool:
-        for cls in self._class.__mro__ if self._class else ():
-            default = vars(cls).get(name)
-            init = vars(cls).get("__init__")
-            if default is None and init is not None:
-                parameter = inspect.signature(init).parameters.get(name)
-                default = None if parameter is None or parameter.default is parameter.empty else parameter.default
-            if isinstance(default, int | float | str | list | tuple):
-                return convert(name, default) == value
-        return False
-
-
-def _outer_and_text(config: Mapping[str, Any] | object) -> tuple[_Fields, _Fields]:
+def _outer_and_text(config: Mapping[str, Any] | object) -> tuple[Fields, Fields]:
     """The config and its text part; the same object twice for a text-only config."""
     look = config.get if isinstance(config, Mapping) else lambda name: getattr(config, name, None)
     nested = [(name, value) for name in TEXT_KEYS if (value := look(name)) is not None]
-    outer = _Fields(config)
+    outer = Fields(config)
     if not nested:
         return outer, outer
     first, *others = (_plain(value) for _, value in nested)
     if any(other != first for other in others):
         raise ValueError(f"the config contradicts itself: {' and '.join(TEXT_KEYS)} differ; keep one of them")
-    return outer, _Fields(nested[0][1])
+    return outer, Fields(nested[0][1])
 
 
 def _plain(config: Any) -> Any:
     return config.to_dict() if callable(getattr(config, "to_dict", None)) else config
 
 
-def _left_to_others(outer: _Fields, text: _Fields) -> str | None:
+def _left_to_others(outer: Fields, text: Fields) -> str | None:
     """Why these are another family's maths, or None. An absent model_type is let pass."""
     model_type = text.get("model_type")
-    if model_type is not _ABSENT and model_type not in TEXT_MODEL_TYPES:
+    if model_type is not ABSENT and model_type not in TEXT_MODEL_TYPES:
         return f"model_type={model_type!r} is not one of {TEXT_MODEL_TYPES}"
     if outer is not text:
         outer_type = outer.get("model_type")
-        if outer_type is not _ABSENT and outer_type not in OMNI_MODEL_TYPES:
+        if outer_type is not ABSENT and outer_type not in OMNI_MODEL_TYPES:
             return f"model_type={outer_type!r} is not one of {OMNI_MODEL_TYPES}"
-    if (latent := text.get("moe_latent_size")) is not _ABSENT:
+    if (latent := text.get("moe_latent_size")) is not ABSENT:
         return f"moe_latent_size={latent!r}: experts in a latent space (Super, Ultra)"
-    if (num_heads := text.get("num_nextn_predict_layers")) is not _ABSENT and num_heads != 0:
+    if (num_heads := text.get("num_nextn_predict_layers")) is not ABSENT and num_heads != 0:
         return f"num_nextn_predict_layers={num_heads!r}: multi-token prediction heads"
     for name in ("block_configs", "per_layer_config"):
-        if (blocks := text.get(name)) is not _ABSENT and blocks:
+        if (blocks := text.get(name)) is not ABSENT and blocks:
             return f"{name} is set: layers of differing sizes (Puzzle)"
     return None
 
 
-def _sizes(text: _Fields, pattern: str) -> dict[str, int]:
+def _sizes(text: Fields, pattern: str) -> dict[str, int]:
     sizes = dict.fromkeys((field for fields in _SIZES.values() for field in fields), 0)
     for letter in set(pattern):
         for field, names in _SIZES[letter].items():
-            convert = _size_or_list if field == "intermediate_size" else _count
+            convert = size_or_list if field == "intermediate_size" else count
             # a config without num_key_value_heads means multi-head attention
-            like_queries = text.get("num_attention_heads") if field == "num_key_value_heads" else _ABSENT
+            like_queries = text.get("num_attention_heads") if field == "num_key_value_heads" else ABSENT
             sizes[field] = text.one(convert, *names, default=like_queries)
     return sizes
 
 
-def _mamba_options(text: _Fields, present: bool) -> dict[str, Any]:
+def _mamba_options(text: Fields, present: bool) -> dict[str, Any]:
     if not present:
         return {"conv_bias": False, "time_step_limit": (0.0, math.inf)}
     return {
         # true in the published remote code and in transformers when the file is silent
-        "conv_bias": text.one(_flag, "use_conv_bias", "mamba_conv_bias", default=True),
-        "time_step_limit": text.one(_limit, "time_step_limit", "mamba_dt_limit", default=(0.0, math.inf)),
+        "conv_bias": text.one(flag, "use_conv_bias", "mamba_conv_bias", default=True),
+        "time_step_limit": text.one(limit, "time_step_limit", "mamba_dt_limit", default=(0.0, math.inf)),
     }
 
 
-def _moe_options(text: _Fields, present: bool) -> dict[str, Any]:
+def _moe_options(text: Fields, present: bool) -> dict[str, Any]:
     if not present:
         groups = {"router_num_groups": 0, "router_top_groups": 0}
         return {"shared_intermediate_size": 0, "router_scale": 0.0, "router_renormalize": False, **groups}
-    num_shared = text.one(_count_or_zero, "n_shared_experts", default=1)
-    size = text.one(_count, "moe_shared_expert_intermediate_size") if num_shared else 0
+    num_shared = text.one(count_or_zero, "n_shared_experts", default=1)
+    size = text.one(count, "moe_shared_expert_intermediate_size") if num_shared else 0
     return {
         "shared_intermediate_size": num_shared * size,
-        "router_scale": text.one(_positive, "routed_scaling_factor", default=1.0),
-        "router_renormalize": text.one(_flag, "norm_topk_prob", default=True),
-        "router_num_groups": text.one(_count, "n_group", default=1),
-        "router_top_groups": text.one(_count, "topk_group", default=1),
+        "router_scale": text.one(positive, "routed_scaling_factor", default=1.0),
+        "router_renormalize": text.one(flag, "norm_topk_prob", default=True),
+        "router_num_groups": text.one(count, "n_group", default=1),
+        "router_top_groups": text.one(count, "topk_group", default=1),
     }
 
 
-def _read_pattern(text: _Fields) -> str:
-    pattern = text.one(_pattern, "hybrid_override_pattern", "layers_block_type", "layer_types")
-    num_layers = text.one(_count, "num_hidden_layers", default=len(pattern))
+def _read_pattern(text: Fields) -> str:
+    pattern = text.one(pattern_letters, "hybrid_override_pattern", "layers_block_type", "layer_types")
+    num_layers = text.one(count, "num_hidden_layers", default=len(pattern))
     if num_layers != len(pattern):
         raise ValueError(f"num_hidden_layers={num_layers}, but the layer pattern {pattern!r} has {len(pattern)} layers")
     return pattern
-
-
-def _check_pattern(name: str, pattern: str) -> None:
-    unknown = sorted(set(pattern) - set(LETTERS))
-    if unknown or not pattern:
-        raise ValueError(f"{name}={pattern!r} has unknown letters {unknown}; allowed: one or more of {LETTERS!r}")
 
 
 def _check_router(spec: DecoderSpec) -> None:
@@ -407,76 +352,3 @@ def _check_router(spec: DecoderSpec) -> None:
             f"num_experts_per_tok={spec.experts_per_token} exceeds the {top * (experts // groups)} experts that "
             f"n_routed_experts={experts}, n_group={groups}, topk_group={top} leave to choose from"
         )
-
-
-def _count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r} is not supported; allowed: a positive integer")
-    return value
-
-
-def _count_or_zero(name: str, value: Any) -> int:
-    return 0 if value == 0 and not isinstance(value, bool) else _count(name, value)
-
-
-def _size_or_list(name: str, value: Any) -> int:
-    """An integer, or a list (one entry, or one per layer) of which all entries are equal."""
-    if not isinstance(value, list | tuple):
-        return _count(name, value)
-    sizes = {_count(name, entry) for entry in value}
-    if len(sizes) != 1:
-        raise ValueError(f"{name}={value!r} is not supported; allowed: an integer, or a list of equal integers")
-    return sizes.pop()
-
-
-def _positive(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"{name}={value!r} is not supported; allowed: a positive number")
-    return float(value)
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name}={value!r} is not supported; allowed: true, false")
-    return value
-
-
-def _dtype(name: str, value: Any) -> str:
-    # a torch.dtype prints as torch.bfloat16; its name is all we need, and torch is not ours to import
-    return str(value).removeprefix("torch.")
-
-
-def _tokens(name: str, value: Any) -> tuple[int, ...]:
-    tokens = value if isinstance(value, list | tuple) else (value,)
-    return tuple(_count_or_zero(name, token) for token in tokens)
-
-
-def _pattern(name: str, value: Any) -> str:
-    if isinstance(value, list | tuple):
-        unknown = sorted({str(word) for word in value if word not in LETTER_OF_WORD})
-        if unknown:
-            raise ValueError(f"{name} has unknown layer types {unknown}; allowed: {sorted(LETTER_OF_WORD)}")
-        value = "".join(LETTER_OF_WORD[word] for word in value)
-    if not isinstance(value, str):
-        raise ValueError(f"{name}={value!r} is not supported; allowed: a string of {LETTERS!r} or a list of words")
-    _check_pattern(name, value)
-    return value
-
-
-def _limit(name: str, value: Any) -> tuple[float, float]:
-    """Two numbers; infinity as a float, "Infinity", {"__float__": "Infinity"} (transformers 5), null or 1e30."""
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise ValueError(f"{name}={value!r} is not supported; allowed: [low, high] or null")
-    low, high = (_bound(name, entry, unset) for entry, unset in zip(value, (0.0, math.inf), strict=True))
-    if not 0 <= low < high:
-        raise ValueError(f"{name}={value!r} is not supported; allowed: 0 <= low < high")
-    return low, math.inf if high >= _UNBOUNDED else high
-
-
-def _bound(name: str, value: Any, unset: float) -> float:
-    if value is None:
-        return unset
-    try:
-        return float(value["__float__"] if isinstance(value, Mapping) else value)
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{name} holds {value!r}; allowed: numbers, 'Infinity' or null") from None
