@@ -1,0 +1,248 @@
+"""Made-up replies: tools of all types, well-formed replies, broken ones, and noise made of the grammar's own pieces."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import strategies as st
+
+from sglang_nemotron.reply.schema import check_tools
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Weather of a place.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string"},
+                "days": {"type": "integer"},
+                "unit": {"type": "string", "enum": ["C", "F"]},
+            },
+            "required": ["city"],
+        },
+    },
+}
+EVERYTHING = {
+    "type": "function",
+    "function": {
+        "name": "set",
+        "parameters": {
+            "type": "object",
+            "$defs": {
+                "Point": {"type": "object", "properties": {"x": {"type": "number"}}},
+                "Label": {"type": "string"},
+            },
+            "properties": {
+                "s": {"type": "string"},
+                "i": {"type": "integer"},
+                "n": {"type": "number"},
+                "b": {"type": "boolean"},
+                "a": {"type": "array", "items": {"type": "integer"}},
+                "o": {"type": "object"},
+                "z": {"type": "null"},
+                "e": {"enum": ["low", "high", 3, None]},
+                "maybe": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                "either": {"type": ["string", "integer", "array"]},
+                "point": {"$ref": "#/$defs/Point"},
+                "label": {"$ref": "#/$defs/Label"},
+                "free": {},
+            },
+        },
+    },
+}
+BARE = {"type": "function", "function": {"name": "now"}}
+# a name that begins another one
+LONGER = {"type": "function", "function": {"name": "set_all", "parameters": {"type": "object", "properties": {}}}}
+OPENAI_TOOLS = [WEATHER, EVERYTHING, BARE, LONGER]
+TOOLS = check_tools(OPENAI_TOOLS)
+
+TAGS = [
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "</function>",
+    "</parameter>",
+    "<parameter=",
+    "<function=",
+]
+PIECES = [
+    *TAGS,
+    "<tool_call>\n<function=get_weather>\n",
+    "<tool_call>\n<function=set>",
+    "<tool_call>\n<function=set_all>\n",
+    "<tool_call>\n<function=nope>\n",
+    "\n</parameter>\n</function>\n</tool_call>",
+    "</function>\n</tool_call>\n",
+    "\n</parameter>\n",
+    "<parameter=city>\n",
+    "<parameter=s>\n",
+    "<parameter=i>",
+    "<parameter=o>\n",
+    "<parameter=maybe>\n",
+    "<parameter=either>\n",
+    "<parameter=unknown>\n",
+    *("\n", "\n\n", " ", "\t\r\n", "<", "</", "<t", "<p", ">", "=", "`", " " * 66, "\n" * 65),
+    *(
+        "Paris",
+        "set",
+        "42",
+        "-1.5",
+        "null",
+        "true",
+        "None",
+        "[1, 2]",
+        '{"a": "b"}',
+        '"',
+        "\\",
+        "\u0000",
+        "é",
+        "🦊",
+        "日本",
+    ),
+    "a < b </p> <b>x</b>\n",
+]
+VALUES = [
+    *(
+        "",
+        "Paris",
+        "42",
+        "007",
+        "-3.50",
+        "1e5",
+        "true",
+        "False",
+        "null",
+        "None",
+        "C",
+        "high",
+        "3",
+        " x ",
+        "\n\n",
+        "🦊é",
+    ),
+    *(
+        "[1, 2, 3]",
+        "[1, 2",
+        '{"a": {"b": [true, null]}}',
+        "{'a': 1}",
+        '{"text": "line\nline"}',
+        "[" * 50,
+        "NaN",
+        "1" * 50,
+    ),
+    *(
+        "</parameter>",
+        "x</parameter>y",
+        "a\n</parameter>\nb",
+        "</function>",
+        "a\n</function>\nb",
+        "</tool_call>",
+        "<b>x</b>",
+    ),
+    *(
+        "see <parameter=days> here",
+        "a\n<parameter=nope>\nb",
+        "<tool_call>",
+        "a\n<tool_call>\nb",
+        "<think>no</think>",
+        "a<",
+    ),
+    "before\n<tool_call>\n<function=get_weather>\n<parameter=city>\nRome\n</parameter>\n</function>\n</tool_call>\nafter",
+    "<function>\n<parameter>\n</parameter>\n</function>\n",
+    'def f():\n    return "\\"quoted\\""\n',
+]
+PROSE = [
+    *(
+        "",
+        "Hello.",
+        "Two\nlines.",
+        "ends with a line\n",
+        "\n",
+        "\n\n",
+        "a `<tool_call>` in prose",
+        "<tool_call>\nnot a call",
+    ),
+    *(
+        "```xml\n<tool_call>\n<function=nope>\n</function>\n</tool_call>\n```",
+        "<function=get_weather> alone",
+        "x < y",
+        "🦊",
+    ),
+    *(
+        "a <think> tag",
+        "mid </think> line",
+        "say <parameter=city>\nRome\n</parameter>",
+        "</tool_call>",
+        "\n<",
+        "<tool_cal",
+    ),
+]
+
+
+def noise() -> st.SearchStrategy[str]:
+    """Pieces of the grammar in any order."""
+    return st.lists(st.sampled_from(PIECES), max_size=24).map("".join)
+
+
+def written(pick: random.Random) -> str:
+    """A reply as the template writes it, now and then with a tag missing, an odd newline or a repeated one."""
+
+    def rarely(text: str, instead: str = "") -> str:
+        return text if pick.random() < 0.95 else instead
+
+    out = [
+        pick.choice(PROSE),
+        rarely("\n</think>\n", pick.choice(["", "</think>", "\n</think>\n\n"])),
+        pick.choice(PROSE),
+    ]
+    for _ in range(pick.choice([0, 1, 1, 2, 3])):
+        tool = pick.choice(TOOLS)
+        out += [
+            rarely("\n"),
+            rarely("<tool_call>\n", "<tool_call>"),
+            rarely(f"<function={tool.name}>\n", "<function=set>"),
+        ]
+        declared = list((tool.parameters or {}).get("properties", {})) or ["free"]
+        out.append(rarely("", pick.choice([" ", "\n \n", " " * 65])))
+        for name in pick.sample(declared, min(len(declared), pick.choice([0, 1, 2, 4]))):
+            out += [rarely(f"<parameter={name}>\n", f"<parameter={name}>"), pick.choice(VALUES)]
+            out.append(rarely("\n</parameter>\n", pick.choice(["", "\n", "</parameter>"])))
+        out.append(rarely("", pick.choice([" ", "\n\t\n", "odd"])))
+        out += [
+            rarely("</function>\n", pick.choice(["", "</function>", "</function>  \n"])),
+            rarely("</tool_call>"),
+            pick.choice(PROSE),
+        ]
+    return "".join(out)
+
+
+def made(seed: int) -> str:
+    """A reply as `written`, whole, cut off anywhere, or cut off inside a tag."""
+    pick = random.Random(seed)
+    text = written(pick)
+    tags = [at for at, character in enumerate(text) if character == "<"]
+    match pick.randrange(5):
+        case 0:
+            return text[: pick.randrange(len(text) + 1)]
+        case 1 if tags:
+            return text[: pick.choice(tags) + pick.randrange(16)]
+    return text
+
+
+def replies() -> st.SearchStrategy[str]:
+    """Replies as `made`."""
+    return st.integers(0, 2**32 - 1).map(made)
+
+
+def cuttings(text: str, seed: int) -> list[list[str]]:
+    """The text in single characters, and at random cuts, with empty pieces now and then."""
+    pick = random.Random(seed)
+    pieces, at = [], 0
+    while at < len(text):
+        size = pick.choice([0, 1, 1, 2, 3, 7, 20])
+        pieces.append(text[at : at + size])
+        at += size
+    return [list(text), pieces]
