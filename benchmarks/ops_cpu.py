@@ -4,7 +4,8 @@
     python benchmarks/ops_cpu.py --model full --dtype bfloat16    # Nemotron 3 Nano 30B-A3B
 
 Prints the fastest and the median of the repeats per op, and the sums over the model's layers. Inputs are views of one
-projection, as in the model.
+projection, as in the model. On a busy machine with several threads set OMP_WAIT_POLICY=PASSIVE: otherwise a thread that
+waits spins through the time slice that its sibling needs, and every parallel call costs milliseconds.
 """
 
 from __future__ import annotations

@@ -49,10 +49,12 @@ def test_torch_equals_reference(slots: list[int], dtype: torch.dtype, state_dtyp
 @pytest.mark.parametrize("groups", [1, 2, 8])
 @pytest.mark.parametrize("state", [16, 64, 128])
 @pytest.mark.parametrize("in_place_from", [1, 1 << 30])
+@pytest.mark.parametrize("matmul_from", [1, 1 << 30])
 def test_torch_equals_reference_for_other_shapes(
-    monkeypatch: pytest.MonkeyPatch, groups: int, state: int, in_place_from: int
+    monkeypatch: pytest.MonkeyPatch, groups: int, state: int, in_place_from: int, matmul_from: int
 ) -> None:
     monkeypatch.setattr(TORCH, "_IN_PLACE_FROM", in_place_from)
+    monkeypatch.setattr(TORCH, "_MATMUL_FROM", matmul_from)
     compare(TORCH, *step_case([4, -1, 2, 9], groups=groups, state=state))
 
 

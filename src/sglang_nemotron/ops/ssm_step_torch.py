@@ -15,6 +15,9 @@ __all__ = ["ssm_step"]
 
 # from this many numbers per state on, a gather and a scatter cost more than a loop over the rows' own slots
 _IN_PLACE_FROM = 32768
+# below this many numbers elementwise calls stay on one thread, while a batched product wakes all of them, whatever its
+# size, and waits for them: milliseconds when the other cores are busy
+_MATMUL_FROM = 32768
 
 
 def ssm_step(
@@ -77,4 +80,6 @@ def _advance(
     state_BHPN.mul_(decay_BH.view(num_rows, num_heads, 1, 1))
     state_BGJN = state_BHPN.unflatten(1, (num_groups, -1)).flatten(2, 3)
     state_BGJN.addcmul_(input_BHP.reshape(num_rows, num_groups, -1, 1), B_BGN.unsqueeze(2))
+    if state_BGJN.numel() < _MATMUL_FROM:
+        return (state_BGJN * C_BGN.unsqueeze(2)).sum(3).view(num_rows, num_heads, P)
     return (state_BGJN @ C_BGN.unsqueeze(3)).view(num_rows, num_heads, P)
