@@ -10,7 +10,9 @@ from sglang_nemotron import __version__
 
 # name -> module; the first line of a module's docstring is its help
 COMMANDS = {
+    "demo": "demo",
     "make-checkpoint": "make_checkpoint",
+    "parity": "parity",
 }
 
 

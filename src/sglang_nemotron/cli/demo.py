@@ -1,0 +1,157 @@
+"""Show the main job: make a tiny checkpoint, serve it with stock SGLang, and talk to it with the OpenAI client.
+
+Weights are random, so the text means nothing. Everything else is real: the architecture, the files, the special tokens,
+the chat template, the server and the client. It needs no accelerator and no network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sglang_nemotron.checkpoint.spec import PRESETS
+from sglang_nemotron.cli.demo_requests import DemoFailed, all_requests
+from sglang_nemotron.cli.server import ServerFailed, ServerProcess
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+# what a user with a GPU passes too: the two parsers of the published commands, and cached tokens in `usage`
+SERVER_FLAGS = ("--reasoning-parser", "nemotron_3", "--tool-call-parser", "qwen3_coder", "--enable-cache-report")
+
+# a request of the demo takes a second; a machine that is busy with other work may need far longer
+_REQUEST_LIMIT_S = 300.0
+
+# our classes write this line when they see SGLang's pools for the first time; nothing of SGLang's own does
+_OUR_LINE = {
+    "NemotronHForCausalLM": (
+        "sglang_nemotron.models.nemotron_h.NemotronHForCausalLM",
+        re.compile(r"state pools: .*?(?=; TP|$)", re.MULTILINE),
+    ),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments on `parser`."""
+    parser.add_argument(
+        "--dir", type=Path, metavar="D", help="folder for the checkpoint and the log (default: a temporary one)"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="leave both there; without it only a failure leaves them behind"
+    )
+    parser.add_argument("--size", choices=("tiny", "toy"), default="tiny", help="of the checkpoint (default: tiny)")
+    parser.add_argument("--port", type=int, metavar="N", help="for the server (default: a free one)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0 if all went as promised, 1 if not, 130 or 143 if interrupted; the server never outlives it."""
+    folder = args.dir or Path(tempfile.mkdtemp(prefix="sglang-nemotron-demo-"))
+    log = folder / "server.log"
+    began = time.monotonic()
+    try:
+        with _terminable():
+            _demo(folder, log, args.size, args.port)
+    except (ServerFailed, DemoFailed, ValueError, OSError) as failure:
+        print(f"\ndemo: FAILED: {failure}", file=sys.stderr)
+        if log.exists():
+            print(f"the whole log: {log}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ndemo: interrupted; the server is stopped", file=sys.stderr)
+        return 130
+    print(f"\nall as promised, in {time.monotonic() - began:.0f} s; the server is stopped")
+    _clean(folder, made_here=args.dir is None, keep=args.keep)
+    return 0
+
+
+def _demo(folder: Path, log: Path, size: str, port: int | None) -> None:
+    # torch and the client are imported here, so that --help stays quick
+    from openai import OpenAI, OpenAIError
+
+    from sglang_nemotron.checkpoint.writer import write_checkpoint
+
+    checkpoint = folder / "checkpoint"
+    spec = PRESETS[size]
+    print(f"1. checkpoint: {spec.num_hidden_layers} layers {spec.hybrid_override_pattern}, {spec.dtype}, {checkpoint}")
+    write_checkpoint(spec, checkpoint, overwrite=True)
+
+    server = ServerProcess(checkpoint, SERVER_FLAGS, log_path=log, port=port, progress=_show_progress)
+    print(f"2. server: {' '.join(['sglang', 'serve', *server.command[2:]])}", flush=True)
+    with server:
+        print(f"   ready after {server.seconds_to_ready:.0f} s at {server.url}")
+        client = OpenAI(base_url=f"{server.url}/v1", api_key="EMPTY", timeout=_REQUEST_LIMIT_S, max_retries=0)
+        try:
+            _show_requests(client)
+            _show_classes(checkpoint, server.log_text())
+        except (OpenAIError, DemoFailed) as error:
+            state = "" if server.returncode is None else f"; the server ended with exit code {server.returncode}"
+            tail = f"last lines of the server's log:\n{server.log_tail()}"
+            raise DemoFailed(f"{type(error).__name__}: {error}{state}\n{tail}") from error
+
+
+def _show_requests(client: OpenAI) -> None:
+    print("3. requests, with the openai client:\n")
+    print(_line(_HEAD), flush=True)
+    for row in all_requests(client, model="nemotron"):
+        counts = (str(row.prompt_tokens), str(row.completion_tokens), str(row.cached_tokens))
+        print(_line((row.request, *counts, f"{row.seconds:.2f}", row.finish, row.said)), flush=True)
+
+
+def _show_classes(checkpoint: Path, log: str) -> None:
+    """Says which class served each architecture, by the server's log; DemoFailed if one was not ours."""
+    print("\n4. who served it:\n")
+    for architecture in json.loads((checkpoint / "config.json").read_text())["architectures"]:
+        name, pattern = _OUR_LINE[architecture]
+        line = pattern.search(log)
+        if line is None:
+            raise DemoFailed(f"{architecture} was not served by {name}: the server's log has no line of it")
+        print(f"   {architecture}: {name}\n   {line[0]}")
+
+
+_HEAD = ("request", "prompt", "completion", "cached", "seconds", "finish", "reply")
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    request, prompt, completion, cached, seconds, finish, said = cells
+    return f"   {request:<22}{prompt:>7}{completion:>12}{cached:>8}{seconds:>9}  {finish:<15} {said}"
+
+
+def _show_progress(stage: str, seconds: float) -> None:
+    print(f"   {seconds:4.0f} s  {stage}", flush=True)
+
+
+def _clean(folder: Path, *, made_here: bool, keep: bool) -> None:
+    if keep:
+        print(f"kept: {folder / 'checkpoint'}, {folder / 'server.log'}")
+        return
+    if made_here:
+        shutil.rmtree(folder)
+        return
+    # a folder of the user's: remove what the demo wrote, nothing else
+    shutil.rmtree(folder / "checkpoint")
+    (folder / "server.log").unlink()
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM and SIGHUP unwind like an exception, so that the server is stopped on the way out."""
+
+    def leave(signum: int, frame: object) -> None:
+        sys.exit(128 + signum)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
