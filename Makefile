@@ -1,0 +1,51 @@
+# Everything a newcomer needs, in one place. Each target sets up .venv first if it is not there.
+# PYTHON=/path/to/python3.12 chooses the interpreter; it must be 3.11 or 3.12.
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# byte-code files make the difference between 30 and 90 seconds for a server's start
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test matrix lint format bench-cpu lock clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+venv: $(READY) ## set up .venv from the committed lock
+
+$(READY): requirements/install.sh requirements/lock-py311.txt requirements/lock-py312.txt pyproject.toml
+	@sh requirements/install.sh
+	@touch $@
+
+demo: $(READY) ## make a tiny checkpoint, serve it, talk to it: the main job in a minute
+	@$(BIN)/sglang-nemotron demo
+
+test: $(READY) ## run the tests, real servers included, without the full matrix and without a GPU
+	$(BIN)/python -m pytest -m "not matrix and not gpu"
+
+matrix: $(READY) ## run the full matrix of shapes, modes and prompts as well (much longer)
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: $(READY) ## check style, formatting, types and the fences
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	sh .ci/fences
+
+format: $(READY) ## let ruff fix what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-cpu: $(READY) ## time the toy on this CPU, and write benchmarks/cpu_toy.json
+	$(BIN)/python benchmarks/cpu_toy.py
+
+lock: ## write the lock files anew with the newest releases that fit (needs uv)
+	sh requirements/lock.sh
+
+clean: ## remove .venv and everything that was made here
+	rm -rf $(VENV) .demo .checkpoints dist build .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
