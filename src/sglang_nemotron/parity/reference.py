@@ -1,0 +1,119 @@
+"""The golden model: transformers' NemotronHForCausalLM on a checkpoint of any number format; ids in, logprobs out.
+
+Quantised weights are dequantised while loading, so the reference computes with exactly the numbers they stand for.
+Shape suffixes: T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sglang_nemotron.config import decoder_spec, is_nano
+from sglang_nemotron.decoder.dequantise import Dequantiser
+
+_SCALES = ("weight_scale", "weight_scale_2")
+# scales of what a server may quantise while it runs; weights do not depend on them
+_NO_WEIGHT = ("input_scale", "k_scale", "v_scale")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the reference thinks of a sequence of T tokens; entry i is about token i + 1, given tokens 0..i.
+
+    logprobs [T-1]: of the token that is there. best [T-1]: the most likely one. margins [T-1]: its logit's distance to
+    the second best.
+    """
+
+    logprobs: torch.Tensor
+    best: torch.Tensor
+    margins: torch.Tensor
+
+
+class Reference:
+    """A loaded reference model. `dtype` is the one it computes in (its norms and scans stay in float32 below that)."""
+
+    def __init__(self, model_dir: Path, dtype: torch.dtype = torch.float32) -> None:
+        self.model = _load(model_dir, dtype)
+        self.model_dir = model_dir
+        self.dtype = dtype
+        self._known: dict[tuple[int, ...], Scores] = {}
+
+    @torch.no_grad()
+    def scores(self, ids: Sequence[int]) -> Scores:
+        """Scores of a whole sequence, one forward without any cache; kept, since modes repeat sequences."""
+        key = tuple(ids)
+        if key not in self._known:
+            logits_TV = self.model(torch.tensor([key[:-1]]), use_cache=False).logits[0]
+            # the log-softmax must add no error of its own
+            logits_TV = logits_TV.double()
+            logprobs_TV = logits_TV.log_softmax(-1)
+            top = logits_TV.topk(2, dim=-1)
+            self._known[key] = Scores(
+                logprobs=logprobs_TV.gather(-1, torch.tensor(key[1:]).unsqueeze(-1)).squeeze(-1),
+                best=top.indices[:, 0],
+                margins=top.values[:, 0] - top.values[:, 1],
+            )
+        return self._known[key]
+
+
+def _load(model_dir: Path, dtype: torch.dtype) -> Any:
+    from transformers.models.nemotron_h import NemotronHConfig, NemotronHForCausalLM
+
+    path = model_dir / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{model_dir} has no config.json; give the folder of a checkpoint")
+    raw = json.loads(path.read_text())
+    reason = is_nano(raw)
+    if reason is not None:
+        raise ValueError(f"{path}: {reason}")
+    spec = decoder_spec(raw)
+    config = NemotronHConfig.from_pretrained(model_dir)
+    # weights come dequantised; transformers would look for a quantiser of its own
+    if getattr(config, "quantization_config", None) is not None:
+        del config.quantization_config
+    tensors = dict(dequantised_tensors(model_dir))
+    model, info = NemotronHForCausalLM.from_pretrained(
+        None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True
+    )
+    absent = {"lm_head.weight"} if spec.tie_embeddings else set()
+    if set(info["missing_keys"]) - absent or info["unexpected_keys"] or info["mismatched_keys"]:
+        raise ValueError(f"transformers cannot use {model_dir} whole: {info}")
+    if spec.tie_embeddings:
+        # transformers 5.19 ties nothing for this class
+        model.lm_head.weight = model.model.embeddings.weight
+    low, high = spec.time_step_limit
+    for layer in model.model.layers:
+        # 5.19 takes time_step_min for the lower bound, in prefill only, and never reads the config's field
+        if hasattr(layer.mixer, "time_step_limit"):
+            layer.mixer.time_step_limit = (low, high)
+    return model.eval()
+
+
+def dequantised_tensors(model_dir: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, tensor) of a checkpoint, quantised weights in float32, without the scales of activations and caches."""
+    from safetensors import safe_open
+
+    dequantiser = Dequantiser()
+    files = sorted(model_dir.glob("*.safetensors"))
+    if not files:
+        raise ValueError(f"{model_dir} has no *.safetensors files")
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - the handle is no mapping
+                base, _, leaf = name.rpartition(".")
+                if leaf in _NO_WEIGHT:
+                    continue
+                if leaf not in ("weight", *_SCALES):
+                    yield name, tensors.get_tensor(name)
+                    continue
+                whole = dequantiser.add(base, leaf, tensors.get_tensor(name))
+                if whole is not None:
+                    yield base + ".weight", whole
+    if dequantiser.incomplete():
+        raise ValueError(f"{model_dir}: quantised weights without all their scales: {dequantiser.incomplete()}")
