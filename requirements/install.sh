@@ -23,12 +23,12 @@ else
     fi
 fi
 lock=requirements/lock-py$("$python" -c 'import sys; print("%d%d" % sys.version_info[:2])').txt
-echo "setting up $venv with $("$python" --version) from $lock (about 10 GB on disk, most of it torch's CUDA libraries)"
+echo "setting up $venv with $("$python" --version) from $lock (about 10 GB on disk, most of it torch's CUDA libraries; a first download takes minutes)"
 
 if uv --version >/dev/null 2>&1; then
     uv venv --quiet --clear --python "$("$python" -c "import sys; print(sys.executable)")" "$venv"
-    uv pip install --quiet --python "$venv/bin/python" -r "$lock"
-    uv pip install --quiet --python "$venv/bin/python" --no-deps -e .
+    uv pip install --python "$venv/bin/python" -r "$lock"
+    uv pip install --python "$venv/bin/python" --no-deps -e .
 else
     rm -rf "$venv"
     # Debian's Python has no ensurepip unless python3-venv is installed; its pip can still fill the environment
@@ -40,8 +40,8 @@ else
         pip="$python -m pip --python $venv/bin/python"
     fi
     # every package is in the lock, so nothing is to be resolved; byte-code follows below, on all cores
-    $pip install --quiet --disable-pip-version-check --no-compile --no-deps -r "$lock"
-    $pip install --quiet --disable-pip-version-check --no-compile --no-deps -e .
+    $pip install --disable-pip-version-check --no-compile --no-deps -r "$lock"
+    $pip install --disable-pip-version-check --no-compile --no-deps -e .
 fi
 
 # SGLang imports some 5,000 modules at every start; compiled once here, or at the first start by one process alone

@@ -1,0 +1,83 @@
+"""`sglang-nemotron demo`: shows what it promises and leaves nothing; fails loudly; ends its server when it is ended."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+DEMO = [sys.executable, "-m", "sglang_nemotron.cli", "demo"]
+# half a minute on an idle machine of two cores
+LIMIT_S = 900
+
+
+def _servers_of(folder: Path) -> list[int]:
+    """Processes that serve from this folder."""
+    return [p.pid for p in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(p.info["cmdline"] or [])]
+
+
+@pytest.mark.server
+def test_demo_shows_every_request_and_cleans_up(tmp_path: Path):
+    done = subprocess.run(
+        [*DEMO, "--dir", tmp_path, "--size", "toy"], capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = done.stdout
+    for request in ("chat", "chat, streamed", "thinking on", "thinking off", "tool offered", "n=2"):
+        assert re.search(rf"^   {request} +\d+ +[1-9]\d* +\d+ +[\d.]+  (stop|length)", table, re.MULTILINE), request
+    assert re.search(r"tool demanded .* tool_calls +calculate_tip\(\{", table)
+    assert re.search(r'JSON schema .* stop +\{ ?"city"', table)
+    cached = [int(n) for n in re.findall(r"of 8 at once +\d+ +\d+ +(\d+)", table)]
+    assert len(cached) == 8 and min(cached) > 0
+    assert "NemotronHForCausalLM: sglang_nemotron.models.nemotron_h.NemotronHForCausalLM" in table
+    assert list(tmp_path.iterdir()) == []
+    assert _servers_of(tmp_path) == []
+
+
+def test_demo_that_cannot_start_says_why(tmp_path: Path):
+    """The port is taken: the server refuses, and the demo shows its last lines."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [*DEMO, "--dir", tmp_path, "--port", str(port)],
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "demo: FAILED: the server ended with exit code" in done.stderr
+    assert "last lines of its log:" in done.stderr
+    assert str(port) in done.stderr.split("last lines of its log:")[1]
+    assert (tmp_path / "server.log").is_file()
+    assert _servers_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_demo_that_is_ended_ends_its_server(number: signal.Signals, tmp_path: Path):
+    demo = subprocess.Popen([*DEMO, "--dir", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if "importing SGLang" in line:
+                break
+        deadline = time.monotonic() + 30
+        while len(_servers_of(tmp_path)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        # the demo itself and at least the server's main process
+        assert len(_servers_of(tmp_path)) >= 2
+        demo.send_signal(number)
+        rest, _ = demo.communicate(timeout=60)
+    finally:
+        demo.kill()
+    assert demo.returncode == 128 + number, rest
+    assert _servers_of(tmp_path) == []
