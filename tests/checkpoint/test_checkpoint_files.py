@@ -253,6 +253,23 @@ def test_shards_add_up(make, toy: Path, limit: int):
     assert whole.keys() == split.keys() and all(torch.equal(whole[name], split[name]) for name in whole)
 
 
+def test_tensors_are_aligned_and_leave_no_gap(make):
+    # readers map the file and view it in place; odd sizes and three item sizes make misalignment likely
+    data = (make(quantization="fp8", hidden_size=63, moe_intermediate_size=41) / "model.safetensors").read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    assert header.pop("__metadata__") == {"format": "pt"}
+    widths = {"F32": 4, "BF16": 2, "F8_E4M3": 1}
+    assert {entry["dtype"] for entry in header.values()} == set(widths)
+    end = 0
+    for entry in sorted(header.values(), key=lambda entry: entry["data_offsets"]):
+        begin, width = entry["data_offsets"][0], widths[entry["dtype"]]
+        assert begin == end and (8 + length + begin) % width == 0
+        end = entry["data_offsets"][1]
+        assert end - begin == width * math.prod(entry["shape"])
+    assert 8 + length + end == len(data)
+
+
 def test_a_single_file_has_no_index(toy: Path):
     assert not (toy / "model.safetensors.index.json").exists()
 
