@@ -348,14 +348,19 @@ def _check_schema(root: Any, where: str) -> None:
         _check_keywords(schema, place, root)
         for keyword in _LISTS_OF_SCHEMAS:
             for index, sub in enumerate(schema.get(keyword, ())):
-                pending.append((sub, f"{place}, {keyword}[{index}]"))
+                pending.append((sub, _inside(place, f"{keyword}[{index}]")))
         for keyword in _MAPS_OF_SCHEMAS:
             for name, sub in schema.get(keyword, {}).items():
-                pending.append((sub, f"{place}, {keyword}.{name}"))
+                pending.append((sub, _inside(place, f"{keyword}.{name}")))
         for keyword in _SCHEMAS:
             # a list of items is the older spelling of prefixItems
             subs = schema[keyword] if isinstance(schema.get(keyword), list) else [schema.get(keyword, True)]
-            pending.extend((sub, f"{place}, {keyword}") for sub in subs)
+            pending.extend((sub, _inside(place, keyword)) for sub in subs)
+
+
+def _inside(place: str, step: str) -> str:
+    # a place is named as far as a reader would follow it
+    return place if len(place) > 300 else f"{place}, {step}"
 
 
 def _check_keywords(schema: Mapping[str, Any], place: str, root: Mapping[str, Any]) -> None:

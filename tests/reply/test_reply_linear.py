@@ -1,0 +1,89 @@
+"""Parsing takes time in proportion to the reply, whatever it is made of."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from reply_texts import TOOLS
+
+from sglang_nemotron.reply.grammar import ReplyParser
+
+KB = 1024
+HEAD = "</think>\n<tool_call>\n<function=set>\n"
+SHAPES = {
+    "thinking": ("word word\n", ""),
+    "thinking of brackets": ("<", ""),
+    "thinking of broken tags": ("\n<tool_call>\n<function=nope></thin", ""),
+    "content": ("word word\n", "</think>\n"),
+    "content of tags": ("\n<tool_call>\n<function=no>", "</think>\n"),
+    "content of newlines": ("\n", "</think>\n"),
+    "a string": ("word word\n", HEAD + "<parameter=s>\n"),
+    "a string of end tags": ("\n</parameter>\n</function>\nx", HEAD + "<parameter=s>\n"),
+    "a string of quoted calls": (
+        "\n<tool_call>\n<function=now>\n</function>\n</tool_call>\n",
+        HEAD + "<parameter=s>\n",
+    ),
+    "a string of brackets": ("<", HEAD + "<parameter=s>\n"),
+    "a list": ("[1, 2],\n", HEAD + "<parameter=a>\n["),
+    "a string or a list": ("[1, 2],\n", HEAD + "<parameter=either>\n["),
+    "a numeral or a string": ("1", HEAD + "<parameter=either>\n"),
+    "space in a call": (" ", HEAD),
+    "many parameters": ("<parameter=%d>\nx\n</parameter>\n", HEAD),
+    "many calls": (
+        "<tool_call>\n<function=set>\n<parameter=s>\nx\n</parameter>\n</function>\n</tool_call>\n",
+        "</think>",
+    ),
+}
+
+
+def reply(shape: str, size: int) -> str:
+    piece, head = SHAPES[shape]
+    count = size // len(piece)
+    return head + ("".join(piece % number for number in range(count)) if "%d" in piece else piece * count)
+
+
+def seconds(text: str, chunk: int) -> float:
+    """Processor time of one parse, the best of two."""
+    best = float("inf")
+    for _ in range(2):
+        start = time.process_time()
+        parser = ReplyParser(TOOLS)
+        for at in range(0, len(text), chunk):
+            parser.feed(text[at : at + chunk])
+        parser.finish()
+        best = min(best, time.process_time() - start)
+    return best
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_four_times_the_reply_takes_about_four_times_the_time(shape: str) -> None:
+    # quadratic would be 16; the slack is for a busy machine
+    whole = seconds(reply(shape, 1024 * KB), 1 << 30) / max(seconds(reply(shape, 256 * KB), 1 << 30), 2e-3)
+    assert whole < 9
+    pieces = seconds(reply(shape, 128 * KB), 4) / max(seconds(reply(shape, 32 * KB), 4), 2e-3)
+    assert pieces < 9
+
+
+def test_a_planted_quadratic_parser_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parser that looks through all of the reply at each piece is told from a linear one."""
+    seen: list[str] = []
+    feed = ReplyParser.feed
+
+    def slow(parser: ReplyParser, text: str) -> list:
+        seen.append(text)
+        "".join(seen).count("<")
+        return feed(parser, text)
+
+    monkeypatch.setattr(ReplyParser, "feed", slow)
+
+    def run(size: int) -> float:
+        seen.clear()
+        start = time.process_time()
+        parser = ReplyParser(TOOLS)
+        text = reply("thinking", size)
+        for at in range(0, len(text), 4):
+            parser.feed(text[at : at + 4])
+        return time.process_time() - start
+
+    assert run(64 * KB) / run(16 * KB) > 9
