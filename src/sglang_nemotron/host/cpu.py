@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 FORCE = "SGLANG_NEMOTRON_FORCE_CPU"
 MEMORY_LIMIT = "SGLANG_NEMOTRON_CPU_MEMORY_GIB"
+# how many ranks share the cores, for the processes that the main one starts
+_RANKS = "SGLANG_NEMOTRON_CPU_RANKS"
 CLASS_PATH = "sglang_nemotron.host.cpu:CpuPlatform"
 
 # of the memory that is free at start, what the caches may take in all when the user sets no limit
@@ -74,15 +77,14 @@ class CpuPlatform(SRTPlatform):
     capabilities = PlatformCapabilities()
 
     def get_device_total_memory(self, device_id: int = 0) -> int:
-        return int(psutil.virtual_memory().total)
+        return host_memory()[1]
 
     def get_current_memory_usage(self, device: torch.device | None = None) -> float:
-        memory = psutil.virtual_memory()
-        return float(memory.total - memory.available)
+        available, total = host_memory()
+        return float(total - available)
 
     def get_available_memory(self, device_id: int = 0) -> tuple[int, int]:
-        memory = psutil.virtual_memory()
-        return memory.available, memory.total
+        return host_memory()
 
     def get_device(self, device_id: int = 0) -> str:
         # a string: SGLang compares it with strings while it resolves arguments
@@ -136,11 +138,9 @@ class CpuPlatform(SRTPlatform):
         """Fills what the user left unset, for a host without an accelerator. User flags always win."""
         if server_args.moe_runner_backend == "auto":
             server_args.moe_runner_backend = "triton"
-        if server_args.sampling_backend is None:
-            server_args.sampling_backend = "pytorch"
         if server_args.chunked_prefill_size is None:
             server_args.chunked_prefill_size = _CHUNKED_PREFILL
-        _refuse_fp8_cache(server_args)
+        _settle_gpu_choices(server_args)
         _limit_memory(server_args)
         _share_cores(server_args)
 
@@ -152,24 +152,87 @@ class CpuPlatform(SRTPlatform):
 
     def post_load_model(self, model: torch.nn.Module) -> None:
         """Each rank computes on its share of the cores; SGLang binds threads only with its own CPU kernels."""
-        ranks = int(os.environ.get("SGLANG_NEMOTRON_CPU_RANKS", "1"))
+        ranks = int(os.environ.get(_RANKS, "1"))
         threads = max(len(os.sched_getaffinity(0)) // ranks, 1)
         torch.set_num_threads(threads)
         logger.info("CPU platform: %d threads for this rank of %d", threads, ranks)
 
 
-def _refuse_fp8_cache(server_args: Any) -> None:
+def _settle_gpu_choices(server_args: Any) -> None:
     dtype = server_args.kv_cache_dtype
     if dtype not in (None, "auto", "bfloat16", "bf16", "float16", "float32"):
         raise ValueError(
             f"--kv-cache-dtype {dtype} needs a GPU: the CPU platform keeps the KV cache in the model's dtype. "
             "Drop the flag here; it is honoured on CUDA."
         )
+    if server_args.attention_backend == "intel_amx":
+        # SGLang's default for a CPU, which needs kernels that PyPI's sgl-kernel does not have
+        server_args.attention_backend = "torch_native"
+    for flag in ("attention_backend", "prefill_attention_backend", "decode_attention_backend"):
+        backend = getattr(server_args, flag)
+        if backend not in (None, "torch_native"):
+            raise ValueError(
+                f"--{flag.replace('_', '-')} {backend} needs a GPU: the CPU platform has torch_native. "
+                "Drop the flag here; it is honoured on CUDA."
+            )
+
+
+def host_memory(
+    cgroup: Path = Path("/sys/fs/cgroup"), self_cgroup: Path = Path("/proc/self/cgroup")
+) -> tuple[int, int]:
+    """(bytes available, bytes in all): the host's, or a container's where its limit is smaller."""
+    memory = psutil.virtual_memory()
+    available, total = memory.available, memory.total
+    for limit, used in _cgroup_limits(cgroup, self_cgroup):
+        total = min(total, limit)
+        available = min(available, max(limit - used, 0))
+    return int(available), int(total)
+
+
+def _cgroup_limits(root: Path, self_cgroup: Path) -> Iterator[tuple[int, int]]:
+    """(limit, bytes in use) of this process's control groups, its own and those around it; v2 and v1 files."""
+    try:
+        lines = self_cgroup.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, files = root, ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            base, files = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        group = base / path.lstrip("/")
+        # inside a container the path of the host may not be visible; the mount's root then is the container's group
+        for folder in {group, *group.parents}:
+            if folder != base and base not in folder.parents:
+                continue
+            limit, used = (_number(folder / name) for name in files)
+            if limit is not None and used is not None:
+                yield limit, used - (_reclaimable(folder))
+
+
+def _reclaimable(folder: Path) -> int:
+    """Bytes of file cache that the kernel gives back under pressure; a group's usage counts them."""
+    try:
+        fields = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return int(fields.get("inactive_file", 0))
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        # absent here, or "max"
+        return None
 
 
 def _limit_memory(server_args: Any) -> None:
     """Explicit bounds on both caches, in place of SGLang's share of all host memory."""
-    available = psutil.virtual_memory().available
+    available, _ = host_memory()
     limit = os.environ.get(MEMORY_LIMIT)
     try:
         budget = int(float(limit) * 2**30) if limit else int(available * _MEMORY_SHARE)
@@ -217,13 +280,13 @@ def _costs(model_path: str) -> tuple[int, int]:
 
 def _share_cores(server_args: Any) -> None:
     """One slice of this process's cores for each rank, through the variable SGLang reads."""
-    ranks = server_args.tp_size * server_args.pp_size
-    os.environ["SGLANG_NEMOTRON_CPU_RANKS"] = str(ranks)
+    ranks = server_args.tp_size * server_args.pp_size * server_args.dp_size
+    os.environ[_RANKS] = str(ranks)
     if ranks == 1 or os.environ.get("SGLANG_CPU_OMP_THREADS_BIND"):
         return
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < ranks:
-        raise ValueError(f"--tp {server_args.tp_size} needs {ranks} cores on the CPU platform; this process has {cores}")
-    each = len(cores) // ranks
-    slices = [cores[i * each : (i + 1) * each] for i in range(ranks)]
+        logger.warning("CPU platform: %d ranks share %d cores", ranks, len(cores))
+    each = max(len(cores) // ranks, 1)
+    slices = [[cores[(rank * each + i) % len(cores)] for i in range(each)] for rank in range(ranks)]
     os.environ["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join(",".join(map(str, part)) for part in slices)

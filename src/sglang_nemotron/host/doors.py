@@ -19,14 +19,19 @@ Stage = Literal["args", "engine"]
 
 MODEL_PACKAGE = "sglang_nemotron.models"
 PROCESSOR_PACKAGE = "sglang_nemotron.processors"
+HTTP_APP = "sglang_nemotron.host.http_app:app"
+# architecture -> module of ours that holds its class
+MODELS = {"NemotronHForCausalLM": f"{MODEL_PACKAGE}.nemotron_h"}
+
 _MODEL_VARIABLE = "SGLANG_EXTERNAL_MODEL_PACKAGE"
 _PROCESSOR_VARIABLE = "SGLANG_EXTERNAL_MM_PROCESSOR_PACKAGE"
+_APP_VARIABLE = "SGLANG_HTTP_SERVER_APP_PATH"
 _REGISTRY = "sglang.srt.models.registry"
 
 
 @dataclass(frozen=True)
 class Door:
-    """One registration. `opened` does it (idempotent), `is_ours` says None or why not; `stage` is when it can be proved.
+    """One registration. `open` does it (may be repeated), `is_ours` says None or why not; `stage`: when it is proved.
 
     args: while the main process parses arguments. engine: once SGLang's model registry is imported (the scheduler,
     and the main process when it resolves one of our architectures).
@@ -37,47 +42,53 @@ class Door:
     what: str
     open: Callable[[], None]
     is_ours: Callable[[], str | None]
+    remedy: str = refusal.REMEDY
 
 
 # ---- models
 
 
 def _open_models() -> None:
-    _claim_variable(_MODEL_VARIABLE, MODEL_PACKAGE)
-    if _REGISTRY in sys.modules:
-        # SGLang read the variable before we could set it
-        _registry().register(MODEL_PACKAGE, overwrite=True, strict=True)
+    """Names our package to SGLang, or, where that comes too late or a fork took the name, adds our classes itself."""
+    os.environ.setdefault(_MODEL_VARIABLE, MODEL_PACKAGE)
+    if _REGISTRY not in sys.modules:
+        return
+    # first our own import, which is quick and whose error is the clearer one
+    for module in MODELS.values():
+        importlib.import_module(module)
+    registry = _registry()
+    of_forks = {name: model for name in MODELS if not _is_in_tree(model := registry.models.get(name))}
+    if len(of_forks) < len(MODELS):
+        registry.register(MODEL_PACKAGE, overwrite=True, strict=True)
+        registry.models.update(of_forks)
 
 
 def _models_are_ours() -> str | None:
-    importlib.import_module(f"{MODEL_PACKAGE}.nemotron_h")
-    registered = _registry().models.get("NemotronHForCausalLM")
-    return _not_from_here("NemotronHForCausalLM", registered)
+    for name, module in MODELS.items():
+        ours = getattr(importlib.import_module(module), name)
+        registered = _registry().models.get(name)
+        # a fork may register a subclass of its own
+        if not (isinstance(registered, type) and issubclass(registered, ours)):
+            owner = getattr(registered, "__module__", registered)
+            return f"{name} would be served by {owner} ({_MODEL_VARIABLE}={os.environ.get(_MODEL_VARIABLE)})"
+    return None
+
+
+def _is_in_tree(model: Any) -> bool:
+    return model is None or str(getattr(model, "__module__", model)).startswith("sglang.")
 
 
 def _registry() -> Any:
     return importlib.import_module(_REGISTRY).ModelRegistry
 
 
-def _not_from_here(name: str, value: Any) -> str | None:
-    owner = getattr(value, "__module__", value)
-    if isinstance(owner, str) and owner.startswith("sglang_nemotron."):
-        return None
-    return f"{name} is served by {owner}"
-
-
-def _claim_variable(variable: str, value: str) -> None:
-    present = os.environ.get(variable)
-    if present and present != value:
-        raise ValueError(f"{variable}={present} is set by somebody else; unset it, or set it to {value}")
-    os.environ[variable] = value
-
-
 # ---- processors
 
 
 def _open_processors() -> None:
-    _claim_variable(_PROCESSOR_VARIABLE, PROCESSOR_PACKAGE)
+    present = os.environ.setdefault(_PROCESSOR_VARIABLE, PROCESSOR_PACKAGE)
+    if present != PROCESSOR_PACKAGE:
+        raise ValueError(f"{_PROCESSOR_VARIABLE}={present} is set by somebody else; unset it")
 
 
 def _processors_are_ours() -> str | None:
@@ -98,13 +109,13 @@ def _open_config() -> None:
 
 
 def _config_is_ours() -> str | None:
+    from sglang_nemotron.host.hf_config import NanoConfig
     from sglang_nemotron.host.names.args import config_registry, mamba2_config
 
-    registered = config_registry.get("nemotron_h")
-    wrong = _not_from_here("the config class of nemotron_h", registered)
-    if wrong is not None:
-        return wrong
-    probe = _Probe(registered())
+    registered = config_registry.get(NanoConfig.model_type)
+    if registered is not NanoConfig:
+        return f"the config class of {NanoConfig.model_type} is {registered}"
+    probe = _Probe(NanoConfig())
     return None if mamba2_config(probe) is probe.hf_config else "SGLang gives our config no hybrid cache"
 
 
@@ -139,6 +150,23 @@ def _providers() -> list[Any]:
     return override_providers.get("NemotronHForCausalLM", [])
 
 
+# ---- HTTP worker processes
+
+
+def _open_workers() -> None:
+    os.environ.setdefault(_APP_VARIABLE, HTTP_APP)
+
+
+def _workers_are_ours() -> str | None:
+    from sglang_nemotron.host.names.args import envs
+
+    # somebody else's application is for `startup` to judge: without worker processes it plays no part
+    named = envs.SGLANG_HTTP_SERVER_APP_PATH.get()
+    if named == HTTP_APP or os.environ.get(_APP_VARIABLE) == named:
+        return None
+    return f"SGLang would start HTTP workers with {named}, not {os.environ.get(_APP_VARIABLE)}"
+
+
 # ---- platform
 
 
@@ -149,7 +177,9 @@ def _platform_is_ours() -> str | None:
     current = platforms.current_platform
     if cpu.activate() is None:
         return "our CPU platform is active beside an accelerator" if isinstance(current, cpu.CpuPlatform) else None
-    return _not_from_here("the platform", type(current))
+    if isinstance(current, cpu.CpuPlatform):
+        return None
+    return f"no accelerator is here, but the platform is {type(current).__module__}.{type(current).__name__}"
 
 
 def _open_nothing() -> None:
@@ -157,11 +187,20 @@ def _open_nothing() -> None:
 
 
 DOORS: tuple[Door, ...] = (
-    Door("platform", "args", "host memory and torch's CPU routines, where nothing else can run", _open_nothing, _platform_is_ours),
-    Door("config", "args", "config class of nemotron_h, and the hybrid cache it asks for", _open_config, _config_is_ours),
-    Door("startup", "args", "checks and defaults of our architectures in the main process", _open_startup, _startup_is_ours),
+    Door(
+        refusal.PLATFORM,
+        "args",
+        "host memory and torch's CPU routines, where nothing else can run",
+        _open_nothing,
+        _platform_is_ours,
+        remedy="reinstall sglang-nemotron, without which SGLang serves nothing here; set SGLANG_NEMOTRON_DISABLE=1 "
+        "where another platform should serve",
+    ),
+    Door("config", "args", "config class of nemotron_h, and its hybrid cache", _open_config, _config_is_ours),
+    Door("startup", "args", "checks of our architectures in the main process", _open_startup, _startup_is_ours),
     Door("processors", "args", "media processors", _open_processors, _processors_are_ours),
-    Door("models", "engine", "model class NemotronHForCausalLM", _open_models, _models_are_ours),
+    Door("workers", "args", "plugins in HTTP worker processes", _open_workers, _workers_are_ours),
+    Door("models", "engine", "model classes: " + ", ".join(MODELS), _open_models, _models_are_ours),
 )
 
 
@@ -170,32 +209,41 @@ def open_all() -> None:
     drift.warn_if_untested()
     engine_here = _REGISTRY in sys.modules
     for door in DOORS:
-        _guard(door, door.open)
-        if door.stage == "args" or engine_here:
-            _guard(door, lambda door=door: _prove(door))
+        if _guarded(door, door.open) and (door.stage == "args" or engine_here):
+            _guarded(door, lambda door=door: _prove(door))
     if engine_here and refusal.faults():
         _bar_the_scheduler()
 
 
 def prove_all() -> None:
     """Proves every door, importing what it takes; raises what was refused. For a process about to serve us."""
+    # from here on no row is early: the registry is what an engine row opens into
+    _guarded(_row("models"), _registry)
     for door in DOORS:
-        _guard(door, lambda door=door: _prove(door))
+        if door.stage == "args" or _guarded(door, door.open):
+            _guarded(door, lambda door=door: _prove(door))
     refusal.raise_if_refused()
+
+
+def _row(name: str) -> Door:
+    return next(door for door in DOORS if door.name == name)
 
 
 def _prove(door: Door) -> None:
     wrong = door.is_ours()
     if wrong is not None:
-        refusal.refuse(door.name, wrong)
+        refusal.refuse(door.name, wrong, door.remedy)
 
 
-def _guard(door: Door, step: Callable[[], None]) -> None:
+def _guarded(door: Door, step: Callable[[], object]) -> bool:
+    """Whether `step` went through; a fault is kept as this door's refusal."""
     try:
         step()
     # the one place that turns any fault of a door into a refusal: the host would log it and go on without us
     except Exception as fault:
-        refusal.refuse(door.name, f"{type(fault).__name__}: {fault}")
+        refusal.refuse(door.name, f"{type(fault).__name__}: {fault}", door.remedy)
+        return False
+    return True
 
 
 def _bar_the_scheduler() -> None:

@@ -12,19 +12,39 @@ import json
 import logging
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
 ARCHITECTURES = ("NemotronHForCausalLM", "NemotronH_Nano_Omni_Reasoning_V3")
+# a fault of this door leaves no model to serve, whatever its architecture
+PLATFORM = "platform"
 REMEDY = (
     "reinstall sglang-nemotron for this SGLang (`sglang-nemotron doctor` shows what fits), or set "
     "SGLANG_NEMOTRON_DISABLE=1 to serve with SGLang's own class"
 )
 
-_faults: list[str] = []
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a door is not ours, and what the user can do about it."""
+
+    door: str
+    reason: str
+    remedy: str = REMEDY
+
+    def __str__(self) -> str:
+        # one line each: they are the last lines that the user sees
+        reason = " ".join(self.reason.split())
+        return f"  door: {self.door}\n  reason: {reason}\n  remedy: {self.remedy}"
+
+
+_faults: list[Fault] = []
 _armed = False
+_hook_before = sys.excepthook
 
 
 class Refused(ValueError):
@@ -42,34 +62,43 @@ def guarded(door: str, module: str, function: str) -> None:
 
 def refuse(door: str, reason: str, remedy: str = REMEDY) -> None:
     """Keeps a fault and makes sure that a server of our architectures ends with it."""
-    text = f"sglang-nemotron refuses to serve: door {door!r}: {reason}\n  remedy: {remedy}"
-    if text not in _faults:
-        _faults.append(text)
-        logger.error(text)
+    fault = Fault(door, reason, remedy)
+    # the first reason is the cause; what the same door says later follows from it
+    if all(kept.door != door for kept in _faults):
+        _faults.append(fault)
+        logger.error("sglang-nemotron is broken and will not serve its models\n%s", fault)
     _arm()
 
 
-def faults() -> list[str]:
-    """What was refused in this process so far, one text each."""
+def faults() -> list[Fault]:
+    """What was refused in this process so far."""
     return list(_faults)
+
+
+def report() -> str:
+    """Everything refused so far, as a server ends with it."""
+    return "sglang-nemotron refuses to serve\n" + "\n".join(map(str, _faults))
 
 
 def raise_if_refused() -> None:
     """Raises everything kept so far as one error."""
     if _faults:
-        raise Refused("\n".join(_faults))
+        raise Refused(report())
 
 
 def _arm() -> None:
-    global _armed
+    global _armed, _hook_before
     if _armed:
         return
     _armed = True
+    _hook_before, sys.excepthook = sys.excepthook, _last_word
     try:
         from sglang.srt.arg_groups.model_override_base import register_model_override
     except ImportError:
         # no such door in this SGLang: look at the command line ourselves; SystemExit is not swallowed
-        _exit_if_ours(sys.argv)
+        if _serves_ours(sys.argv):
+            print(report(), file=sys.stderr, flush=True)
+            sys.exit(1)
         return
     for architecture in ARCHITECTURES:
         register_model_override(architecture)(_raise)
@@ -80,15 +109,21 @@ def _raise(server_args: Any, hf_config: Any) -> dict[str, Any]:
     return {}
 
 
-def _exit_if_ours(argv: list[str]) -> None:
+def _last_word(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ends the output with the refusal where SGLang fails of its own accord over what we could not provide."""
+    _hook_before(kind, error, trace)
+    concerns_us = any(fault.door == PLATFORM for fault in _faults) or _serves_ours(sys.argv)
+    if concerns_us and not isinstance(error, (Refused, KeyboardInterrupt)):
+        print(report(), file=sys.stderr, flush=True)
+
+
+def _serves_ours(argv: list[str]) -> bool:
     path = _model_path(argv)
-    config = Path(path) / "config.json" if path else None
-    if config is None or not config.is_file():
-        return
-    architectures = json.loads(config.read_text()).get("architectures") or []
-    if any(name in ARCHITECTURES for name in architectures):
-        print("\n".join(_faults), file=sys.stderr, flush=True)
-        sys.exit(1)
+    try:
+        config = json.loads((Path(path or "") / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return any(name in ARCHITECTURES for name in config.get("architectures") or ())
 
 
 def _model_path(argv: list[str]) -> str | None:
@@ -105,6 +140,7 @@ def _model_path(argv: list[str]) -> str | None:
 def refusing_class(architecture: str) -> type:
     """A model class that raises the refusal when SGLang builds it: the second line, in the scheduler."""
 
+    # SGLang builds a model with arguments of its own; none of them matters here
     def build(self: Any, *args: Any, **kwargs: Any) -> None:
         raise_if_refused()
         raise Refused(f"sglang-nemotron refuses to serve {architecture}; no reason was kept")

@@ -1,21 +1,100 @@
 """What runs in the main process once SGLang knows that it is about to serve one of our architectures.
 
-Proves the doors, refuses flags that our classes do not serve, and gives the defaults that depend on the model.
+Proves the doors, refuses what our classes do not serve, and checks the checkpoint's headers. A ValueError raised here
+ends the server before any scheduler starts, as the last lines of its output.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from sglang_nemotron.config import check_parallel, is_nano
-from sglang_nemotron.host.names.args import NemotronHConfig, resolving_view
+from sglang_nemotron.config import DecoderSpec, check_parallel, is_nano
+from sglang_nemotron.host.names.args import NemotronHConfig, envs, platforms, resolving_view
 
 logger = logging.getLogger(__name__)
 
+_INSTEAD = "drop it, or set SGLANG_NEMOTRON_DISABLE=1 to serve with SGLang's own class"
+# load formats that read the safetensors files of a local folder
+_SAFETENSORS_FORMATS = ("auto", "safetensors", "fastsafetensors")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A flag that our classes do not serve: `given` returns the user's value, or None if all is well."""
+
+    flag: str
+    given: Callable[[Any], Any]
+    why: str
+    cpu_only: bool = False
+
+
+def _flag(name: str, why: str, *, unset: Any = None, cpu_only: bool = False) -> Limit:
+    def given(view: Any) -> Any:
+        value = getattr(view, name, None)
+        return None if value in (None, False, unset) else value
+
+    return Limit("--" + name.replace("_", "-"), given, why, cpu_only)
+
+
+_OVERLAP = "the decoder runs a batch as one; it has no form that interleaves two"
+_SEQUENCE = "a Mamba layer needs every token of a sequence on one rank"
+_STATES = "the Mamba states would be stored in a form that our kernels do not read"
+_KERNEL = "our mixers call their own choice of kernels, so the flag would have no effect"
+_ALL_EXPERTS = "the CPU form of the experts expects a shard of every expert on every rank"
+
+# docs/support.md holds the same table for readers, with what was tried; tests compare the two
+LIMITS: tuple[Limit, ...] = (
+    _flag("speculative_algorithm", "no draft model of this family is served, and states cannot be rolled back"),
+    _flag("enable_two_batch_overlap", _OVERLAP),
+    _flag("enable_single_batch_overlap", _OVERLAP),
+    _flag("enable_pdmux", _OVERLAP),
+    _flag("attn_cp_size", _SEQUENCE, unset=1),
+    _flag("dcp_size", _SEQUENCE, unset=1),
+    _flag("enable_prefill_cp", _SEQUENCE),
+    _flag("enable_int8_mamba_checkpoint", _STATES),
+    _flag("enable_unified_memory", _STATES),
+    _flag("enable_linear_replayssm", _STATES),
+    _flag("mamba_backend", _KERNEL, unset="triton"),
+    _flag("enable_mamba_cache_stochastic_rounding", _KERNEL),
+    _flag("cuda_graph_backend_prefill", "a prefill's plan changes from step to step", unset="disabled"),
+    _flag("enable_nvidia_megakernel", _KERNEL),
+    _flag("kt_weight_path", "experts in host memory (KTransformers) are not wired to our experts"),
+    _flag("enable_paged_experts", "paged experts are not wired to our experts"),
+    _flag("enable_layernorm_sp", "norms split over the sequence are not wired to our stack"),
+    _flag("quantize_and_serve", "quantising while loading is not wired to our loader; quantise the checkpoint first"),
+    _flag("modelopt_quant", "quantising while loading is not wired to our loader; quantise the checkpoint first"),
+    _flag("enable_hierarchical_cache", "the host tier of the cache is moved by CUDA kernels", cpu_only=True),
+    _flag("ep_size", _ALL_EXPERTS, unset=1, cpu_only=True),
+    _flag("moe_a2a_backend", _ALL_EXPERTS, unset="none", cpu_only=True),
+    _flag("enable_eplb", _ALL_EXPERTS, cpu_only=True),
+    _flag("ep_num_redundant_experts", _ALL_EXPERTS, unset=0, cpu_only=True),
+    _flag("enable_lora", "the LoRA layers of a batch are CUDA or Triton kernels", cpu_only=True),
+)
+
+# what SGLang does around any model and nobody has tried with ours: served, with a warning
+UNTRIED: tuple[tuple[str, Any], ...] = (
+    ("disaggregation_mode", "null"),
+    ("enable_hierarchical_cache", False),
+    ("enable_lmcache", False),
+    ("enable_flexkv", False),
+    ("radix_cache_backend", None),
+    ("enable_eplb", False),
+    ("enable_lora", None),
+    ("enable_torch_compile", False),
+    ("cpu_offload_gb", 0),
+    ("offload_group_size", -1),
+    ("dwdp_size", 1),
+    ("moe_dp_size", 1),
+)
+
 
 def resolve(server_args: Any, hf_config: Any) -> dict[str, Any]:
-    """SGLang's override provider for NemotronHForCausalLM: raises to refuse, returns the fields to set.
+    """SGLang's override provider for NemotronHForCausalLM: raises to refuse, returns the fields to set (none).
 
     A config of another family under this name is left to SGLang alone.
     """
@@ -25,25 +104,68 @@ def resolve(server_args: Any, hf_config: Any) -> dict[str, Any]:
 
     prove_all()
     view = resolving_view(server_args)
-    _check_flags(view)
-    _check_sizes(view, hf_config)
+    assert isinstance(hf_config, NemotronHConfig)
+    spec = hf_config.nano_spec
+    check_flags(view, on_cpu=_on_our_cpu())
+    check_parallel(spec, view.tp_size, ep_size=view.ep_size, pp_size=view.pp_size)
+    check_checkpoint(spec, view.model_path, view.load_format)
     return {}
 
 
-def _check_sizes(view: Any, hf_config: Any) -> None:
-    assert isinstance(hf_config, NemotronHConfig)
-    spec = hf_config.nano_spec
-    attn_tp = view.tp_size // max(view.attn_dp_size if hasattr(view, "attn_dp_size") else 1, 1)
-    check_parallel(spec, max(attn_tp, 1), pp_size=view.pp_size)
+def _on_our_cpu() -> bool:
+    from sglang_nemotron.host.cpu import CpuPlatform
+
+    return isinstance(platforms.current_platform, CpuPlatform)
 
 
-def _check_flags(view: Any) -> None:
-    refused = {
-        "--speculative-algorithm": view.speculative_algorithm,
-    }
-    for flag, value in refused.items():
-        if value:
-            raise ValueError(
-                f"{flag} {value} is not supported by sglang-nemotron's Nemotron 3 Nano classes; drop the flag, or set "
-                "SGLANG_NEMOTRON_DISABLE=1 to serve with SGLang's own class"
+def check_flags(view: Any, *, on_cpu: bool) -> None:
+    """ValueError for the first flag that our classes do not serve; a warning for what was never tried."""
+    for limit in LIMITS:
+        value = limit.given(view)
+        if value is None or (limit.cpu_only and not on_cpu):
+            continue
+        where = " on a CPU" if limit.cpu_only else ""
+        said = limit.flag if value is True else f"{limit.flag} {value}"
+        raise ValueError(f"{said} is not supported{where} by sglang-nemotron: {limit.why}; {_INSTEAD}")
+    if view.tokenizer_worker_num > 1:
+        _check_workers()
+    for name, unset in UNTRIED:
+        value = getattr(view, name, None)
+        if value not in (unset, None, False):
+            flag = "--" + name.replace("_", "-")
+            logger.warning(
+                "%s %s was never tried with sglang-nemotron's classes; docs/support.md lists what was", flag, value
             )
+
+
+def _check_workers() -> None:
+    from sglang_nemotron.host.doors import HTTP_APP
+
+    named = envs.SGLANG_HTTP_SERVER_APP_PATH.get()
+    if named != HTTP_APP:
+        raise ValueError(
+            f"--tokenizer-worker-num above 1 starts workers with {named} (SGLANG_HTTP_SERVER_APP_PATH), which load no "
+            f"plugins; unset the variable, or set it to {HTTP_APP}"
+        )
+
+
+def check_checkpoint(spec: DecoderSpec, model_path: str, load_format: str) -> None:
+    """Names, shapes and completeness of a local folder's tensors, from file headers alone; ValueError lists faults."""
+    # what else SGLang can load (a hub name, an object store, dummy weights) is checked when the weights arrive
+    folder = Path(model_path)
+    if str(load_format) not in _SAFETENSORS_FORMATS or not folder.is_dir():
+        return
+    if not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin")):
+        return
+    from sglang_nemotron.decoder.headers import read_headers
+    from sglang_nemotron.decoder.weights import DecoderWeights
+
+    began = time.monotonic()
+    headers = read_headers(folder)
+    try:
+        DecoderWeights(spec, 1, dequantise=False).check(headers)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+    logger.info(
+        "checkpoint: %d tensors as the config says (headers read in %.2f s)", len(headers), time.monotonic() - began
+    )
