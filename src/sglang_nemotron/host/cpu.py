@@ -282,6 +282,9 @@ def _share_cores(server_args: Any) -> None:
     """One slice of this process's cores for each rank, through the variable SGLang reads."""
     ranks = server_args.tp_size * server_args.pp_size * server_args.dp_size
     os.environ[_RANKS] = str(ranks)
+    # a busy-polling scheduler and spinning OpenMP threads take the very cores that the work needs
+    server_args.sleep_on_idle = True
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if ranks == 1 or os.environ.get("SGLANG_CPU_OMP_THREADS_BIND"):
         return
     cores = sorted(os.sched_getaffinity(0))
