@@ -30,7 +30,7 @@ from sglang_nemotron.reply.grammar import Call, Reply, ReplyParser, collect, par
 from sglang_nemotron.reply.reasoning import ReasoningStage  # noqa: E402
 from sglang_nemotron.reply.tools import ToolStage  # noqa: E402
 
-WORDS = "the model reads a prompt of many tokens and writes an answer with code maybe in several lines for you".split()
+WORDS = ("the", "model", "reads", "prompts", "of", "many", "tokens", "and", "writes", "code", "in", "several", "lines")
 # about what a tokenizer does to such text: tags whole, words with their space, runs of newlines
 TOKEN = re.compile(r"</?t(?:hink|ool_call)>|\n+| ?\w{1,8}|.", re.DOTALL)
 CALLS = 20

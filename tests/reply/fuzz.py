@@ -1,4 +1,4 @@
-"""`python -m tests.reply.fuzz --minutes 10`: made-up replies against the second grammar, and big ones against the clock.
+"""`python -m tests.reply.fuzz --minutes 10`: made-up replies against the second grammar, big ones against the clock.
 
 Ends with 0 if every reply came out right and no 1 MB reply took more than its share of time, else with 1 and the reply.
 """

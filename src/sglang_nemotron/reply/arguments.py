@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from json.encoder import encode_basestring
 
-from .schema import STRING, ToolSpec, as_json, literal, parameter_types
+from .schema import STRING, ToolSpec, as_json, literal
+
+
+def inner(text: str) -> str:
+    """The text as it stands between the quotes of a JSON string."""
+    return encode_basestring(text)[1:-1]
 
 
 class Arguments:
@@ -16,7 +21,7 @@ class Arguments:
     __slots__ = ("_buffered", "_fragments", "_settled", "_size", "_type", "_types", "_undeclared", "given", "streaming")
 
     def __init__(self, spec: ToolSpec) -> None:
-        self._types, self._undeclared = parameter_types(spec.parameters)
+        self._types, self._undeclared = spec.types
         self._fragments: list[str] = []
         # names of the parameters written so far
         self.given: set[str] = set()
@@ -47,7 +52,7 @@ class Arguments:
     def add(self, text: str) -> None:
         """Go on with the value."""
         if self.streaming:
-            self._fragments.append(encode_basestring(text)[1:-1])
+            self._fragments.append(inner(text))
             return
         if not text:
             return
@@ -59,7 +64,7 @@ class Arguments:
         if not self._type.undecided(so_far):
             self.streaming = True
             self._buffered.clear()
-            self._fragments.append(f'"{encode_basestring(so_far)[1:-1]}')
+            self._fragments.append(f'"{inner(so_far)}')
         else:
             # only short texts are worth asking about again
             self._settled = self._type.waits(so_far)
@@ -68,7 +73,7 @@ class Arguments:
         """End the value. `cut` is the beginning of an end tag, when the text stopped inside one: it belongs to a value
         that is a string, and is dropped behind one that is complete without it."""
         if self.streaming:
-            self._fragments.append(f'{encode_basestring(cut)[1:-1]}"')
+            self._fragments.append(f'{inner(cut)}"')
             self.streaming = False
             return
         text = "".join(self._buffered)

@@ -137,20 +137,27 @@ class ReasoningStage:
 
     def feed(self, text: str) -> tuple[str, str]:
         """Take the next piece of the reply."""
-        state = self._state
-        if state == _THINK:
-            # most pieces hold neither a tag nor a newline that might belong to one
-            if text and "<" not in text and text[-1] != "\n" and not self._buffer and not self._skip_newline:
-                self._line_start = False
-                if self._stream:
-                    return text, ""
-                self._kept.append(text)
-                return "", ""
-        elif state == _REST:
+        if self._state == _REST:
             if self._stream and not self._skip_newline:
                 return "", text
             return self._settle("", text)
-        return self._advance(self._buffer + text, final=False)
+        if self._buffer:
+            text = self._buffer + text
+        # most pieces hold no tag
+        if "<" in text or not text or self._skip_newline or self._state != _THINK:
+            return self._advance(text, final=False)
+        if text[-1] != "\n":
+            self._buffer = ""
+            self._line_start = False
+        else:
+            # the newline may belong to a tag
+            self._buffer = "\n"
+            text = text[:-1]
+            self._line_start = text[-1] == "\n" if text else self._line_start
+        if self._stream:
+            return text, ""
+        self._kept.append(text)
+        return "", ""
 
     def finish(self) -> tuple[str, str]:
         """The text has ended: give back what was held."""

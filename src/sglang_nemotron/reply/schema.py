@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from json.encoder import encode_basestring
 from typing import Any, Final
 
@@ -49,6 +50,11 @@ class ToolSpec:
 
     name: str
     parameters: Mapping[str, Any] | None = None
+
+    @cached_property
+    def types(self) -> tuple[dict[str, ValueType], ValueType]:
+        """The types of the declared parameters by name, and the type of any other name (`parameter_types`)."""
+        return parameter_types(self.parameters)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .arguments import Arguments
+from .arguments import Arguments, inner
 from .endings import Known, Verdict, ending
 from .markup import (
     CALL_CLOSE,
@@ -117,17 +117,30 @@ class ToolStage:
 
     def feed(self, text: str) -> list[Event]:
         """Take the next piece of content."""
-        # most pieces hold neither a tag nor a newline that might belong to one
-        if text and "<" not in text and text[-1] != "\n" and not self._buffer and not self._skip_newline:
-            if self._state == _TEXT:
-                self._line_start = False
-                return [ContentDelta(text)]
-            if self._state == _VALUE:
-                self._line_start = False
-                self._arguments.add(text)
-                fragment = self._arguments.take()
-                return [CallArguments(self._index, fragment)] if fragment else []
-        return self._run(self._buffer + text, final=False)
+        if self._buffer:
+            text = self._buffer + text
+        elif not text:
+            return []
+        # most pieces hold no tag
+        if "<" in text or self._skip_newline or self._state not in (_TEXT, _VALUE):
+            return self._run(text, final=False)
+        if text[-1] != "\n":
+            self._buffer = ""
+            self._line_start = False
+        else:
+            # the newline may belong to a tag
+            self._buffer = "\n"
+            text = text[:-1]
+            if not text:
+                return []
+            self._line_start = text[-1] == "\n"
+        if self._state == _TEXT:
+            return [ContentDelta(text)]
+        if self._arguments.streaming:
+            return [CallArguments(self._index, inner(text))]
+        self._arguments.add(text)
+        fragment = self._arguments.take()
+        return [CallArguments(self._index, fragment)] if fragment else []
 
     def finish(self) -> list[Event]:
         """The text has ended: give back what was held and close what is open."""
