@@ -44,13 +44,14 @@ else
     $pip install --disable-pip-version-check --no-compile --no-deps -e .
 fi
 
-# SGLang imports some 5,000 modules at every start; compiled once here, or at the first start by one process alone
+# SGLang's processes import some 5,000 modules at every start: compiled here once (15 s on two cores), a start takes half
+# a minute; left to the first start, that one takes two
 echo "compiling byte-code"
-"$venv/bin/python" - <<'END'
+PYTHONWARNINGS=ignore "$venv/bin/python" - <<'END'
 import compileall, pathlib, sysconfig
 
 site = pathlib.Path(sysconfig.get_path("purelib"))
-for name in ("sglang", "torch", "transformers", "triton", "flashinfer", "xgrammar", "openai", "fastapi", "pydantic"):
+for name in ("sglang", "torch", "transformers", "triton", "xgrammar", "openai", "fastapi", "pydantic", "numpy", "scipy"):
     if (site / name).is_dir():
         compileall.compile_dir(site / name, quiet=2, workers=0)
 END
