@@ -215,8 +215,9 @@ class DecoderWeights:
         parameter = parameters.get(parameter_name)
         if parameter is None:
             # a scale whose layer is not quantised here: the KV cache's, or activations'
-            if not any(re.fullmatch(pattern, _leaf_of(name, leaf)) for pattern in IGNORED):
-                report.unknown.append(f"{_leaf_of(name, leaf)} {list(tensor.shape)}")
+            original = name.removesuffix("weight") + leaf if leaf != "weight" else name
+            if not any(re.fullmatch(pattern, original) for pattern in IGNORED):
+                report.unknown.append(f"{original} {list(tensor.shape)}")
             return
         # scalars have no rows to rewrite
         if target.rewrite is not None and tensor.dim() > 0 and tensor.shape[0] > 1:
