@@ -1,0 +1,53 @@
+"""What the parity tests share: the references, loaded once, and the one assertion that they all end in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+from sglang_nemotron.parity import report
+from sglang_nemotron.parity.client import Answer
+from sglang_nemotron.parity.compare import Difference, compare, verdict
+from sglang_nemotron.parity.prompts import Boundaries, lengths, make_prompts
+from sglang_nemotron.parity.reference import Reference
+
+# the tiny and toy checkpoints: 4 taps, SSM chunks of 16; PREFILL_CHUNK is a flag of the servers that set it
+PREFILL_CHUNK = 64
+VOCAB_SIZE = 2048
+
+
+def no_tick() -> None:
+    """Progress is for people."""
+
+
+@lru_cache(maxsize=8)
+def reference(checkpoint: Path) -> Reference:
+    """transformers in float32 on this checkpoint."""
+    return Reference(checkpoint)
+
+
+def boundary_prompts(*, full: bool, seed: int = 0, page: int = 1) -> list[list[int]]:
+    """Prompts of 1 to 600 tokens around every boundary."""
+    boundaries = Boundaries(conv_width=4, ssm_chunk=16, prefill_chunk=PREFILL_CHUNK, page=page)
+    return make_prompts(lengths(boundaries, full=full), VOCAB_SIZE, seed=seed)
+
+
+def differences(mode: str, answers: Sequence[Answer], golden: Reference) -> list[Difference]:
+    return [compare(mode, answer, golden.scores) for answer in answers]
+
+
+def assert_equal(mode: str, answers: Sequence[Answer], golden: Reference, tolerance: float) -> None:
+    """Every logprob within `tolerance` of transformers, every greedy token of which it is sure the same."""
+    found = differences(mode, answers, golden)
+    # many short answers and few positions: one unsure token would be more than 1 % of them
+    total = verdict(found)
+    if total.greedy_positions < 200:
+        assert total.excluded <= 2
+        total = replace(total, excluded=0)
+    assert total.passes(tolerance), report.table(mode, [d for d in found if not _fine(d, tolerance)] or found)
+
+
+def _fine(difference: Difference, tolerance: float) -> bool:
+    return difference.worst <= tolerance and not difference.disagreements

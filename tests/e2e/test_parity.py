@@ -1,0 +1,188 @@
+"""The server equals transformers in float32, in every mode: alone, together, from the prefix cache, after trouble."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from parity_checks import PREFILL_CHUNK, VOCAB_SIZE, assert_equal, boundary_prompts, no_tick, reference
+from serving import MAIN, Served, Servers, running
+
+from sglang_nemotron.cli.server import ServerProcess
+from sglang_nemotron.parity import modes
+from sglang_nemotron.parity.client import Client
+from sglang_nemotron.parity.prompts import make_prompt, make_prompts
+
+FLOAT32 = ("--dtype", "float32")
+# chunks within a prompt, and a cache that a dozen requests overrun
+PRESSED = Served(
+    args=(
+        *FLOAT32,
+        *("--chunked-prefill-size", str(PREFILL_CHUNK)),
+        *("--max-total-tokens", "1300", "--schedule-conservativeness", "0.01"),
+    )
+)
+NO_BUFFER = Served(
+    args=(
+        *FLOAT32,
+        *("--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule"),
+        *("--chunked-prefill-size", str(PREFILL_CHUNK)),
+    )
+)
+NO_OVERLAP = Served(
+    args=(
+        *FLOAT32,
+        *("--mamba-radix-cache-strategy", "extra_buffer", "--disable-overlap-schedule"),
+        *("--chunked-prefill-size", str(PREFILL_CHUNK)),
+    )
+)
+# as a user would: no variable is set by hand, not even the tests' own
+TP2 = Served(args=(*FLOAT32, "--tp", "2"), env=(("OMP_WAIT_POLICY", None),))
+NO_RADIX = Served(args=(*FLOAT32, "--disable-radix-cache", "--chunked-prefill-size", str(PREFILL_CHUNK)))
+TRUSTING = Served(args=(*FLOAT32, "--trust-remote-code"))
+
+DEFAULT_RUN = [
+    pytest.param(MAIN, id="default", marks=pytest.mark.server(MAIN)),
+    pytest.param(PRESSED, id="chunked prefill", marks=pytest.mark.server(PRESSED)),
+    pytest.param(NO_BUFFER, id="no_buffer without overlap", marks=pytest.mark.server(NO_BUFFER)),
+    pytest.param(TP2, id="TP=2", marks=pytest.mark.server(TP2)),
+]
+MATRIX = [
+    pytest.param(NO_OVERLAP, id="extra_buffer without overlap", marks=[pytest.mark.server(NO_OVERLAP)]),
+    pytest.param(NO_RADIX, id="no radix cache", marks=[pytest.mark.server(NO_RADIX)]),
+]
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Client:
+    return Client(server.url)
+
+
+def _golden(servers: Servers, served: Served):
+    return reference(servers.checkpoint(served.checkpoint))
+
+
+@pytest.mark.parametrize("served", DEFAULT_RUN)
+def test_alone_and_together(served: Served, client: Client, servers: Servers):
+    prompts = boundary_prompts(full=False)
+    golden = _golden(servers, served)
+    assert_equal("alone", modes.alone(client, prompts, no_tick), golden, tolerance=2e-5)
+    assert_equal("10 at once", modes.concurrent(client, prompts, no_tick), golden, tolerance=2e-5)
+
+
+@pytest.mark.parametrize("served", DEFAULT_RUN)
+def test_from_the_prefix_cache(served: Served, client: Client, servers: Servers):
+    answers = modes.radix(client, boundary_prompts(full=False), VOCAB_SIZE, no_tick)
+    cached = {answer.cached for answer in answers}
+    # no_buffer keeps the state at the end of a prompt, extra_buffer at multiples of the SSM chunk
+    expected = {3, 4, 5, 15, 16, 17, 63, 64, 65, 300, 600} if served is NO_BUFFER else {16, 48, 64, 288, 592}
+    assert expected <= cached, sorted(cached)
+    assert_equal("prefix cache", answers, _golden(servers, served), tolerance=2e-5)
+
+
+@pytest.mark.parametrize(
+    "served",
+    [
+        pytest.param(MAIN, id="default", marks=pytest.mark.server(MAIN)),
+        pytest.param(NO_BUFFER, id="no_buffer without overlap", marks=pytest.mark.server(NO_BUFFER)),
+    ],
+)
+def test_hits_of_every_length(served: Served, server: ServerProcess, servers: Servers):
+    """Every prompt length up to 70 is left in the cache and continued; four tokens each, all logprobs compared."""
+    client = Client(server.url, new_tokens=4)
+    client.flush()
+    answers = []
+    for length in range(1, 71):
+        prompt = make_prompt(length, VOCAB_SIZE, seed=length)
+        client.ask(prompt, None)
+        answers.append(client.ask([*prompt, *make_prompt(5, VOCAB_SIZE, seed=-length)], length))
+    lengths = [answer.cached for answer in answers]
+    assert lengths == [n if served is NO_BUFFER else n // 16 * 16 for n in range(1, 71)]
+    assert_equal("every hit", answers, _golden(servers, served), tolerance=2e-5)
+
+
+@pytest.mark.server
+def test_beside_and_after_aborted_streams(client: Client, servers: Servers, server: ServerProcess):
+    """Three clients hang up in mid-stream while others are being answered; those and later ones are not disturbed."""
+    prompts = boundary_prompts(full=False, seed=1)[-10:]
+    golden = _golden(servers, MAIN)
+    client.flush()
+    before = server.log_text().count("Abort")
+    with _streams(server.url, 3) as first_pieces:
+        assert len(first_pieces) == 3
+        beside = modes.concurrent(client, prompts[:6], no_tick)
+        assert running(server.url) == 3, "the streams ended by themselves: nothing was aborted"
+    deadline = time.monotonic() + 20
+    while running(server.url) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert running(server.url) == 0, f"the aborted requests still run; {before} aborts before"
+    assert_equal("beside the streams", beside, golden, tolerance=2e-5)
+    assert_equal("after the aborts", modes.concurrent(client, prompts, no_tick), golden, tolerance=2e-5)
+
+
+@contextmanager
+def _streams(url: str, count: int) -> Iterator[list[bytes]]:
+    """Long answers of which one piece was read; leaving hangs up."""
+    replies, pieces = [], []
+    for index in range(count):
+        body = {
+            "input_ids": make_prompt(40 + index, VOCAB_SIZE, seed=99),
+            "sampling_params": {"temperature": 0, "max_new_tokens": 3900, "ignore_eos": True},
+            "stream": True,
+        }
+        request = urllib.request.Request(
+            url + "/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        reply = urllib.request.urlopen(request, timeout=60)
+        replies.append(reply)
+        pieces.append(reply.readline())
+    try:
+        yield pieces
+    finally:
+        for reply in replies:
+            reply.close()
+
+
+@pytest.mark.server(PRESSED)
+def test_after_retraction_under_memory_pressure(server: ServerProcess, servers: Servers):
+    """Sixteen answers need twice the cache: some are thrown out, computed again, and still equal."""
+    client = Client(server.url, new_tokens=96)
+    client.flush()
+    before = server.log_text().count("Retract")
+    prompts = make_prompts(range(50, 82, 2), VOCAB_SIZE, seed=2)
+    answers = client.ask_together(prompts)
+    retracted = server.log_text().count("Retract") - before
+    assert retracted > 0, "the cache was large enough after all"
+    assert_equal("retraction", answers, _golden(servers, PRESSED), tolerance=2e-5)
+
+
+@pytest.mark.server
+def test_float32_keeps_float32_state_by_itself(server: ServerProcess):
+    """The checkpoint is bfloat16; `--dtype float32` alone gives float32 pools, and the log says so once."""
+    pools = re.findall(r"state pools: (.*?); ", server.log_text())
+    assert pools == ["conv torch.float32, ssm torch.float32, kv torch.float32"]
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("served", DEFAULT_RUN + MATRIX)
+def test_every_boundary(served: Served, client: Client, servers: Servers):
+    prompts = boundary_prompts(full=True, seed=3)
+    golden = _golden(servers, served)
+    assert_equal("alone", modes.alone(client, prompts, no_tick), golden, tolerance=2e-5)
+    assert_equal("10 at once", modes.concurrent(client, prompts, no_tick), golden, tolerance=2e-5)
+    assert_equal("prefix cache", modes.radix(client, prompts, VOCAB_SIZE, no_tick), golden, tolerance=2e-5)
+
+
+@pytest.mark.matrix
+@pytest.mark.server(TRUSTING)
+def test_trust_remote_code_changes_nothing(client: Client, servers: Servers, server: ServerProcess):
+    prompts = boundary_prompts(full=False)
+    trusting = modes.alone(client, prompts, no_tick)
+    assert "state pools:" in server.log_text()
+    plain = modes.alone(Client(servers.get(MAIN).url), prompts, no_tick)
+    assert trusting == plain
