@@ -130,18 +130,31 @@ class _Probe:
 # ---- start-up checks of our architectures (they run in the main process, before any scheduler)
 
 
+def _resolve(server_args: Any, hf_config: Any) -> dict[str, Any]:
+    """SGLang's override provider for NemotronHForCausalLM: raises to refuse, returns the fields to set.
+
+    A config of another family under this name is left to SGLang alone.
+    """
+    from sglang_nemotron.config import is_nano
+    from sglang_nemotron.host import startup
+
+    if is_nano(hf_config) is not None:
+        return {}
+    prove_all()
+    return startup.resolve(server_args, hf_config, http_app=HTTP_APP)
+
+
 def _open_startup() -> None:
     from sglang_nemotron.host.names.args import register_model_override
-    from sglang_nemotron.host.startup import resolve
 
-    if resolve not in _providers():
-        register_model_override("NemotronHForCausalLM")(resolve)
+    # a broken one must show now, not when it is called
+    importlib.import_module("sglang_nemotron.host.startup")
+    if _resolve not in _providers():
+        register_model_override("NemotronHForCausalLM")(_resolve)
 
 
 def _startup_is_ours() -> str | None:
-    from sglang_nemotron.host.startup import resolve
-
-    return None if resolve in _providers() else "our start-up check is not among SGLang's override providers"
+    return None if _resolve in _providers() else "our start-up check is not among SGLang's override providers"
 
 
 def _providers() -> list[Any]:

@@ -1,6 +1,6 @@
 """What runs in the main process once SGLang knows that it is about to serve one of our architectures.
 
-Proves the doors, refuses what our classes do not serve, and checks the checkpoint's headers. A ValueError raised here
+Refuses what our classes do not serve, and checks the checkpoint's headers. A ValueError raised here
 ends the server before any scheduler starts, as the last lines of its output.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sglang_nemotron.config import DecoderSpec, check_parallel, is_nano
+from sglang_nemotron.config import DecoderSpec, check_parallel
 from sglang_nemotron.host.names.args import NemotronHConfig, envs, platforms, resolving_view
 
 logger = logging.getLogger(__name__)
@@ -93,20 +93,16 @@ UNTRIED: tuple[tuple[str, Any], ...] = (
 )
 
 
-def resolve(server_args: Any, hf_config: Any) -> dict[str, Any]:
-    """SGLang's override provider for NemotronHForCausalLM: raises to refuse, returns the fields to set (none).
+def resolve(server_args: Any, hf_config: Any, *, http_app: str) -> dict[str, Any]:
+    """The fields that our architectures set while arguments resolve (none); ValueError for what we do not serve.
 
-    A config of another family under this name is left to SGLang alone.
+    `http_app` is the application that HTTP worker processes must import.
     """
-    if is_nano(hf_config) is not None:
-        return {}
-    from sglang_nemotron.host.doors import prove_all
-
-    prove_all()
     view = resolving_view(server_args)
     assert isinstance(hf_config, NemotronHConfig)
     spec = hf_config.nano_spec
     check_flags(view, on_cpu=_on_our_cpu())
+    _check_workers(view, http_app)
     check_parallel(spec, view.tp_size, ep_size=view.ep_size, pp_size=view.pp_size)
     check_checkpoint(spec, view.model_path, view.load_format)
     return {}
@@ -127,8 +123,6 @@ def check_flags(view: Any, *, on_cpu: bool) -> None:
         where = " on a CPU" if limit.cpu_only else ""
         said = limit.flag if value is True else f"{limit.flag} {value}"
         raise ValueError(f"{said} is not supported{where} by sglang-nemotron: {limit.why}; {_INSTEAD}")
-    if view.tokenizer_worker_num > 1:
-        _check_workers()
     for name, unset in UNTRIED:
         value = getattr(view, name, None)
         if value not in (unset, None, False):
@@ -138,14 +132,12 @@ def check_flags(view: Any, *, on_cpu: bool) -> None:
             )
 
 
-def _check_workers() -> None:
-    from sglang_nemotron.host.doors import HTTP_APP
-
+def _check_workers(view: Any, http_app: str) -> None:
     named = envs.SGLANG_HTTP_SERVER_APP_PATH.get()
-    if named != HTTP_APP:
+    if view.tokenizer_worker_num > 1 and named != http_app:
         raise ValueError(
-            f"--tokenizer-worker-num above 1 starts workers with {named} (SGLANG_HTTP_SERVER_APP_PATH), which load no "
-            f"plugins; unset the variable, or set it to {HTTP_APP}"
+            f"--tokenizer-worker-num {view.tokenizer_worker_num} starts workers with {named} "
+            f"(SGLANG_HTTP_SERVER_APP_PATH), which load no plugins; unset the variable, or set it to {http_app}"
         )
 
 

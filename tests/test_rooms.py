@@ -1,0 +1,259 @@
+"""The rules that hold the rooms apart, read from the sources; each is shown to fail on a planted violation."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+PACKAGE = "sglang_nemotron"
+MAX_LINES = 400
+
+# what a room may import of the package, beside itself; a longer name is a module, and everything under it
+MAY_IMPORT = {
+    "config": {"config_values"},
+    "config_values": set(),
+    "ops": {"config", "host.names", "host.drift"},
+    "state": {"config", "ops", "host.names", "host.drift"},
+    "encoders": {"config", "ops", "state", "host.names", "host.drift"},
+    "decoder": {"config", "ops", "state", "host.names", "host.drift"},
+    # what SGLang hands a model besides layers: configs, its own class for other families, quantisation
+    "models": {
+        *("config", "ops", "state", "encoders", "decoder", "host.names", "host.drift"),
+        *("host.hf_config", "host.intree", "host.quantization"),
+    },
+    "prompt": {"config"},
+    "processors": {"config", "prompt", "models", "host.names", "host.drift"},
+    "reply": set(),
+    "checkpoint": {"config"},
+    "parity": {"config", "checkpoint", "decoder.dequantise"},
+    # the refusal stands on nothing that could be broken
+    "host.refusal": set(),
+    "host.names": set(),
+    "host.drift": {"__init__"},
+    "host": {"config", "ops", "state", "encoders", "decoder", "models", "prompt", "processors", "reply", "__init__"},
+    "cli": {"config", "checkpoint", "parity", "host", "reply", "prompt", "state", "__init__"},
+    "__init__": {"host"},
+}
+# modules that only the named rooms import
+KEPT = {"host.doors": {"__init__", "cli"}}
+MAY_IMPORT_SGLANG = "host"
+# imported with SGLang and Triton blocked
+PURE = ("config", "config_values", "prompt", "reply", "state.layout", "checkpoint")
+
+
+def sources(root: Path) -> Iterator[tuple[str, Path]]:
+    """(dotted module name without the package, file)."""
+    base = root / "src" / PACKAGE
+    for file in sorted(base.rglob("*.py")):
+        parts = list(file.relative_to(base).with_suffix("").parts)
+        if parts[-1] == "__init__" and len(parts) > 1:
+            parts.pop()
+        yield ".".join(parts), file
+
+
+def imports(module: str, file: Path) -> Iterator[tuple[int, str]]:
+    """(line, absolute name) of every import in a file, function bodies included."""
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - (node.level - 1)] if package else []
+                base = ".".join(filter(None, [PACKAGE, *parents, base]))
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def _under(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+def _room(module: str) -> str:
+    """The longest key of MAY_IMPORT that holds a module."""
+    rooms = [room for room in MAY_IMPORT if _under(module, room)]
+    return max(rooms, key=len, default="")
+
+
+def wrong_directions(root: Path) -> list[str]:
+    wrong = []
+    modules = {module for module, _ in sources(root)}
+    for module, file in sources(root):
+        room = _room(module)
+        if not room:
+            wrong.append(f"{file.name}: {module} is in no room; give it a line in MAY_IMPORT")
+            continue
+        for line, name in imports(module, file):
+            if not _under(name, PACKAGE):
+                continue
+            target = name.removeprefix(PACKAGE).lstrip(".")
+            # `from sglang_nemotron import ops` names a room, `import __version__` the root
+            if not any(_under(target, known) for known in modules if known != "__init__"):
+                target = "__init__"
+            top = module.split(".")[0]
+            own = _under(target, room) or (target.split(".")[0] == top and room == top)
+            if not own and not any(_under(target, allowed) for allowed in MAY_IMPORT[room]):
+                wrong.append(f"{module}:{line} imports {target}")
+            for kept, by in KEPT.items():
+                if _under(target, kept) and top not in by and not _under(module, kept):
+                    wrong.append(f"{module}:{line} imports {target}, which is for {sorted(by)}")
+    return wrong
+
+
+def sglang_outside_host(root: Path) -> list[str]:
+    return [
+        f"{module}:{line} imports {name}"
+        for module, file in sources(root)
+        for line, name in imports(module, file)
+        if _under(name, "sglang") and not _under(module, MAY_IMPORT_SGLANG)
+    ]
+
+
+def impure(root: Path) -> list[str]:
+    """Pure rooms are imported in a fresh interpreter where SGLang and Triton cannot be."""
+    names = [
+        module
+        for module, _ in sources(root)
+        if any(_under(module, room) for room in PURE) or re.fullmatch(r"ops\.\w+_reference", module)
+    ]
+    script = f"""
+import importlib, sys
+sys.modules.update(dict.fromkeys(("sglang", "sgl_kernel", "triton")))
+sys.path.insert(0, {str(root / "src")!r})
+for name in {names}:
+    try:
+        importlib.import_module("{PACKAGE}." + name)
+    except ImportError as error:
+        print(name, error)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    return [*run.stdout.splitlines(), *([run.stderr] if run.returncode else [])]
+
+
+def differing_twins(root: Path) -> list[str]:
+    wrong, forms = [], {}
+    for file in sorted((root / "src" / PACKAGE / "ops").glob("[a-z]*_*.py")):
+        op, _, form = file.stem.rpartition("_")
+        forms.setdefault(op, {})[form] = _signatures(file)
+    for op, by_form in forms.items():
+        reference = by_form.get("reference")
+        if reference is None or len(by_form) == 1:
+            wrong.append(f"{op}: {[f'{op}_{form}' for form in sorted(by_form)]}; a reference and a twin are needed")
+            continue
+        for form, signatures in by_form.items():
+            for name in sorted(reference.keys() | signatures.keys()):
+                if reference.get(name) != signatures.get(name):
+                    wrong.append(f"{op}_{form}.{name}{signatures.get(name)} is not {reference.get(name)}")
+    return wrong
+
+
+def _signatures(file: Path) -> dict[str, str]:
+    functions = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)]
+    return {f.name: ast.unparse(f.args) for f in functions if not f.name.startswith("_")}
+
+
+def wrong_files(root: Path) -> list[str]:
+    wrong = []
+    for module, file in sources(root):
+        lines = len(file.read_text().splitlines())
+        # a schedule for one GPU may be as long as it needs
+        if lines > MAX_LINES and not file.stem.endswith("_triton"):
+            wrong.append(f"{module} has {lines} lines; {MAX_LINES} at most")
+        if file.stem in ("utils", "util", "helpers", "common", "misc"):
+            wrong.append(f"{module}: a file says what it holds")
+    return wrong
+
+
+# paths that a machine's owner knows and a reader does not; spelt in pieces, so that this file passes its own test
+_FOREIGN = re.compile("|".join(("/" + "work/", "/" + "root/", r"\." + "library", "/" + "home/")))
+_TEXT = {".py", ".md", ".toml", ".json", ".jinja", ".yaml", ".yml", ".txt", ".sh", ".cfg", ""}
+
+
+def foreign_paths(root: Path) -> list[str]:
+    wrong = []
+    for inside in _tracked(root):
+        file = root / inside
+        if file.suffix not in _TEXT or not file.is_file():
+            continue
+        for number, line in enumerate(file.read_text(errors="ignore").splitlines(), 1):
+            if found := _FOREIGN.search(line):
+                wrong.append(f"{inside}:{number} holds {found[0]!r}")
+    return wrong
+
+
+def _tracked(root: Path) -> list[Path]:
+    """Files that are or would be committed; outside a repository, all."""
+    command = ["git", "-C", str(root), "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, capture_output=True, text=True)
+    if listed.returncode or not (root / ".git").exists():
+        return [file.relative_to(root) for file in sorted(root.rglob("*")) if file.is_file()]
+    return [Path(line) for line in listed.stdout.splitlines()]
+
+
+@functools.cache
+def _now(rule: Callable[[Path], list[str]]) -> list[str]:
+    return rule(REPOSITORY)
+
+
+# rule -> a violation of it: (file, text to append or to hold)
+RULES: dict[Callable[[Path], list[str]], list[tuple[str, str]]] = {
+    wrong_directions: [
+        ("ops/router_torch.py", "from sglang_nemotron.decoder import shards\n"),
+        ("state/plan.py", "def f():\n    from sglang_nemotron.models import nemotron_h\n"),
+        ("reply/tools.py", "import sglang_nemotron.config\n"),
+        ("host/refusal.py", "from sglang_nemotron.host import drift\n"),
+        ("decoder/stack.py", "from sglang_nemotron.host import doors\n"),
+        ("host/startup.py", "from sglang_nemotron.host.doors import prove_all\n"),
+        ("config.py", "from . import ops\n"),
+        ("attic/old.py", ""),
+    ],
+    sglang_outside_host: [
+        ("models/nemotron_h.py", "import sglang.srt.layers\n"),
+        ("decoder/mamba.py", "def f():\n    from sglang.srt import utils\n"),
+    ],
+    impure: [
+        ("reply/tools.py", "import sglang\n"),
+        ("ops/router_reference.py", "import triton\n"),
+        ("checkpoint/values.py", "from sglang.srt import utils\n"),
+        ("state/layout.py", "from sglang_nemotron.host.names import args\n"),
+    ],
+    differing_twins: [
+        ("ops/router_torch.py", "def extra(x):\n    return x\n"),
+        ("ops/lonely_torch.py", "def lonely(x):\n    return x\n"),
+        ("ops/track_sglang.py", "def copy_states(conv_LSCW, ssm_LSHPN):\n    pass\n"),
+    ],
+    wrong_files: [
+        ("decoder/utils.py", ""),
+        ("decoder/long.py", "x = 1\n" * (MAX_LINES + 1)),
+    ],
+    foreign_paths: [("config.py", "# see /" + "work/notes\n")],
+}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_rule_holds(rule: Callable[[Path], list[str]]) -> None:
+    assert _now(rule) == []
+
+
+PLANTED = [(rule, file, text) for rule, planted in RULES.items() for file, text in planted]
+
+
+@pytest.mark.parametrize(("rule", "file", "text"), PLANTED, ids=[f"{r.__name__}-{f}" for r, f, _ in PLANTED])
+def test_rule_can_fail(rule: Callable[[Path], list[str]], file: str, text: str, tmp_path: Path) -> None:
+    source = Path("src") / PACKAGE
+    shutil.copytree(REPOSITORY / source, tmp_path / source, ignore=shutil.ignore_patterns("__pycache__"))
+    target = tmp_path / source / file
+    target.parent.mkdir(exist_ok=True)
+    with target.open("a") as out:
+        out.write(text)
+    stem = Path(file).stem
+    assert [line for line in rule(tmp_path) if stem in line and line not in _now(rule)]
