@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from sglang_nemotron.host import drift, refusal
 
-Stage = Literal["args", "engine"]
+Stage = Literal["args", "engine", "http"]
 
 MODEL_PACKAGE = "sglang_nemotron.models"
 PROCESSOR_PACKAGE = "sglang_nemotron.processors"
@@ -27,6 +27,7 @@ _MODEL_VARIABLE = "SGLANG_EXTERNAL_MODEL_PACKAGE"
 _PROCESSOR_VARIABLE = "SGLANG_EXTERNAL_MM_PROCESSOR_PACKAGE"
 _APP_VARIABLE = "SGLANG_HTTP_SERVER_APP_PATH"
 _REGISTRY = "sglang.srt.models.registry"
+_TOKENIZER_MANAGER = "sglang.srt.managers.tokenizer_manager"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Door:
     """One registration. `open` does it (may be repeated), `is_ours` says None or why not; `stage`: when it is proved.
 
     args: while the main process parses arguments. engine: once SGLang's model registry is imported (the scheduler,
-    and the main process when it resolves one of our architectures).
+    and the main process when it resolves one of our architectures). http: the main process then, and HTTP workers.
     """
 
     name: str
@@ -180,6 +181,20 @@ def _workers_are_ours() -> str | None:
     return f"SGLang would start HTTP workers with {named}, not {os.environ.get(_APP_VARIABLE)}"
 
 
+# ---- requests
+
+
+def _open_requests() -> None:
+    if _TOKENIZER_MANAGER in sys.modules:
+        importlib.import_module("sglang_nemotron.host.requests").open_check()
+
+
+def _requests_are_ours() -> str | None:
+    from sglang_nemotron.host import requests
+
+    return requests.is_checked()
+
+
 # ---- platform
 
 
@@ -214,6 +229,7 @@ DOORS: tuple[Door, ...] = (
     Door("processors", "args", "media processors", _open_processors, _processors_are_ours),
     Door("workers", "args", "plugins in HTTP worker processes", _open_workers, _workers_are_ours),
     Door("models", "engine", "model classes: " + ", ".join(MODELS), _open_models, _models_are_ours),
+    Door("requests", "http", "token ids checked against the vocabulary", _open_requests, _requests_are_ours),
 )
 
 
@@ -222,7 +238,7 @@ def open_all() -> None:
     drift.warn_if_untested()
     engine_here = _REGISTRY in sys.modules
     for door in DOORS:
-        if _guarded(door, door.open) and (door.stage == "args" or engine_here):
+        if _guarded(door, door.open) and (door.stage == "args" or (door.stage == "engine" and engine_here)):
             _guarded(door, lambda door=door: _prove(door))
     if engine_here and refusal.faults():
         _bar_the_scheduler()
@@ -230,12 +246,20 @@ def open_all() -> None:
 
 def prove_all() -> None:
     """Proves every door, importing what it takes; raises what was refused. For a process about to serve us."""
-    # from here on no row is early: the registry is what an engine row opens into
+    # from here on no row is early: what the late rows open into is imported now rather than a moment later
     _guarded(_row("models"), _registry)
+    _guarded(_row("requests"), lambda: importlib.import_module(_TOKENIZER_MANAGER))
     for door in DOORS:
         if door.stage == "args" or _guarded(door, door.open):
             _guarded(door, lambda door=door: _prove(door))
     refusal.raise_if_refused()
+
+
+def open_http() -> None:
+    """Opens and proves the rows of a process that answers HTTP; a fault stays in this process's log."""
+    for door in DOORS:
+        if door.stage == "http" and _guarded(door, door.open):
+            _guarded(door, lambda door=door: _prove(door))
 
 
 def _row(name: str) -> Door:

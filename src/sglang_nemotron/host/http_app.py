@@ -12,4 +12,8 @@ load_plugins()
 
 from sglang.srt.entrypoints.http_server import app  # noqa: E402
 
+from sglang_nemotron.host import refusal  # noqa: E402
+
+refusal.guarded("requests", "sglang_nemotron.host.doors", "open_http")
+
 __all__ = ["app"]

@@ -1,0 +1,51 @@
+"""Refuses token ids that a model does not have, before they reach the scheduler; other models are untouched.
+
+SGLang checks a prompt's length but not its ids, and an id outside the vocabulary ends the scheduler in the embedding
+(on a GPU: a device-side assertion), and with it every user's request. A ValueError here is a 400 for that user alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+from typing import Any
+
+from sglang_nemotron.host.names.http import TokenizerManager
+from sglang_nemotron.host.refusal import ARCHITECTURES
+
+_METHOD = "_validate_one_request"
+
+
+def check_token_ids(input_ids: Any, vocab_size: int) -> None:
+    """ValueError for an id that is no integer of [0, vocab_size)."""
+    for token_id in input_ids or ():
+        # a bool is an int to Python, but no token to anybody
+        if type(token_id) is not int or not 0 <= token_id < vocab_size:
+            raise ValueError(f"input_ids holds {token_id!r}; allowed: integers from 0 to {vocab_size - 1}")
+
+
+def open_check() -> None:
+    """Puts the check in front of SGLang's own validation of a request; may be repeated."""
+    validate = getattr(TokenizerManager, _METHOD)
+    if getattr(validate, "checks_token_ids", False):
+        return
+
+    @functools.wraps(validate)
+    def checked(self: Any, obj: Any, input_ids: Any) -> Any:
+        if any(name in ARCHITECTURES for name in self.model_config.hf_config.architectures or ()):
+            check_token_ids(input_ids, self.model_config.vocab_size)
+        return validate(self, obj, input_ids)
+
+    checked.checks_token_ids = True  # type: ignore[attr-defined]
+    setattr(TokenizerManager, _METHOD, checked)
+
+
+def is_checked() -> str | None:
+    """None if SGLang's method refuses an id outside the vocabulary of one of our models, else what it did."""
+    config = SimpleNamespace(hf_config=SimpleNamespace(architectures=list(ARCHITECTURES)), vocab_size=4)
+    manager = SimpleNamespace(model_config=config)
+    try:
+        getattr(TokenizerManager, _METHOD)(manager, None, [1, 4])
+    except ValueError as error:
+        return None if "input_ids holds 4" in str(error) else f"SGLang's validation says {error}"
+    return "SGLang's validation lets an unknown token id pass"

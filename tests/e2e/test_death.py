@@ -1,0 +1,102 @@
+"""A server of a fork loses its client, then its scheduler: it serves until then, reports, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+from serving import START_LIMIT_S, Servers, running
+
+from sglang_nemotron.checkpoint.spec import PRESETS
+from sglang_nemotron.cli.server import ServerProcess
+
+GONE_WITHIN_S = 15.0
+
+_CLIENT = """
+import json, sys, urllib.request
+body = {"input_ids": [1001], "stream": True, "sampling_params": {"max_new_tokens": 4000, "ignore_eos": True}}
+request = urllib.request.Request(sys.argv[1] + "/generate", json.dumps(body).encode(),
+                                 {"Content-Type": "application/json"})
+for line in urllib.request.urlopen(request, timeout=600):
+    print(line.decode(), flush=True)
+"""
+
+
+def fork_package(folder: Path) -> dict[str, str]:
+    """A package that hands on our class, named to SGLang as forks do; the environment that finds it."""
+    package = folder / "fork_of_nemotron"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "nano.py").write_text(
+        "from sglang_nemotron.models.nemotron_h import NemotronHForCausalLM\n\nEntryClass = NemotronHForCausalLM\n"
+    )
+    return {"SGLANG_EXTERNAL_MODEL_PACKAGE": package.name, "PYTHONPATH": str(folder)}
+
+
+def generate(url: str, token_ids: list[int], new_tokens: int) -> list[int]:
+    body = {
+        "input_ids": token_ids,
+        "sampling_params": {"temperature": 0, "max_new_tokens": new_tokens, "ignore_eos": True},
+    }
+    request = urllib.request.Request(url + "/generate", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as reply:
+        return json.load(reply)["output_ids"]
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.mark.server
+def test_client_dies_then_scheduler(servers: Servers, tmp_path: Path) -> None:
+    # one start for three questions: a fork's package, a client's death, a scheduler's death
+    server = ServerProcess(
+        servers.checkpoint(PRESETS["toy"]),
+        ["--dtype", "float32"],
+        log_path=servers.log_path(),
+        env=fork_package(tmp_path),
+        time_limit_s=START_LIMIT_S,
+    )
+    with server:
+        assert "sglang-nemotron is broken" not in server.log_text()
+        before = generate(server.url, [1001, 1002, 1003], 8)
+
+        client = subprocess.Popen([sys.executable, "-c", _CLIENT, server.url], stdout=subprocess.PIPE)
+        assert client.stdout is not None
+        assert client.stdout.readline().startswith(b"data:")
+        client.send_signal(signal.SIGKILL)
+        client.wait()
+        deadline = time.monotonic() + GONE_WITHIN_S
+        while running(server.url) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert running(server.url) == 0, "the dead client's request still runs"
+        assert generate(server.url, [1001, 1002, 1003], 8) == before
+
+        (scheduler,) = (p for p in _group(server) if "scheduler" in _name(p))
+        os.kill(scheduler.pid, signal.SIGKILL)
+        deadline = time.monotonic() + GONE_WITHIN_S
+        while (server.children_alive() or not is_free(server.port)) and time.monotonic() < deadline:
+            server.returncode  # noqa: B018 (reaps the main process)
+            time.sleep(0.1)
+        assert server.children_alive() == []
+        assert is_free(server.port)
+        assert server.returncode not in (None, 0)
+        assert "scheduler" in server.log_tail(60).lower()
+
+
+def _group(server: ServerProcess) -> list[psutil.Process]:
+    return [psutil.Process(pid) for pid in server.children_alive()]
+
+
+def _name(process: psutil.Process) -> str:
+    return " ".join(process.cmdline())
