@@ -69,7 +69,7 @@ class Worker:
     out: Path
 
     def run(self, model_dir: Path, args: Sequence[str], prompts: list[list[int]], cut: int = 0) -> list[Answer]:
-        """Greedy answers of one batch; with `cut`, that many tokens of every prompt are prefilled on their own first."""
+        """Greedy answers of one batch; with `cut`, that many tokens of each prompt are prefilled on their own first."""
         assert self.process.stdin is not None and self.process.stdout is not None
         job: dict[str, Any] = {"model_dir": str(model_dir), "args": list(args), "prompts": prompts, "cut": cut}
         job |= {"new_tokens": NEW_TOKENS - 1, "out": str(self.out)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import tempfile
 import time
@@ -47,7 +48,7 @@ what passes:
 
 examples:
   sglang-nemotron make-checkpoint /tmp/toy && sglang-nemotron parity /tmp/toy
-  sglang-nemotron parity /tmp/toy --prompts full --json parity.json -- --chunked-prefill-size 64
+  sglang-nemotron parity /tmp/toy --prompts full --json out.json --server-args='--chunked-prefill-size 64'
   sglang-nemotron parity MODEL_DIR --url http://127.0.0.1:30000      a server that runs already
 
 Reading the table: `length` prompt tokens, `cached` of them from the prefix cache, the largest |delta logprob| on prompt
@@ -83,7 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time-limit", type=float, default=900, metavar="S", help="seconds for the server's start (default: 900)"
     )
-    parser.add_argument("server_args", nargs="*", metavar="-- FLAGS", help="flags for `sglang serve`, after --")
+    parser.add_argument(
+        "--server-args", default="", metavar="'FLAGS'", help="more flags for the `sglang serve` that is started"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory(prefix="sglang-nemotron-") as folder:
             server = ServerProcess(
                 args.dir,
-                ["--dtype", args.dtype or "float32", *args.server_args],
+                ["--dtype", args.dtype or "float32", *shlex.split(args.server_args)],
                 log_path=Path(folder) / "server.log",
                 time_limit_s=args.time_limit,
                 progress=lambda stage, seconds: _say(f"server: {stage} ({seconds:.0f} s)"),
@@ -118,7 +121,7 @@ def _check(args: argparse.Namespace) -> None:
     if unknown:
         raise ValueError(f"--modes has {', '.join(unknown)}; choose from {', '.join(MODES)}")
     if args.url and args.server_args:
-        raise ValueError("flags after -- are for a server that this command starts; drop them or --url")
+        raise ValueError("--server-args are for a server that this command starts; drop them or --url")
     for name in ("new_tokens", "max_length"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1")

@@ -33,13 +33,14 @@ def lengths(boundaries: Boundaries, *, full: bool, max_length: int = MAX_LENGTH)
     Quick: just before, at and after the first multiple of each boundary. Full: the second, third and last multiple too,
     every length up to twice the convolution's width, and some lengths that no boundary explains.
     """
-    chosen = {1, 2, max_length}
+    chosen = {1, 2, max_length // 2, max_length}
     chosen.update(range(1, 2 * boundaries.conv_width + 1 if full else boundaries.conv_width + 2))
     for size in boundaries.all():
         multiples = {1, 2, 3, max_length // size} if full else {1}
         for multiple in multiples:
             chosen.update(range(multiple * size - 1, multiple * size + 2))
-    chosen.update((max_length // 2 - 1, max_length // 3, max_length - 1, 41, 97, 211) if full else (max_length // 2,))
+    if full:
+        chosen.update((max_length // 2 - 1, max_length // 3, max_length - 1, 41, 97, 211))
     return sorted(length for length in chosen if 1 <= length <= max_length)
 
 
