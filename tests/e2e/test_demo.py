@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-DEMO = [sys.executable, "-m", "sglang_nemotron.cli", "demo"]
+DEMO = [str(Path(sys.executable).parent / "sglang-nemotron"), "demo"]
 # half a minute on an idle machine of two cores
 LIMIT_S = 900
 

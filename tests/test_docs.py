@@ -1,0 +1,157 @@
+"""What README and docs say exists, exists: files, make targets, commands, flags, variables, links; snippets compile."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sglang_nemotron import cli
+
+ROOT = Path(__file__).parents[1]
+DOCS = sorted(
+    path for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")] if path.is_file()
+)
+TOP_FOLDERS = ("src", "tests", "docs", "examples", "benchmarks", "requirements", ".ci")
+# files that a command writes on the user's machine, or that CI does not have
+MADE_LATER = {"benchmarks/cpu_toy.json"}
+PACKAGE = ROOT / "src" / "sglang_nemotron"
+SCRIPT = Path(sys.executable).parent / "sglang-nemotron"
+
+
+def named_files(text: str) -> set[str]:
+    """Paths of this repository that the text names in code spans and fences."""
+    pattern = rf"(?<![\w/.-])(?:{'|'.join(map(re.escape, TOP_FOLDERS))})/[\w./*-]*[\w*/]"
+    return {match.rstrip("/") for match in re.findall(pattern, text)}
+
+
+def make_targets(text: str) -> set[str]:
+    """Targets that the text tells the reader to make."""
+    commands = re.findall(r"`(?:[A-Z]+=\S+ )?make ([a-z][a-z -]*)`", text) + re.findall(r"^make ([a-z-]+)", text, re.M)
+    return {target for command in commands for target in command.split()}
+
+
+def commands(text: str) -> set[str]:
+    """Subcommands of `sglang-nemotron` that the text names."""
+    return set(re.findall(r"sglang-nemotron ([a-z][a-z-]+)(?![\w.=])", text))
+
+
+@pytest.mark.parametrize("doc", DOCS, ids=lambda path: path.name)
+def test_named_files_exist(doc: Path):
+    missing = [name for name in named_files(doc.read_text()) - MADE_LATER if not list(ROOT.glob(name))]
+    assert missing == []
+
+
+@pytest.mark.parametrize("doc", DOCS, ids=lambda path: path.name)
+def test_links_within_the_repository_lead_somewhere(doc: Path):
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", doc.read_text())
+    assert [target for target in targets if not (doc.parent / target).exists()] == []
+
+
+def test_files_of_the_route_exist():
+    """`docs/route.md` names files from the package's folder."""
+    text = (ROOT / "docs" / "route.md").read_text()
+    named = re.findall(r"(?<![\w/])((?:\w+/)+\w+\.py)", text)
+    # the lines about SGLang's own files say so
+    of_sglang = {
+        name for line in text.splitlines() if "sglang:" in line for name in re.findall(r"sglang: (\S+\.py)", line)
+    }
+    names = set(named) - of_sglang
+    assert len(names) >= 20
+    assert [name for name in sorted(names) if not (PACKAGE / name).is_file()] == []
+
+
+def test_sglang_files_of_the_route_exist():
+    import importlib.util
+
+    found = importlib.util.find_spec("sglang")
+    assert found is not None and found.submodule_search_locations
+    srt = Path(next(iter(found.submodule_search_locations))) / "srt"
+    names = re.findall(r"sglang: (\S+\.py)", (ROOT / "docs" / "route.md").read_text())
+    assert names
+    assert [name for name in names if not (srt / name).is_file()] == []
+
+
+@pytest.mark.parametrize("doc", DOCS, ids=lambda path: path.name)
+def test_make_targets_exist(doc: Path):
+    makefile = (ROOT / "Makefile").read_text()
+    defined = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.M))
+    assert make_targets(doc.read_text()) <= defined
+
+
+@pytest.mark.parametrize("doc", DOCS, ids=lambda path: path.name)
+def test_commands_exist(doc: Path):
+    assert commands(doc.read_text()) <= set(cli.COMMANDS)
+
+
+def test_readme_names_every_command():
+    table = re.findall(r"^\| `sglang-nemotron ([a-z-]+)", (ROOT / "README.md").read_text(), re.M)
+    assert sorted(table) == sorted(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_help_works(name: str):
+    done = subprocess.run([SCRIPT, name, "--help"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"sglang-nemotron {name}" in done.stdout
+
+
+def test_flags_of_the_readme_exist():
+    parser = argparse.ArgumentParser()
+    for module in cli.COMMANDS.values():
+        sub = argparse.ArgumentParser()
+        __import__(f"sglang_nemotron.cli.{module}", fromlist=["x"]).add_arguments(sub)
+        for option in sub._option_string_actions:
+            if option not in parser._option_string_actions:
+                parser.add_argument(option)
+    known = set(parser._option_string_actions)
+    for line in (ROOT / "README.md").read_text().splitlines():
+        if line.startswith("| `sglang-nemotron"):
+            assert set(re.findall(r"`(--[a-z-]+)`", line)) <= known, line
+
+
+@pytest.mark.parametrize("doc", DOCS, ids=lambda path: path.name)
+def test_variables_are_read_somewhere(doc: Path):
+    source = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    variables = set(re.findall(r"SGLANG_NEMOTRON_[A-Z_]+", doc.read_text()))
+    assert {name for name in variables if f'"{name}"' not in source} == set()
+
+
+@pytest.mark.parametrize("doc", DOCS, ids=lambda path: path.name)
+def test_python_snippets_compile(doc: Path):
+    for snippet in re.findall(r"```python\n(.*?)```", doc.read_text(), re.S):
+        ast.parse(snippet)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_examples_compile(path: Path):
+    ast.parse(path.read_text())
+
+
+def test_every_door_is_in_the_ledger():
+    from sglang_nemotron.host.doors import DOORS
+
+    ledger = (ROOT / "docs" / "upstream.md").read_text().lower()
+    assert [door.name for door in DOORS if door.name.lower() not in ledger] == []
+
+
+def test_every_patch_is_in_the_ledger():
+    tree = ast.parse((PACKAGE / "host" / "patches.py").read_text())
+    patches = [
+        node.name for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith(("_", "is_"))
+    ]
+    ledger = (ROOT / "docs" / "upstream.md").read_text()
+    assert patches and [name for name in patches if name not in ledger] == []
+
+
+def test_the_checks_can_fail():
+    text = "`tests/nothing.py`, `make nonsense`, sglang-nemotron nonsense and src/sglang_nemotron/host/doors.py"
+    assert named_files(text) == {"tests/nothing.py", "src/sglang_nemotron/host/doors.py"}
+    assert not list(ROOT.glob("tests/nothing.py"))
+    assert make_targets(text) == {"nonsense"}
+    assert commands(text) == {"nonsense"}
