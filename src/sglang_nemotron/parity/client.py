@@ -32,11 +32,12 @@ class ServerError(RuntimeError):
 
 
 class Client:
-    """One server. `url` has no path; `new_tokens` are generated greedily per prompt, end tokens ignored."""
+    """One server. `url` has no path; `new_tokens` are generated greedily per prompt, past end tokens by default."""
 
-    def __init__(self, url: str, *, new_tokens: int = 32, timeout_s: float = 600.0) -> None:
+    def __init__(self, url: str, *, new_tokens: int = 32, ignore_eos: bool = True, timeout_s: float = 600.0) -> None:
         self.url = url.rstrip("/")
         self.new_tokens = new_tokens
+        self.ignore_eos = ignore_eos
         self._timeout_s = timeout_s
 
     def ask(self, prompt: Sequence[int], prompt_logprobs_from: int | None = 0) -> Answer:
@@ -50,7 +51,7 @@ class Client:
             "/generate",
             {
                 "input_ids": list(prompt),
-                "sampling_params": {"temperature": 0, "max_new_tokens": self.new_tokens, "ignore_eos": True},
+                "sampling_params": {"temperature": 0, "max_new_tokens": self.new_tokens, "ignore_eos": self.ignore_eos},
                 "return_logprob": True,
                 "logprob_start_len": start,
             },
