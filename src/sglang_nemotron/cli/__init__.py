@@ -11,6 +11,7 @@ from sglang_nemotron import __version__
 # name -> module; the first line of a module's docstring is its help
 COMMANDS = {
     "demo": "demo",
+    "doctor": "doctor",
     "make-checkpoint": "make_checkpoint",
     "parity": "parity",
 }

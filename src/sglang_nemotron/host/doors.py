@@ -199,10 +199,10 @@ def _requests_are_ours() -> str | None:
 
 
 def _platform_is_ours() -> str | None:
+    # SGLang first: it resolves the platform while it is imported, and must not meet ours half-imported
+    current = importlib.import_module("sglang_nemotron.host.names.args").platforms.current_platform
     from sglang_nemotron.host import cpu
-    from sglang_nemotron.host.names.args import platforms
 
-    current = platforms.current_platform
     if cpu.activate() is None:
         return "our CPU platform is active beside an accelerator" if isinstance(current, cpu.CpuPlatform) else None
     if isinstance(current, cpu.CpuPlatform):

@@ -6,6 +6,7 @@ Puzzle, MTP heads) pass through to the parent unchanged.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -18,6 +19,14 @@ from sglang_nemotron.state.pool import cache_params
 _WORD_OF_LETTER = {"M": "mamba", "E": "moe", "*": "attention", "-": "mlp"}
 # spellings that the parent does not know, or reads under another name
 _TRANSLATED = ("hybrid_override_pattern", "layers_block_type", "layer_types", "chunk_size", "mamba_chunk_size")
+
+# SGLang pads these in place for its own CPU kernels, and keeps what the checkpoint said under the second name
+_PADDED = {
+    "moe_intermediate_size": "original_moe_intermediate_size",
+    "intermediate_size": "original_intermediate_size",
+    "num_attention_heads": "original_num_attention_heads",
+    "num_key_value_heads": "original_total_num_kv_heads",
+}
 
 
 class NanoConfig(NemotronHConfig):
@@ -73,7 +82,14 @@ class NanoConfig(NemotronHConfig):
 def spec_of(config: Any) -> DecoderSpec:
     """The decoder spec of any config object SGLang hands a model: ours, in-tree's, or a transformers one."""
     spec = getattr(config, "nano_spec", None)
-    return spec if spec is not None else decoder_spec(config)
+    if spec is not None:
+        return spec
+    # a copy of the same class: `decoder_spec` tells a class's defaults from what the checkpoint says
+    unpadded = copy.copy(config)
+    for name, original in _PADDED.items():
+        if getattr(config, original, None) is not None:
+            setattr(unpadded, name, getattr(config, original))
+    return decoder_spec(unpadded)
 
 
 def _conv_dtype(config: NanoConfig) -> str:

@@ -68,6 +68,7 @@ LIMITS: tuple[Limit, ...] = (
     _flag("enable_layernorm_sp", "norms split over the sequence are not wired to our stack"),
     _flag("quantize_and_serve", "quantising while loading is not wired to our loader; quantise the checkpoint first"),
     _flag("modelopt_quant", "quantising while loading is not wired to our loader; quantise the checkpoint first"),
+    _flag("attn_dp_size", "SGLang's torch_native attention cannot pad a batch over ranks", unset=1, cpu_only=True),
     _flag("enable_hierarchical_cache", "the host tier of the cache is moved by CUDA kernels", cpu_only=True),
     _flag("ep_size", _ALL_EXPERTS, unset=1, cpu_only=True),
     _flag("moe_a2a_backend", _ALL_EXPERTS, unset="none", cpu_only=True),
@@ -79,6 +80,9 @@ LIMITS: tuple[Limit, ...] = (
 # what SGLang does around any model and nobody has tried with ours: served, with a warning
 UNTRIED: tuple[tuple[str, Any], ...] = (
     ("disaggregation_mode", "null"),
+    ("attn_dp_size", 1),
+    ("ep_size", 1),
+    ("moe_a2a_backend", "none"),
     ("enable_hierarchical_cache", False),
     ("enable_lmcache", False),
     ("enable_flexkv", False),

@@ -1,0 +1,251 @@
+"""The table of doors in this process: open, proved ours; each row notices when it is not, and then refuses."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sglang.srt.configs import hybrid_arch
+
+import sglang_nemotron
+from sglang_nemotron.host import doors, drift, refusal
+from sglang_nemotron.host.names import args
+
+ROWS = {door.name: door for door in doors.DOORS}
+registry = importlib.import_module("sglang.srt.models.registry").ModelRegistry
+
+
+@pytest.fixture(scope="module", autouse=True)
+def proved() -> None:
+    doors.prove_all()
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_row_is_ours(name: str) -> None:
+    assert ROWS[name].is_ours() is None
+
+
+def _platform(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(args.platforms, "_current_platform", args.platforms.SRTPlatform())
+
+
+def _config(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(args.config_registry, "nemotron_h", args.NemotronHConfig)
+
+
+def _hybrid_cache(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(args, "mamba2_config", lambda model_config: None)
+    assert hybrid_arch.mamba2_config is not args.mamba2_config
+
+
+def _startup(patch: pytest.MonkeyPatch) -> None:
+    others = [fn for fn in args.override_providers["NemotronHForCausalLM"] if fn is not doors._resolve]
+    patch.setitem(args.override_providers, "NemotronHForCausalLM", others)
+
+
+def _processors(patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("SGLANG_EXTERNAL_MM_PROCESSOR_PACKAGE", "somebody.elses")
+
+
+def _workers(patch: pytest.MonkeyPatch) -> None:
+    # as if a release had renamed the variable: what we set is not what SGLang reads
+    patch.setattr(type(args.envs), "SGLANG_HTTP_SERVER_APP_PATH", types.SimpleNamespace(get=lambda: "sglang:app"))
+
+
+def _models(patch: pytest.MonkeyPatch) -> None:
+    in_tree = importlib.import_module("sglang.srt.models.nemotron_h").NemotronHForCausalLM
+    patch.setitem(registry.models, "NemotronHForCausalLM", in_tree)
+
+
+def _requests(patch: pytest.MonkeyPatch) -> None:
+    manager = importlib.import_module("sglang.srt.managers.tokenizer_manager").TokenizerManager
+    patch.setattr(manager, "_validate_one_request", manager._validate_one_request.__wrapped__)
+
+
+LOST: list[tuple[str, Callable[[pytest.MonkeyPatch], None], str]] = [
+    ("platform", _platform, "no accelerator is here, but the platform is sglang"),
+    ("config", _config, "the config class of nemotron_h is <class 'sglang"),
+    ("config", _hybrid_cache, "no hybrid cache"),
+    ("startup", _startup, "not among SGLang's override providers"),
+    ("processors", _processors, "somebody.elses"),
+    ("workers", _workers, "SGLang would start HTTP workers with sglang:app"),
+    ("models", _models, "would be served by sglang.srt.models.nemotron_h"),
+    ("requests", _requests, "SGLang's validation"),
+]
+
+
+def test_every_row_can_be_lost() -> None:
+    assert {name for name, _, _ in LOST} == ROWS.keys()
+
+
+@pytest.mark.parametrize(("name", "lose", "reason"), LOST, ids=[f"{n}-{f.__name__}" for n, f, _ in LOST])
+def test_lost_row_refuses(
+    name: str,
+    lose: Callable[[pytest.MonkeyPatch], None],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    clean_refusal: None,
+) -> None:
+    lose(monkeypatch)
+    # the row was opened before, and is not opened again: only the proof can notice
+    doors._guarded(ROWS[name], lambda: doors._prove(ROWS[name]))
+    with pytest.raises(refusal.Refused) as refused:
+        refusal.raise_if_refused()
+    door, why, remedy = str(refused.value).splitlines()[-3:]
+    assert door == f"  door: {name}"
+    assert reason in why
+    assert remedy.startswith("  remedy: ")
+    with pytest.raises(refusal.Refused):
+        refusal._raise(None, None)
+
+
+def test_reopening_brings_our_class_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    _models(monkeypatch)
+    ROWS["models"].open()
+    assert ROWS["models"].is_ours() is None
+
+
+def test_subclass_of_a_fork_is_ours_and_a_strangers_class_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = registry.models["NemotronHForCausalLM"]
+    fork = type("NemotronHForCausalLM", (ours,), {"__module__": "some_fork.models"})
+    monkeypatch.setitem(registry.models, "NemotronHForCausalLM", fork)
+    ROWS["models"].open()
+    assert registry.models["NemotronHForCausalLM"] is fork
+    assert ROWS["models"].is_ours() is None
+
+    stranger = type("NemotronHForCausalLM", (), {"__module__": "stranger.models"})
+    monkeypatch.setitem(registry.models, "NemotronHForCausalLM", stranger)
+    ROWS["models"].open()
+    assert "stranger.models" in str(ROWS["models"].is_ours())
+
+
+def test_scheduler_gets_a_class_that_raises(monkeypatch: pytest.MonkeyPatch, clean_refusal: None) -> None:
+    for name in refusal.ARCHITECTURES:
+        monkeypatch.setitem(registry.models, name, object)
+    monkeypatch.setenv("SGLANG_EXTERNAL_MM_PROCESSOR_PACKAGE", "somebody.elses")
+    doors.open_all()
+    with pytest.raises(refusal.Refused, match="somebody.elses"):
+        registry.models["NemotronHForCausalLM"](config=None, quant_config=None)
+
+
+def test_platform_fault_has_its_own_remedy(monkeypatch: pytest.MonkeyPatch, clean_refusal: None) -> None:
+    _platform(monkeypatch)
+    doors._guarded(ROWS["platform"], lambda: doors._prove(ROWS["platform"]))
+    (fault,) = refusal.faults()
+    assert "serves nothing here" in fault.remedy
+
+
+# ---- where SGLang has no override providers: the command line is looked at instead
+
+
+def nemotron_dir(folder: Path, architecture: str = "NemotronHForCausalLM") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(f'{{"architectures": ["{architecture}"]}}')
+    return folder
+
+
+@pytest.mark.parametrize("form", [["--model-path", "{}"], ["--model-path={}"], ["--model", "{}"], ["{}"]])
+def test_without_providers_the_command_line_decides(
+    form: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_refusal: None, capsys: Any
+) -> None:
+    monkeypatch.setattr(refusal, "_armed", False)
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setitem(sys.modules, "sglang.srt.arg_groups.model_override_base", None)
+    argv = ["sglang", "serve", *(word.format(nemotron_dir(tmp_path / "ours")) for word in form)]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit) as left:
+        refusal.refuse("models", "planted")
+    assert left.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-2] == "  reason: planted"
+
+    other = nemotron_dir(tmp_path / "other", "LlamaForCausalLM")
+    monkeypatch.setattr(refusal, "_armed", False)
+    monkeypatch.setattr(sys, "argv", ["sglang", "serve", *(word.format(other) for word in form)])
+    refusal.refuse("config", "planted")
+
+
+# ---- the tested window, and the kill switch
+
+
+@pytest.mark.parametrize(
+    ("version", "tested"),
+    [
+        ("0.5.23", True),
+        ("0.5.23+cu128", True),
+        ("0.5.22", False),
+        ("0.5.24", False),
+        ("0.6.0", False),
+        ("0.5.9", False),
+    ],
+)
+def test_window(version: str, tested: bool) -> None:
+    assert drift.is_tested(version) is tested
+
+
+def test_untested_release_warns_once_over_all_processes_and_is_proved() -> None:
+    script = """
+import os, subprocess, sys
+from sglang_nemotron.host import drift
+drift.sglang_version = lambda: "9.9.9"
+drift.warn_if_untested(); drift.warn_if_untested()
+if len(sys.argv) == 1:
+    subprocess.run([sys.executable, "-c", os.environ["SCRIPT"], "child"], check=True)
+"""
+    env = {**os.environ, "SCRIPT": script}
+    env.pop("SGLANG_NEMOTRON_WARNED_VERSION", None)
+    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=200)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.count("9.9.9 is outside the tested window") == 1
+
+
+def test_untested_release_is_proved(monkeypatch: pytest.MonkeyPatch, clean_refusal: None) -> None:
+    monkeypatch.setattr(drift, "sglang_version", lambda: "9.9.9")
+    monkeypatch.delenv("SGLANG_NEMOTRON_WARNED_VERSION", raising=False)
+    _config(monkeypatch)
+    opened = [door for door in doors.DOORS if door.name != "config"]
+    monkeypatch.setattr(doors, "DOORS", (*opened, _never_opened(ROWS["config"])))
+    doors.open_all()
+    assert [fault.door for fault in refusal.faults()] == ["config"]
+
+
+def _never_opened(door: doors.Door) -> doors.Door:
+    return doors.Door(door.name, door.stage, door.what, doors._open_nothing, door.is_ours)
+
+
+def test_kill_switch_turns_everything_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(sglang_nemotron.KILL_SWITCH, "1")
+
+    def never() -> None:
+        raise AssertionError("a door was opened")
+
+    monkeypatch.setattr(doors, "open_all", never)
+    sglang_nemotron.register()
+    assert sglang_nemotron.activate_cpu_platform() is None
+    monkeypatch.delenv(sglang_nemotron.KILL_SWITCH)
+    assert sglang_nemotron.activate_cpu_platform() == "sglang_nemotron.host.cpu:CpuPlatform"
+
+
+@pytest.mark.matrix
+def test_kill_switch_leaves_sglangs_own_class() -> None:
+    script = """
+from sglang.srt.plugins import load_plugins
+load_plugins()
+from sglang.srt.models.registry import ModelRegistry
+print(ModelRegistry.resolve_model_cls(["NemotronHForCausalLM"])[0].__module__)
+"""
+    env = {**os.environ, sglang_nemotron.KILL_SWITCH: "1"}
+    for name in (
+        "SGLANG_EXTERNAL_MODEL_PACKAGE",
+        "SGLANG_EXTERNAL_MM_PROCESSOR_PACKAGE",
+        "SGLANG_HTTP_SERVER_APP_PATH",
+    ):
+        env.pop(name, None)
+    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=300)
+    assert run.stdout.split()[-1:] == ["sglang.srt.models.nemotron_h"], run.stderr[-2000:]
