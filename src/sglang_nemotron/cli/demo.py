@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -80,6 +81,8 @@ def _demo(folder: Path, log: Path, size: str, port: int | None) -> None:
 
     from sglang_nemotron.checkpoint.writer import write_checkpoint
 
+    if port is not None and _is_taken(port):
+        raise ValueError(f"port {port} is in use; choose another with --port, or none for a free one")
     checkpoint = folder / "checkpoint"
     spec = PRESETS[size]
     print(f"1. checkpoint: {spec.num_hidden_layers} layers {spec.hybrid_override_pattern}, {spec.dtype}, {checkpoint}")
@@ -97,6 +100,16 @@ def _demo(folder: Path, log: Path, size: str, port: int | None) -> None:
             state = "" if server.returncode is None else f"; the server ended with exit code {server.returncode}"
             tail = f"last lines of the server's log:\n{server.log_tail()}"
             raise DemoFailed(f"{type(error).__name__}: {error}{state}\n{tail}") from error
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
 
 
 def _show_requests(client: OpenAI) -> None:
