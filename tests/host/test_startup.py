@@ -15,6 +15,7 @@ import pytest
 from sglang.srt.arg_groups.overrides import resolving_view
 from sglang.srt.server_args import prepare_server_args
 
+from sglang_nemotron.checkpoint.config_files import config_json
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.config import DecoderSpec, decoder_spec
@@ -258,7 +259,7 @@ def test_shape_that_does_not_fill_its_bytes(broken: Path) -> None:
     file = files(broken)[0]
     name = some_tensor(file)
     rewrite(file, lambda header: header[name].update(shape=[1, *header[name]["shape"], 2]))
-    with pytest.raises(ValueError, match=f"{name} is BF16 .* the file is damaged"):
+    with pytest.raises(ValueError, match=rf"{name} is \w+ \[1, .* the file is damaged"):
         check(broken)
 
 
@@ -274,12 +275,7 @@ def test_other_load_formats_are_not_looked_at(tmp_path: Path, toy: Path, load_fo
 
 
 def test_full_size_is_read_within_a_second(tmp_path: Path) -> None:
-    full = PRESETS["full"]
-    config_dir = tmp_path / "toy"
-    write_checkpoint(TOY, config_dir)
-    config = json.loads((config_dir / "config.json").read_text())
-    config.update({name: value for name, value in dataclasses.asdict(full).items() if name in config and value})
-    spec = decoder_spec(config)
+    spec = decoder_spec(config_json(PRESETS["full"]))
     folder = tmp_path / "full"
     folder.mkdir()
     names = sparse_files(folder, DecoderWeights(spec, 1, dequantise=False), shards=13)
