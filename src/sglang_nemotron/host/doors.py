@@ -28,6 +28,9 @@ _PROCESSOR_VARIABLE = "SGLANG_EXTERNAL_MM_PROCESSOR_PACKAGE"
 _APP_VARIABLE = "SGLANG_HTTP_SERVER_APP_PATH"
 _REGISTRY = "sglang.srt.models.registry"
 _TOKENIZER_MANAGER = "sglang.srt.managers.tokenizer_manager"
+_REASONING_PARSER = "sglang.srt.parser.reasoning_parser"
+_SERVING_CHAT = "sglang.srt.entrypoints.openai.serving_chat"
+_GRAMMAR_MANAGER = "sglang.srt.constrained.grammar_manager"
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,32 @@ def _requests_are_ours() -> str | None:
     return requests.is_checked()
 
 
+# ---- replies: which parsers, the parsers, what requests show them, thinking budgets
+
+
+def _ask(module: str, question: str) -> Callable[[], Any]:
+    """A function of a module of this room, imported when it is called: each costs what SGLang's modules cost."""
+
+    def asked() -> Any:
+        return getattr(importlib.import_module(f"sglang_nemotron.host.{module}"), question)()
+
+    return asked
+
+
+def _once_there(host_module: str, *steps: Callable[[], Any]) -> Callable[[], None]:
+    """Does the steps once SGLang has imported what they open into; until then it is too early."""
+
+    def opened() -> None:
+        if host_module in sys.modules:
+            for step in steps:
+                step()
+
+    return opened
+
+
+_open_parsers = _ask("replies", "open_parsers")
+
+
 # ---- platform
 
 
@@ -230,6 +259,34 @@ DOORS: tuple[Door, ...] = (
     Door("workers", "args", "plugins in HTTP worker processes", _open_workers, _workers_are_ours),
     Door("models", "engine", "model classes: " + ", ".join(MODELS), _open_models, _models_are_ours),
     Door("requests", "http", "token ids checked against the vocabulary", _open_requests, _requests_are_ours),
+    Door(
+        "parser flags",
+        "args",
+        "which reply parsers a server uses",
+        _ask("reply_flags", "open_flags"),
+        _ask("reply_flags", "flags_are_ours"),
+    ),
+    Door(
+        "parsers",
+        "engine",
+        "reasoning and tool calls of replies",
+        _once_there(_REASONING_PARSER, _open_parsers),
+        _ask("replies", "parsers_are_ours"),
+    ),
+    Door(
+        "replies",
+        "http",
+        "what the parsers see of a request; tools and budgets checked",
+        _once_there(_SERVING_CHAT, _open_parsers, _ask("reply_http", "open_requests")),
+        _ask("reply_http", "requests_are_ours"),
+    ),
+    Door(
+        "budgets",
+        "engine",
+        "thinking budgets",
+        _once_there(_GRAMMAR_MANAGER, _ask("budget", "open_budget")),
+        _ask("budget", "budget_is_ours"),
+    ),
 )
 
 
@@ -249,6 +306,9 @@ def prove_all() -> None:
     # from here on no row is early: what the late rows open into is imported now rather than a moment later
     _guarded(_row("models"), _registry)
     _guarded(_row("requests"), lambda: importlib.import_module(_TOKENIZER_MANAGER))
+    _guarded(_row("parsers"), lambda: importlib.import_module(_REASONING_PARSER))
+    _guarded(_row("replies"), lambda: importlib.import_module(_SERVING_CHAT))
+    _guarded(_row("budgets"), lambda: importlib.import_module(_GRAMMAR_MANAGER))
     for door in DOORS:
         if door.stage == "args" or _guarded(door, door.open):
             _guarded(door, lambda door=door: _prove(door))

@@ -1,0 +1,274 @@
+"""SGLang's parser classes over the reply grammar: a reply's text goes in, in pieces or whole; SGLang's fields come out.
+
+Registered under private names, which `reply_flags` declares for our architectures alone; SGLang's own entries stay as
+they are. What SGLang does not hand a parser (the request's tools, its prompt) is given to ours behind its constructor.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sglang_nemotron.host.names.replies import (
+    BaseFormatDetector,
+    BaseReasoningFormatDetector,
+    CallsAndText,
+    FunctionCallParser,
+    ReasoningAndText,
+    ReasoningParser,
+    Tool,
+    ToolCallItem,
+)
+from sglang_nemotron.host.reply_flags import ALIASES, PARSER
+from sglang_nemotron.reply.markup import CALL_HEADER, THINK_CLOSE, THINK_OPEN
+from sglang_nemotron.reply.reasoning import Opening, ReasoningStage, opening
+from sglang_nemotron.reply.schema import ToolSpec
+from sglang_nemotron.reply.tools import CallArguments, CallStarted, ContentDelta, Event, ToolStage
+
+
+class PromptTail(str):
+    """The end of a prompt, as SGLang carries it from a request to its parsers, and whether thoughts go apart."""
+
+    __slots__ = ("reasoning_apart",)
+    reasoning_apart: bool
+
+    def __new__(cls, text: str, *, reasoning_apart: bool) -> PromptTail:
+        tail = super().__new__(cls, text)
+        tail.reasoning_apart = reasoning_apart
+        return tail
+
+    @property
+    def content_begins_line(self) -> bool:
+        """Whether the first character of what the tool parser gets begins a line."""
+        seen = opening(self)
+        return seen.line_start or (seen.thinking and self.reasoning_apart)
+
+
+class NanoReasoning(BaseReasoningFormatDetector):
+    """`reply.reasoning.ReasoningStage` as SGLang's reasoning detector; one object reads one reply."""
+
+    def __init__(
+        self,
+        stream_reasoning: bool = True,
+        force_reasoning: bool = False,
+        continue_final_message: bool = False,
+        previous_content: Any = "",
+        force_nonempty_content: bool = False,
+    ) -> None:
+        # a message of parts has no text to look at; the prompt's end, if SGLang shows it, is better anyway
+        previous = previous_content if isinstance(previous_content, str) else ""
+        super().__init__(
+            THINK_OPEN,
+            THINK_CLOSE,
+            force_reasoning=force_reasoning,
+            stream_reasoning=stream_reasoning,
+            continue_final_message=continue_final_message,
+            previous_content=previous,
+            reasoning_default="enable_thinking",
+            force_nonempty_content=force_nonempty_content,
+        )
+        self._names: tuple[str, ...] = ()
+        # without a prompt: what the template would have written, and the message that the reply goes on with
+        prefix = f"{THINK_OPEN}\n" if force_reasoning else f"{THINK_OPEN}{THINK_CLOSE}"
+        self._opening: Opening = opening(prefix + self.previous_content)
+        self._stage: ReasoningStage | None = None
+
+    def see(self, prompt: str, names: Iterable[str]) -> None:
+        """Take what the request shows: the end of its prompt ("" if SGLang did not show it), the tools it declares."""
+        assert self._stage is None, "the reply has begun"
+        self._names = tuple(names)
+        if prompt:
+            self._opening = opening(prompt)
+
+    def detect_and_parse(self, text: str) -> ReasoningAndText:
+        """Parse a whole reply."""
+        stage = self._new_stage()
+        reasoning, rest = stage.feed(text)
+        last_reasoning, last_rest = stage.finish()
+        return ReasoningAndText(rest + last_rest, reasoning + last_reasoning)
+
+    def parse_streaming_increment(self, new_text: str) -> ReasoningAndText:
+        """Parse the next piece of a reply."""
+        if self._stage is None:
+            self._stage = self._new_stage()
+        reasoning, rest = self._stage.feed(new_text)
+        return ReasoningAndText(rest, reasoning)
+
+    def finish(self) -> ReasoningAndText:
+        """The reply has ended: give back what was held."""
+        if self._stage is None:
+            return ReasoningAndText()
+        reasoning, rest = self._stage.finish()
+        return ReasoningAndText(rest, reasoning)
+
+    def _new_stage(self) -> ReasoningStage:
+        return ReasoningStage(
+            self._names,
+            thinking=self._opening.thinking,
+            line_start=self._opening.line_start,
+            stream_reasoning=self.stream_reasoning,
+            force_nonempty_content=self._force_nonempty_content,
+        )
+
+
+class NanoTools(BaseFormatDetector):
+    """`reply.tools.ToolStage` as SGLang's tool-call detector; one object reads one reply.
+
+    `prev_tool_call_arr` stays empty: SGLang completes unfinished arguments from it, and ours are always finished.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bot_token = CALL_HEADER
+        # whether the first character that arrives begins a line
+        self.line_start = True
+        self._stage: ToolStage | None = None
+
+    def has_tool_call(self, text: str) -> bool:
+        return CALL_HEADER in text
+
+    def detect_and_parse(self, text: str, tools: Sequence[Tool]) -> CallsAndText:
+        """Parse a whole reply: each call is one item."""
+        stage = self._new_stage(tools)
+        content, items = _collected([*stage.feed(text), *stage.finish()])
+        whole: dict[int, ToolCallItem] = {}
+        for item in items:
+            call = whole.setdefault(item.tool_index, item)
+            if call is not item:
+                call.parameters += item.parameters
+        return CallsAndText(normal_text=content, calls=list(whole.values()))
+
+    def parse_streaming_increment(self, new_text: str, tools: Sequence[Tool]) -> CallsAndText:
+        """Parse the next piece of a reply: an item with a name begins a call, one without goes on with it."""
+        if self._stage is None:
+            self._stage = self._new_stage(tools)
+        content, items = _collected(self._stage.feed(new_text))
+        return CallsAndText(normal_text=content, calls=items)
+
+    def finish(self, tools: Sequence[Tool]) -> CallsAndText:
+        """The reply has ended: give back what was held, and close a call that is open."""
+        if self._stage is None:
+            return CallsAndText()
+        content, items = _collected(self._stage.finish())
+        return CallsAndText(normal_text=content, calls=items)
+
+    def structure_info(self) -> Any:
+        """Only asked for where `get_structural_tag_name` names nothing."""
+        raise NotImplementedError
+
+    def get_structural_tag_name(self) -> str:
+        """The name under which XGrammar knows this call format, for required, named and strict tools."""
+        return "qwen_3_coder"
+
+    def _new_stage(self, tools: Sequence[Tool]) -> ToolStage:
+        functions = [tool.function for tool in tools]
+        specs = [ToolSpec(function.name, function.parameters) for function in functions if function.name]
+        return ToolStage(specs, line_start=self.line_start)
+
+
+def _collected(events: Iterable[Event]) -> tuple[str, list[ToolCallItem]]:
+    """The content of some events, and their calls: fragments of one call that follow each other are one item."""
+    content: list[str] = []
+    items: list[ToolCallItem] = []
+    for event in events:
+        match event:
+            case ContentDelta(text):
+                content.append(text)
+            case CallStarted(index, name):
+                items.append(ToolCallItem(tool_index=index, name=name, parameters=""))
+            case CallArguments(index, fragment):
+                if items and items[-1].tool_index == index and items[-1].name is None:
+                    items[-1].parameters += fragment
+                else:
+                    items.append(ToolCallItem(tool_index=index, parameters=fragment))
+    return "".join(content), items
+
+
+def tool_names(request: Any) -> tuple[str, ...]:
+    """The names that a reply to this request may call: none where the request forbids calls.
+
+    `request` is a chat or a responses request of SGLang, or None.
+    """
+    if request is None or getattr(request, "tool_choice", None) == "none":
+        return ()
+    tools = list(getattr(request, "tools", None) or ())
+    for message in getattr(request, "messages", None) or ():
+        tools.extend(getattr(message, "tools", None) or ())
+    names = (getattr(getattr(tool, "function", tool), "name", None) for tool in tools)
+    return tuple(name for name in names if name)
+
+
+# ---- registration
+
+
+def open_parsers() -> None:
+    """Adds our names to SGLang's maps, and shows our parsers the request; may be repeated."""
+    for name in (PARSER, *ALIASES):
+        ReasoningParser.DetectorMap.setdefault(name, NanoReasoning)
+    FunctionCallParser.ToolCallParserEnum.setdefault(PARSER, NanoTools)
+    _wrap_constructor(ReasoningParser, _show_request)
+    _wrap_constructor(FunctionCallParser, _show_prompt)
+
+
+def _wrap_constructor(owner: type, show: Any) -> None:
+    original = owner.__init__
+    if getattr(original, "shows_requests_to_nemotron", False):
+        return
+    signature = inspect.signature(original)
+
+    # SGLang's own signature, whatever it is in this release
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        if isinstance(self.detector, NanoReasoning | NanoTools):
+            show(self.detector, signature.bind(self, *args, **kwargs).arguments)
+
+    init.shows_requests_to_nemotron = True  # type: ignore[attr-defined]
+    owner.__init__ = init  # type: ignore[method-assign]
+
+
+def _show_request(detector: Any, given: dict[str, Any]) -> None:
+    request = given.get("request")
+    prompt = given.get("prefix")
+    if prompt is None:
+        prompt = getattr(request, "_response_parser_prefix", "")
+    detector.see(prompt, tool_names(request))
+
+
+def _show_prompt(detector: Any, given: dict[str, Any]) -> None:
+    prompt = given.get("prefix", "")
+    if isinstance(prompt, PromptTail):
+        detector.line_start = prompt.content_begins_line
+    elif prompt:
+        detector.line_start = opening(prompt).line_start
+
+
+def parsers_are_ours() -> str | None:
+    """None if SGLang's parsers read a reply our way under our names, else what they did."""
+    for table, name, ours in (
+        (ReasoningParser.DetectorMap, PARSER, NanoReasoning),
+        (FunctionCallParser.ToolCallParserEnum, PARSER, NanoTools),
+    ):
+        if table.get(name) is not ours:
+            return f"the parser {name} is {table.get(name)}"
+    call = f"{CALL_HEADER}f>\n</function>\n</tool_call>"
+    reasoning = ReasoningParser(PARSER, force_reasoning=True, request=_Request(), prefix=f"{THINK_OPEN}\n")  # type: ignore[arg-type]
+    found = reasoning.parse_non_stream(f"r\n{call}")
+    if found != ("r", call):
+        return f"SGLang does not show the reasoning parser a request's tools: it read {found}"
+    tail = PromptTail("no line start", reasoning_apart=False)
+    tools = FunctionCallParser([Tool(function={"name": "f"})], PARSER, prefix=tail)  # type: ignore[arg-type]
+    if tools.parse_non_stream(call)[1]:
+        return "SGLang does not show the tool-call parser the prompt"
+    return None
+
+
+class _Request:
+    """The fields of a chat request that our parsers look at."""
+
+    tool_choice = "auto"
+    tools = (Tool(function={"name": "f"}),)  # type: ignore[arg-type]
+    messages = ()
+    chat_template_kwargs = None
