@@ -34,7 +34,7 @@ class Served:
 
     def __str__(self) -> str:
         shape = f"{self.checkpoint.hybrid_override_pattern} {self.checkpoint.quantization}"
-        return " ".join([shape, *self.args, *(f"{name}={value}" for name, value in self.env)])
+        return " ".join([shape, *self.args, *(f"{name}=..." for name, _ in self.env)])
 
 
 # kept for the whole session: what most tests talk to
