@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -115,7 +115,7 @@ class _Talk:
             max_tokens=32,
             stream=True,
             stream_options={"include_usage": True},
-            **_thinking(False),
+            extra_body=_thinking(False)["extra_body"],
         )
         pieces: list[str] = []
         finish, usage, first_s = "", None, 0.0
@@ -240,7 +240,8 @@ class _Talk:
             messages = [{"role": "user", "content": messages}]
         optional = {"tools": tools, "tool_choice": tool_choice, "response_format": response_format}
         began = time.monotonic()
-        create: Callable[..., ChatCompletion] = self._client.chat.completions.create
+        # the client's overloads want its own message types; the server checks what is sent
+        create = cast("Callable[..., ChatCompletion]", self._client.chat.completions.create)
         reply = create(
             model=self._model,
             messages=messages,
