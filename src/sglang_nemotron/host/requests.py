@@ -1,7 +1,8 @@
-"""Refuses token ids that a model does not have, before they reach the scheduler; other models are untouched.
+"""Refuses prompts that would end the scheduler, before they reach it; other models are untouched.
 
-SGLang checks a prompt's length but not its ids, and an id outside the vocabulary ends the scheduler in the embedding
-(on a GPU: a device-side assertion), and with it every user's request. A ValueError here is a 400 for that user alone.
+SGLang checks that a prompt is not too long. An id outside the vocabulary ends the scheduler in the embedding (on a GPU:
+a device-side assertion), a text of no tokens ends it too, and with it every user's request. A ValueError here is a 400
+for that user alone.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ _METHOD = "_validate_one_request"
 
 
 def check_token_ids(input_ids: Any, vocab_size: int) -> None:
-    """ValueError for an id that is no integer of [0, vocab_size)."""
-    for token_id in input_ids or ():
+    """ValueError for no ids at all, and for an id that is no integer of [0, vocab_size)."""
+    if len(input_ids) == 0:
+        raise ValueError("the prompt is empty; it needs one token at least")
+    for token_id in input_ids:
         # a bool is an int to Python, but no token to anybody
         if type(token_id) is not int or not 0 <= token_id < vocab_size:
             raise ValueError(f"input_ids holds {token_id!r}; allowed: integers from 0 to {vocab_size - 1}")
@@ -32,7 +35,9 @@ def open_check() -> None:
 
     @functools.wraps(validate)
     def checked(self: Any, obj: Any, input_ids: Any) -> Any:
-        if any(name in ARCHITECTURES for name in self.model_config.hf_config.architectures or ()):
+        ours = any(name in ARCHITECTURES for name in self.model_config.hf_config.architectures or ())
+        # a prompt of embeddings has no ids
+        if ours and input_ids is not None:
             check_token_ids(input_ids, self.model_config.vocab_size)
         return validate(self, obj, input_ids)
 
