@@ -163,7 +163,8 @@ class NanoTools(BaseFormatDetector):
         return "qwen_3_coder"
 
     def _new_stage(self, tools: Sequence[Tool]) -> ToolStage:
-        functions = [tool.function for tool in tools]
+        # SGLang types the parameters as any object; `reply_http` has checked them
+        functions: list[Any] = [tool.function for tool in tools]
         specs = [ToolSpec(function.name, function.parameters) for function in functions if function.name]
         return ToolStage(specs, line_start=self.line_start)
 

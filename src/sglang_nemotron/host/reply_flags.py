@@ -65,7 +65,8 @@ def open_flags() -> None:
         template_detection.resolve_auto_parsers = resolved
     # the one caller holds a reference of its own
     if _ENGINE in sys.modules:
-        importlib.import_module(_ENGINE).resolve_auto_parsers = template_detection.resolve_auto_parsers
+        engine: Any = importlib.import_module(_ENGINE)
+        engine.resolve_auto_parsers = template_detection.resolve_auto_parsers
 
 
 def flags_are_ours() -> str | None:

@@ -1,0 +1,19 @@
+"""The reply room's own cases and tools, for the tests that put them through SGLang's parsers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+_ROOM = str(Path(__file__).parents[1] / "reply")
+if _ROOM not in sys.path:
+    sys.path.append(_ROOM)
+pytest.register_assert_rewrite("test_reply_cases", "test_intree_fails")
+
+from reply_texts import OPENAI_TOOLS, TOOLS  # noqa: E402
+from test_intree_fails import ROWS, right  # noqa: E402
+from test_reply_cases import CASES, exact  # noqa: E402
+
+__all__ = ["CASES", "OPENAI_TOOLS", "ROWS", "TOOLS", "exact", "right"]
