@@ -14,7 +14,7 @@ from serving import Served
 from sglang_nemotron.cli.server import ServerProcess
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-WITH_PARSERS = Served(args=("--reasoning-parser", "nemotron_3", "--tool-call-parser", "qwen3_coder"))
+WITH_PARSERS = Served(args=("--reasoning-parser", "nano_v3", "--tool-call-parser", "qwen3_coder"))
 
 # what the output of each example must show; a file without a line here fails the test below
 PROMISES = {

@@ -27,8 +27,8 @@ from sglang_nemotron.cli.server import ServerFailed, ServerProcess
 if TYPE_CHECKING:
     from openai import OpenAI
 
-# what a user with a GPU passes too: the two parsers of the published commands, and cached tokens in `usage`
-SERVER_FLAGS = ("--reasoning-parser", "nemotron_3", "--tool-call-parser", "qwen3_coder", "--enable-cache-report")
+# what a user with a GPU passes too: the parsers of the published commands, and cached tokens in `usage`
+SERVER_FLAGS = ("--reasoning-parser", "nano_v3", "--tool-call-parser", "qwen3_coder", "--enable-cache-report")
 
 # a request of the demo takes a second; a machine that is busy with other work may need far longer
 _REQUEST_LIMIT_S = 300.0
