@@ -1,8 +1,8 @@
-"""Refuses prompts that would end the scheduler, before they reach it; other models are untouched.
+"""Refuses requests that would end the scheduler, before they reach it; other models are untouched.
 
-SGLang checks that a prompt is not too long. An id outside the vocabulary ends the scheduler in the embedding (on a GPU:
-a device-side assertion), a text of no tokens ends it too, and with it every user's request. A ValueError here is a 400
-for that user alone.
+SGLang checks that a prompt is not too long. An id outside the vocabulary, a text of no tokens, or more top logprobs
+than there are tokens end the scheduler (on a GPU: a device-side assertion), and with it every user's request. A
+ValueError here is a 400 for that user alone.
 """
 
 from __future__ import annotations
@@ -27,6 +27,12 @@ def check_token_ids(input_ids: Any, vocab_size: int) -> None:
             raise ValueError(f"input_ids holds {token_id!r}; allowed: integers from 0 to {vocab_size - 1}")
 
 
+def check_logprobs(top_logprobs: Any, vocab_size: int) -> None:
+    """ValueError for a count of top logprobs that the vocabulary does not have."""
+    if top_logprobs is not None and not 0 <= top_logprobs <= vocab_size:
+        raise ValueError(f"top_logprobs is {top_logprobs}; allowed: 0 to {vocab_size}, the size of the vocabulary")
+
+
 def open_check() -> None:
     """Puts the check in front of SGLang's own validation of a request; may be repeated."""
     validate = getattr(TokenizerManager, _METHOD)
@@ -39,6 +45,9 @@ def open_check() -> None:
         # a prompt of embeddings has no ids
         if ours and input_ids is not None:
             check_token_ids(input_ids, self.model_config.vocab_size)
+        if ours:
+            # an embedding request has none
+            check_logprobs(getattr(obj, "top_logprobs_num", None), self.model_config.vocab_size)
         return validate(self, obj, input_ids)
 
     checked.checks_token_ids = True  # type: ignore[attr-defined]
