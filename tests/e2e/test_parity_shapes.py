@@ -126,13 +126,19 @@ def test_prefill_in_two_chunks(cut: int, worker: Worker, servers: Servers):
     assert_equal(f"chunk of {cut} first", answers, reference(folder), tolerance=2e-5)
 
 
-@pytest.mark.parametrize("quantization", ["none", "fp8", "nvfp4", "mixed"])
+@pytest.mark.parametrize("quantization", ["none", "mixed"])
 def test_bfloat16_is_no_worse_than_transformers_own(quantization: str, worker: Worker, servers: Servers):
-    """Mean error in bfloat16 against what bfloat16 costs transformers itself, on the same tokens."""
+    """Mean error in bfloat16 against what bfloat16 costs transformers itself, on the same tokens.
+
+    A token that takes another expert moves everything after it, so it takes many prompts for the mean to say anything:
+    of 22, the ratio was seen between 0.78 and 1.31; of 110, it was 0.95 and 0.98.
+    """
     folder = servers.checkpoint(replace(PRESETS["tiny"], quantization=quantization))
     golden, rough = reference(folder), Reference(folder, torch.bfloat16)
-    prompts = make_prompts(LENGTHS, 2048, seed=4) + make_prompts(LENGTHS, 2048, seed=5)
-    found = [compare("bf16", answer, golden.scores) for answer in worker.run(folder, [], prompts)]
+    found = []
+    for seed in range(5):
+        prompts = make_prompts(LENGTHS * 2, 2048, seed=seed)
+        found += [compare("bf16", answer, golden.scores) for answer in worker.run(folder, [], prompts)]
     ours, own = verdict(found).mean, noise(found, golden.scores, rough.scores)
     assert own > 1e-3, "bfloat16 changed nothing: this compares nothing"
     print(f"{quantization}: mean |delta logprob| {ours:.3e}, transformers' own {own:.3e}, ratio {ours / own:.3f}")

@@ -63,10 +63,12 @@ def test_bfloat16_is_held_against_transformers_own(folder: Path, reference: Refe
 
     rough = Reference(folder, torch.bfloat16)
     with fake_server(rough, dtype="bfloat16") as url:
-        assert _parity(folder, url, "--modes", "alone") == 0
-    assert "ratio" in capsys.readouterr().out
+        assert _parity(folder, url, "--modes", "alone", "--max-length", "5") == 0
+    out, err = capsys.readouterr()
+    # four of each length
+    assert "ratio" in out and "20 prompts of 1 to 5 tokens" in err
     with fake_server(rough, fault=lambda k, p, logprob: logprob + 0.5, dtype="bfloat16") as url:
-        assert _parity(folder, url, "--modes", "alone") == 1
+        assert _parity(folder, url, "--modes", "alone", "--max-length", "5") == 1
 
 
 @pytest.mark.parametrize(

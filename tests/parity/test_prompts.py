@@ -33,6 +33,8 @@ def test_prompts_are_reproducible_and_ordinary():
     assert first != make_prompts((1, 5, 600), 2048, seed=1)
     assert [len(prompt) for prompt in first] == [1, 5, 600]
     assert all(1000 <= token < 2048 for prompt in first for token in prompt)
+    twice = make_prompts((5, 5, 5), 2048, seed=0)
+    assert len({tuple(prompt) for prompt in twice}) == 3 and twice[0] == first[1]
     assert make_prompt(50, 2048, seed=0)[:10] != make_prompt(51, 2048, seed=0)[:10]
 
 

@@ -52,5 +52,10 @@ def make_prompt(length: int, vocab_size: int, *, seed: int) -> list[int]:
 
 
 def make_prompts(of_lengths: Iterable[int], vocab_size: int, *, seed: int) -> list[list[int]]:
-    """One prompt per length; no two share a beginning, except by chance."""
-    return [make_prompt(length, vocab_size, seed=seed) for length in of_lengths]
+    """One prompt per length, equal lengths included; no two share a beginning, except by chance."""
+    seen: dict[int, int] = {}
+    prompts = []
+    for length in of_lengths:
+        repeat = seen[length] = seen.get(length, -1) + 1
+        prompts.append(make_prompt(length, vocab_size, seed=seed + 1000 * repeat))
+    return prompts

@@ -73,14 +73,15 @@ def _load(model_dir: Path, dtype: torch.dtype) -> Any:
     if reason is not None:
         raise ValueError(f"{path}: {reason}")
     spec = decoder_spec(raw)
-    config = NemotronHConfig.from_pretrained(model_dir)
+    config: Any = NemotronHConfig.from_pretrained(model_dir)
     # weights come dequantised; transformers would look for a quantiser of its own
     if getattr(config, "quantization_config", None) is not None:
         del config.quantization_config
     tensors = dict(dequantised_tensors(model_dir))
-    model, info = NemotronHForCausalLM.from_pretrained(
+    loaded: Any = NemotronHForCausalLM.from_pretrained(
         None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True
     )
+    model, info = loaded
     absent = {"lm_head.weight"} if spec.tie_embeddings else set()
     if set(info["missing_keys"]) - absent or info["unexpected_keys"] or info["mismatched_keys"]:
         raise ValueError(f"transformers cannot use {model_dir} whole: {info}")
