@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_SITECUSTOMIZE = '''
+_SITECUSTOMIZE = """
 import importlib.abc, importlib.machinery, json, os, sys
 
 PLAN = json.loads(os.environ["PLANTED_FAULTS"])
@@ -37,7 +37,7 @@ class Finder(importlib.abc.MetaPathFinder):
 
 
 sys.meta_path.insert(0, Finder())
-'''
+"""
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,12 @@ LOST: list[tuple[str, Callable[[pytest.MonkeyPatch], None], str]] = [
 ]
 
 
+# rows that tests/host/test_replies*.py lose
+OF_REPLIES = {"parser flags", "parsers", "replies", "budgets"}
+
+
 def test_every_row_can_be_lost() -> None:
-    assert {name for name, _, _ in LOST} == ROWS.keys()
+    assert {name for name, _, _ in LOST} == ROWS.keys() - OF_REPLIES
 
 
 @pytest.mark.parametrize(("name", "lose", "reason"), LOST, ids=[f"{n}-{f.__name__}" for n, f, _ in LOST])
