@@ -195,6 +195,18 @@ def test_the_ignore_list_is_ignored(spec):
     load(spec, tensors)
 
 
+def test_kv_scales_go_to_the_attention_and_derived_scales_may_wait(spec):
+    tensors = checkpoint(spec) | {"backbone.layers.3.mixer.k_proj.k_scale": torch.tensor(0.25)}
+    model = FakeModel(spec)
+    model.parameters["model.layers.3.mixer.attn.k_scale"] = nn.Parameter(torch.tensor(-1.0), requires_grad=False)
+    model.parameters["model.layers.3.mixer.attn.v_scale"] = nn.Parameter(torch.tensor(-1.0), requires_grad=False)
+    swizzled = "model.layers.1.mixer.experts.w13_blockscale_swizzled"
+    model.parameters[swizzled] = nn.Parameter(torch.zeros(2), requires_grad=False)
+    DecoderWeights(spec, 1, dequantise=False).load(model, iter(tensors.items()))
+    assert model.parameters["model.layers.3.mixer.attn.k_scale"].item() == 0.25
+    assert model.parameters["model.layers.3.mixer.attn.v_scale"].item() == -1.0
+
+
 def test_an_update_may_be_partial_but_not_strange(spec):
     model, table = FakeModel(spec), DecoderWeights(spec, 1, dequantise=False)
     table.load(model, iter(checkpoint(spec).items()))

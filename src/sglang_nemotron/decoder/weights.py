@@ -21,14 +21,17 @@ from sglang_nemotron.decoder.dequantise import Dequantiser
 
 # scales of a quantised linear beside its weight; all of them optional in the file, none of them optional in a layer
 SCALE_LEAVES = ("weight_scale", "weight_scale_2", "input_scale")
+# scales of a quantised KV cache, one number each
+KV_LEAVES = ("k_scale", "v_scale")
 # tensors a checkpoint may carry that this model has no use for, and why
 IGNORED = {
     r".*\.rotary_emb\..*": "the decoder has no positional embedding",
     r".*\.mixer\.(k_proj\.k|v_proj\.v)_scale": "scale of a quantised KV cache, used only where the cache is quantised",
     r".*\.input_scale": "scale of quantised activations, used only by quantised layers",
 }
-# parameters a layer may own that the checkpoint need not fill: they keep their neutral start value
-UNFILLED = (".k_scale", ".v_scale")
+# parameters a layer may own that the checkpoint need not fill: KV scales keep their neutral start value, and block
+# scales in the order a kernel wants are made from the loaded ones afterwards
+UNFILLED = (".k_scale", ".v_scale", "_blockscale_swizzled")
 _PACKED_PER_BYTE = 2
 _LISTED = 12
 
@@ -138,7 +141,7 @@ class DecoderWeights:
             if dequantiser is None:
                 yield base, leaf, tensor
                 continue
-            if leaf in ("input_scale", "k_scale", "v_scale"):
+            if leaf in ("input_scale", *KV_LEAVES):
                 continue
             whole = dequantiser.add(base, leaf, tensor)
             if whole is not None:
@@ -149,9 +152,7 @@ class DecoderWeights:
     def _split(self, name: str) -> tuple[str, str]:
         """Checkpoint name -> (table key, leaf); a plain parameter is its own key."""
         base, _, leaf = name.rpartition(".")
-        if leaf in SCALE_LEAVES:
-            return base + ".weight", leaf
-        if leaf in ("k_scale", "v_scale"):
+        if leaf in SCALE_LEAVES + KV_LEAVES:
             return base + ".weight", leaf
         return name, "weight"
 
@@ -222,7 +223,11 @@ class DecoderWeights:
         # scalars have no rows to rewrite
         if target.rewrite is not None and tensor.dim() > 0 and tensor.shape[0] > 1:
             tensor = target.rewrite(tensor)
-        _call_loader(parameter_name, parameter, tensor, target)
+        if leaf in KV_LEAVES:
+            # one number of the attention itself, whose weight is merged from three
+            parameter.data.fill_(tensor.item())
+        else:
+            _call_loader(parameter_name, parameter, tensor, target)
         filled.setdefault(parameter_name, set()).add(target.part)
 
 
@@ -251,7 +256,7 @@ def _fits(target: Target, dtype: str, shape: tuple[int, ...]) -> bool:
 
 def _leaf_of(name: str, leaf: str) -> str:
     """`...weight` -> `...LEAF`; SGLang keeps the KV scales on the attention itself."""
-    if leaf in ("k_scale", "v_scale"):
+    if leaf in KV_LEAVES:
         return re.sub(r"(qkv_proj|[kv]_proj)\.weight$", f"attn.{leaf}", name)
     return name.removesuffix("weight") + leaf if leaf != "weight" else name
 
