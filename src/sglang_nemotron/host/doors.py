@@ -119,7 +119,7 @@ def _config_is_ours() -> str | None:
     registered = config_registry.get(NanoConfig.model_type)
     if registered is not NanoConfig:
         return f"the config class of {NanoConfig.model_type} is {registered}"
-    probe = _Probe(NanoConfig())
+    probe: Any = _Probe(NanoConfig())
     return None if mamba2_config(probe) is probe.hf_config else "SGLang gives our config no hybrid cache"
 
 
