@@ -50,6 +50,7 @@ def plain(servers: Servers) -> list[list[int]]:
     [
         Served(TOY, (*FLOAT32, "--tokenizer-worker-num", "2")),
         Served(TOY, (*FLOAT32, "--tp-size", "2")),
+        Served(TOY, (*FLOAT32, "--pp-size", "2")),
         Served(TOY, (*FLOAT32, "--trust-remote-code")),
     ],
     ids=lambda served: served.args[2],

@@ -67,7 +67,6 @@ def test_plain_start_passes_and_sets_nothing(toy: Path) -> None:
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--pp-size", "2"],
         ["--speculative-algorithm", "NGRAM"],
         ["--enable-two-batch-overlap"],
         ["--enable-single-batch-overlap"],

@@ -49,7 +49,6 @@ _ALL_EXPERTS = "the CPU form of the experts expects a shard of every expert on e
 
 # docs/support.md holds the same table for readers, with what was tried; tests compare the two
 LIMITS: tuple[Limit, ...] = (
-    _flag("pp_size", "a stage's states are laid out for its own layers, SGLang's pool holds those of all", unset=1),
     _flag("speculative_algorithm", "no draft model of this family is served, and states cannot be rolled back"),
     _flag("enable_two_batch_overlap", _OVERLAP),
     _flag("enable_single_batch_overlap", _OVERLAP),

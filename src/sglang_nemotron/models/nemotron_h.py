@@ -133,13 +133,13 @@ class NemotronHForCausalLM(nn.Module):
         params = self.config.mamba2_cache_params
         kv_pool = getattr(get_attn_backend(), "token_to_kv_pool", None)
         kv_dtype = getattr(kv_pool, "dtype", torch.bfloat16)
+        # all layers, also on a pipeline stage: SGLang's pool holds the states of every Mamba layer everywhere
         layout = state_layout(
             self.spec,
             tp_size=self.ranks.mixer_tp_size,
             conv_dtype=str(params.dtype.conv),
             ssm_dtype=str(params.dtype.temporal),
             kv_dtype=str(kv_dtype),
-            layers=self.stage,
         )
         return PoolView(req_to_token_pool, layout, kv_dtype)
 
