@@ -1,0 +1,50 @@
+"""The examples on replies run as they are, in processes of their own, against a real server."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scripted import SCRIPTED
+
+from sglang_nemotron.cli.server import ServerProcess
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+# what each must show with random weights, which think to the end unless a budget closes the block
+PROMISES = {
+    "reply_streaming.py": r"== reasoning_content\n(.|\n)+\[\d+ tokens, \d+ of them thinking\]",
+    "reply_reasoning.py": (
+        r"Reasoning on\nReasoning:\n(?!None)\s*\S(.|\n)*Reasoning off\nReasoning:\nNone\nContent:\n(?!None)\s*\S"
+    ),
+    "reply_tools.py": r"tool calls: \[Chat(.|\n)+name='get_weather'(.|\n)+result: \{(.|\n)+reasoning: (?!None)",
+    "reply_budget.py": (
+        r"thinking_budget'(.|\n)+reasoning: (?!None)(.|\n)+content: \s*\S(.|\n)+ "
+        r"(\d|[123]\d|4[0-2]) of them thinking\]\n"
+        r"(.|\n)+reasoning: None\ncontent: \s*\S(.|\n)+ 1 of them thinking\]"
+    ),
+    "reply_budget_client.py": r"reasoning: \s*\S(.|\n)+content: \s*\S",
+}
+
+
+def test_every_example_has_a_promise() -> None:
+    assert sorted(PROMISES) == sorted(path.name for path in EXAMPLES.glob("reply_*.py"))
+
+
+@pytest.mark.server(SCRIPTED)
+@pytest.mark.parametrize("name", sorted(PROMISES))
+def test_example(name: str, server: ServerProcess) -> None:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name],
+        env={**os.environ, "OPENAI_BASE_URL": f"{server.url}/v1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert re.search(PROMISES[name], done.stdout), done.stdout
