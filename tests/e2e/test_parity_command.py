@@ -16,7 +16,7 @@ from serving import MAIN, Servers
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.cli.server import ServerProcess
 
-PARITY = [sys.executable, "-m", "sglang_nemotron.cli", "parity"]
+PARITY = [sys.executable, "-m", "sglang_nemotron", "parity"]
 
 
 def _run(*args: object) -> subprocess.CompletedProcess[str]:
