@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test matrix lint format bench-cpu lock clean
+.PHONY: help venv demo test matrix lint format bench-cpu fuzz lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -42,6 +42,9 @@ format: $(READY) ## let ruff fix what it can
 
 bench-cpu: $(READY) ## time the toy on this CPU, and write benchmarks/cpu_toy.json
 	$(BIN)/python benchmarks/cpu_toy.py
+
+fuzz: $(READY) ## parse made-up replies for ten minutes (MINUTES=n)
+	$(BIN)/python -m tests.reply.fuzz --minutes $(or $(MINUTES),10)
 
 lock: ## write the lock files anew with the newest releases that fit (needs uv)
 	sh requirements/lock.sh
