@@ -16,6 +16,7 @@ pytestmark = pytest.mark.matrix
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 CALL = "<tool_call>\n<function=f>\n</function>\n</tool_call>"
+NO_OVERLAP = ["--disable-overlap-schedule", "--chunked-prefill-size=64"]
 LAUNCH = [sys.executable, "-m", "sglang.launch_server"]
 
 
@@ -43,8 +44,10 @@ def prepared(servers: Servers, args: list[str], launcher: list[str] | None = Non
             None,
             ["--reasoning-parser=nemotron_v3", "--tool-call-parser=qwen3_coder", "--tokenizer-worker-num=2"],
         ),
+        # the other schedule, and prompts read in several chunks
+        (None, ["--reasoning-parser=nemotron_3", "--tool-call-parser=auto", *NO_OVERLAP]),
     ],
-    ids=["launch_server nano_v3", "launch_server auto", "serve nemotron_v3 workers"],
+    ids=["launch_server nano_v3", "launch_server auto", "serve nemotron_v3 workers", "serve nemotron_3 no overlap"],
 )
 def test_a_published_command_line(launcher: list[str] | None, args: list[str], servers: Servers) -> None:
     with prepared(servers, args, launcher) as server:
