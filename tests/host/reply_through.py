@@ -85,7 +85,7 @@ def streamed(pieces: Iterable[str], asked: Asked) -> Reply:
             text, items = second.parse_stream_chunk(text or "")
             if final:
                 more, more_items = second.parse_stream_end()
-                text, items = text + more, [*items, *more_items]
+                text, items = text + more, list(items) + more_items
         content.append(text or "")
         for item in items:
             assert (item.tool_index in calls) is (item.name is None), "a call has its name once, at its start"

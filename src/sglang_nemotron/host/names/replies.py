@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from sglang.srt.entrypoints.openai.protocol import Tool
 from sglang.srt.function_call.base_format_detector import BaseFormatDetector
-from sglang.srt.function_call.core_types import StreamingParseResult as CallsAndText
 from sglang.srt.function_call.core_types import ToolCallItem
 from sglang.srt.function_call.function_call_parser import FunctionCallParser
 from sglang.srt.parser.reasoning_parser import BaseReasoningFormatDetector, ReasoningParser
@@ -13,7 +12,6 @@ from sglang.srt.parser.reasoning_parser import StreamingParseResult as Reasoning
 __all__ = [
     "BaseFormatDetector",
     "BaseReasoningFormatDetector",
-    "CallsAndText",
     "FunctionCallParser",
     "ReasoningAndText",
     "ReasoningParser",
