@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.nemotron_h import NemotronHConfig, NemotronHForCausalLM
 
 from sglang_nemotron.checkpoint.spec import PRESETS
@@ -127,16 +129,34 @@ def test_the_metric_sees_a_collapsed_router(make):
         assert_worth_comparing(*forward(model))
 
 
-def test_trust_remote_code_changes_nothing(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+# in a process of its own: SGLang, which other tests import, registers its own config class with transformers
+_TRUSTING = """
+import sys
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.nemotron_h import NemotronHConfig, NemotronHForCausalLM
+
+toy = sys.argv[1]
+config = AutoConfig.from_pretrained(toy, trust_remote_code=True)
+assert type(config).__mro__[1] is NemotronHConfig, type(config).__mro__
+assert config.to_dict() == AutoConfig.from_pretrained(toy).to_dict()
+trusted = AutoModelForCausalLM.from_pretrained(toy, dtype=torch.float32, trust_remote_code=True).eval()
+assert type(trusted).__module__.startswith("transformers_modules.") and isinstance(trusted, NemotronHForCausalLM)
+assert NemotronHConfig._auto_class is None and NemotronHForCausalLM._auto_class is None
+plain = NemotronHForCausalLM.from_pretrained(toy, dtype=torch.float32).eval()
+ids = torch.arange(1000, 1020).unsqueeze(0)
+with torch.no_grad():
+    assert torch.equal(trusted(ids).logits, plain(ids).logits)
+print("the same")
+"""
+
+
+def test_trust_remote_code_changes_nothing(toy: Path, tmp_path: Path):
     # the auto_map's classes are transformers' own but for the name, and loading them leaves transformers' alone
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    config = AutoConfig.from_pretrained(toy, trust_remote_code=True)
-    assert type(config).__mro__[1] is NemotronHConfig
-    assert config.to_dict() == AutoConfig.from_pretrained(toy).to_dict()
-    trusted = AutoModelForCausalLM.from_pretrained(toy, dtype=torch.float32, trust_remote_code=True)
-    assert type(trusted).__module__.startswith("transformers_modules.") and isinstance(trusted, NemotronHForCausalLM)
-    assert NemotronHConfig._auto_class is None and NemotronHForCausalLM._auto_class is None
-    assert torch.equal(forward(trusted.eval(), length=20)[0], forward(load(toy), length=20)[0])
+    env = os.environ | {"HF_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", _TRUSTING, str(toy)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0 and done.stdout.strip().endswith("the same"), done.stderr
 
 
 def test_transformers_spelling_is_what_transformers_writes(make, tmp_path: Path):
