@@ -146,7 +146,9 @@ assert NemotronHConfig._auto_class is None and NemotronHForCausalLM._auto_class 
 plain = NemotronHForCausalLM.from_pretrained(toy, dtype=torch.float32).eval()
 ids = torch.arange(1000, 1020).unsqueeze(0)
 with torch.no_grad():
-    assert torch.equal(trusted(ids).logits, plain(ids).logits)
+    difference = (trusted(ids).logits - plain(ids).logits).abs().max()
+# the same arithmetic; where tensors lie in memory may move the last bit
+assert difference <= 1e-5, difference
 print("the same")
 """
 
