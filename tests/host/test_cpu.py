@@ -115,7 +115,7 @@ def test_defaults(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (args.attention_backend, args.moe_runner_backend, args.chunked_prefill_size) == (
         "torch_native",
         "triton",
-        2048,
+        4096,
     )
     assert (args.max_running_requests, args.max_mamba_cache_size, args.max_total_tokens) == (32, 512, 262_144)
 
