@@ -10,6 +10,11 @@ from typing import Any
 
 from sglang_nemotron.checkpoint.quant_layout import quantization_config
 from sglang_nemotron.checkpoint.spec import CheckpointSpec
+from sglang_nemotron.checkpoint.tower_config import (
+    omni_generation_config,
+    published_omni_config,
+    transformers_omni_config,
+)
 
 # token ids that end an answer: </s> and <|im_end|>
 EOS_IDS = (2, 11)
@@ -53,6 +58,17 @@ class NemotronHForCausalLM(LibraryModel):
 
 def config_json(spec: CheckpointSpec) -> dict[str, Any]:
     """config.json in `spec.spelling`, keys sorted as published."""
+    config = _text_config(spec)
+    if spec.towers is not None:
+        whole = transformers_omni_config if spec.spelling == "transformers" else published_omni_config
+        config = whole(config, spec.towers, spec.dtype)
+    if spec.quantization != "none" and spec.quant_config_in != "file":
+        config["quantization_config"] = quantization_config(spec)
+    return dict(sorted(config.items()))
+
+
+def _text_config(spec: CheckpointSpec) -> dict[str, Any]:
+    """config.json of the language model alone."""
     config = _common(spec)
     if spec.spelling == "transformers":
         config.update(_transformers_only(spec))
@@ -64,18 +80,18 @@ def config_json(spec: CheckpointSpec) -> dict[str, Any]:
         names = _LAYER_NAMES[spec.spelling]
         config["layers_block_type"] = [names[letter] for letter in spec.hybrid_override_pattern]
     config["mamba_n_groups" if spec.spelling == "alt" else "n_groups"] = spec.n_groups
-    if spec.quantization != "none" and spec.quant_config_in != "file":
-        config["quantization_config"] = quantization_config(spec)
     return dict(sorted(config.items()))
 
 
 def remote_code_files(spec: CheckpointSpec) -> dict[str, str]:
-    """File name -> text; empty for the spelling without auto_map."""
-    return {} if spec.spelling == "transformers" else REMOTE_CODE
+    """File name -> text; empty for configs without auto_map: transformers' spelling, and Omni."""
+    return {} if spec.spelling == "transformers" or spec.towers is not None else REMOTE_CODE
 
 
-def generation_config_json() -> dict[str, Any]:
+def generation_config_json(spec: CheckpointSpec) -> dict[str, Any]:
     """generation_config.json: an answer ends at </s> or <|im_end|>; temperature and top_p are the published advice."""
+    if spec.towers is not None:
+        return omni_generation_config()
     return {
         "_from_model_config": True,
         "bos_token_id": 1,

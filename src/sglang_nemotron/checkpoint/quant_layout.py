@@ -8,9 +8,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from sglang_nemotron.checkpoint.spec import NVFP4_GROUP, CheckpointSpec
-from sglang_nemotron.checkpoint.tensors import inventory
+from sglang_nemotron.checkpoint.tensors import OMNI_PREFIX, inventory
 
 Algo = Literal["FP8", "NVFP4"]
+
+# modules of an Omni checkpoint that hold no quantised layer
+_TOWER_MODULES = ("vision_model*", "mlp1*", "sound_encoder*", "sound_projection*")
 
 _PRODUCER = {"name": "modelopt", "version": "0.29.0"}
 
@@ -25,12 +28,15 @@ def layer_algorithms(spec: CheckpointSpec) -> dict[str, Algo]:
 
     `fp8` and `nvfp4` quantise every Mamba, expert and dense projection except attention and the Mamba layer that feeds
     each attention layer. `mixed` stores routed experts in NVFP4 and Mamba, shared-expert, dense and attention output
-    projections in FP8. (Sources: the published NVFP4 hf_quant_config.json; the layer counts of the published mixed
-    checkpoint, 5888 NVFP4 and 98 FP8.)
+    projections in FP8. In an Omni checkpoint `fp8` stores everything in FP8 that `mixed` quantises. Towers and
+    projectors are never quantised. (Sources: the published NVFP4 hf_quant_config.json; the layer counts of the
+    published mixed checkpoint, 5888 NVFP4 and 98 FP8; for Omni's FP8, of which no list is known, its published size,
+    32.8 GiB, which leaves room for queries, keys and values in BF16 and for nothing else.)
     """
     if spec.quantization == "none":
         return {}
-    kept = _mamba_before_attention(spec) if spec.quantization != "mixed" else set()
+    whole = spec.quantization == "mixed" or (spec.quantization == "fp8" and spec.towers is not None)
+    kept = set() if whole else _mamba_before_attention(spec)
     algorithms: dict[str, Algo] = {}
     for tensor in inventory(spec):
         module = tensor.module
@@ -41,7 +47,7 @@ def layer_algorithms(spec: CheckpointSpec) -> dict[str, Algo]:
             continue
         if spec.quantization == "mixed":
             algorithms[module] = "NVFP4" if ".experts." in module else "FP8"
-        elif leaf != "o_proj":
+        elif whole or leaf != "o_proj":
             algorithms[module] = "FP8" if spec.quantization == "fp8" else "NVFP4"
     return algorithms
 
@@ -51,7 +57,8 @@ def excluded_modules(spec: CheckpointSpec) -> list[str]:
     quantised = layer_algorithms(spec)
     linears = [t.module for t in inventory(spec) if t.role == "linear" and t.module not in quantised]
     convolutions = [t.module for t in inventory(spec) if t.role == "conv"]
-    return ["lm_head", *linears, *convolutions]
+    prefix, towers = ("", ()) if spec.towers is None else (OMNI_PREFIX, _TOWER_MODULES)
+    return [f"{prefix}lm_head", *linears, *convolutions, *towers]
 
 
 def hf_quant_config(spec: CheckpointSpec) -> dict[str, Any]:
@@ -100,9 +107,10 @@ def _quantized_layers(spec: CheckpointSpec) -> dict[str, dict[str, Any]]:
 def _mamba_before_attention(spec: CheckpointSpec) -> set[str]:
     """Names of the Mamba layers that come last before an attention layer."""
     kept, last_mamba = set(), None
+    prefix = "" if spec.towers is None else OMNI_PREFIX
     for index, letter in enumerate(spec.hybrid_override_pattern):
         if letter == "M":
             last_mamba = index
         elif letter == "*" and last_mamba is not None:
-            kept.add(f"backbone.layers.{last_mamba}")
+            kept.add(f"{prefix}backbone.layers.{last_mamba}")
     return kept

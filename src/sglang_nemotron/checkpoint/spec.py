@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
+from sglang_nemotron.checkpoint.tower_spec import TOWERS, TowerSpec
+
 SPELLINGS = ("published", "transformers", "alt")
 DTYPES = ("bfloat16", "float32", "float16")
 QUANTIZATIONS = ("none", "fp8", "nvfp4", "mixed")
@@ -22,7 +24,9 @@ NVFP4_GROUP = 16
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSpec:
-    """One text checkpoint. Field names are those of the published config.json where it has the field.
+    """One checkpoint. Field names are those of the published config.json where it has the field.
+
+    `towers` makes it an Omni checkpoint, whose language model is what the other fields say.
 
     Raises:
         ValueError: on creation, if two sizes do not fit together; the message names the field and the remedy.
@@ -70,6 +74,7 @@ class CheckpointSpec:
     seed: int = 0
     # a shard never exceeds this, unless a single tensor does
     max_shard_bytes: int = 5_000_000_000
+    towers: TowerSpec | None = None
 
     def __post_init__(self) -> None:
         _check_choices(self)
@@ -103,6 +108,8 @@ def _check_choices(spec: CheckpointSpec) -> None:
         value = getattr(spec, field)
         if value not in choices:
             raise ValueError(f"{field} is {value!r}; choose one of {', '.join(choices)}")
+    if spec.spelling == "alt" and spec.towers is not None:
+        raise ValueError("spelling is 'alt', which no Omni checkpoint was ever written in; choose another")
     wrong = sorted(set(spec.hybrid_override_pattern) - set("ME*-"))
     if wrong or not spec.hybrid_override_pattern:
         raise ValueError(
@@ -232,4 +239,16 @@ PRESETS: dict[str, CheckpointSpec] = {
         moe_shared_expert_intermediate_size=3712,
         intermediate_size=1856,
     ),
+}
+
+# the same language models with eyes and ears. a picture takes up to 3328 tokens, so the small ones promise more context
+# than before; the published Omni config has the time step limit that the text config lacks
+OMNI_PRESETS: dict[str, CheckpointSpec] = {
+    size: replace(
+        spec,
+        towers=TOWERS[size],
+        max_position_embeddings=max(32768, spec.max_position_embeddings),
+        time_step_limit=(0.0, 1e30),
+    )
+    for size, spec in PRESETS.items()
 }

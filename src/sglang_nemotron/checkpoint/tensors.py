@@ -1,4 +1,4 @@
-"""The inventory: from a spec to every source tensor's name, shape and role, in file order.
+"""The inventory: from a spec to the name, shape and role of every tensor of the language model, in file order.
 
 Knows the published weight names (and only those); never makes a value.
 """
@@ -6,14 +6,41 @@ Knows the published weight names (and only those); never makes a value.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sglang_nemotron.checkpoint.spec import CheckpointSpec
 
 Role = Literal[
-    "embedding", "head", "norm", "linear", "router", "router_bias", "conv", "conv_bias", "a_log", "d", "dt_bias"
+    # of the language model; only "linear" may be quantised
+    "embedding",
+    "head",
+    "norm",
+    "linear",
+    "router",
+    "router_bias",
+    "conv",
+    "conv_bias",
+    "a_log",
+    "d",
+    "dt_bias",
+    # of towers and projectors
+    "tower_linear",
+    "tower_conv",
+    "bias",
+    "positions",
+    "ones",
+    "running_var",
+    "pixel_mean",
+    "pixel_std",
+    "mel_filters",
+    "window",
+    "counter",
+    "summary_indices",
 ]
+
+# in an Omni checkpoint every name of the language model begins with this
+OMNI_PREFIX = "language_model."
 
 # gains of the linear layers: an output's standard deviation for inputs of standard deviation 1. chosen so that every
 # mixer adds about 1 to the residual stream: then no layer drowns the others, at 6 layers or at 52
@@ -32,7 +59,7 @@ _GAINS = {
 
 @dataclass(frozen=True)
 class SourceTensor:
-    """A tensor before quantisation. `gain` is meaningful for linear layers only."""
+    """A tensor before quantisation. `gain` is meaningful for linear layers and convolutions of the towers only."""
 
     name: str
     shape: tuple[int, ...]
@@ -46,7 +73,13 @@ class SourceTensor:
 
 
 def inventory(spec: CheckpointSpec) -> Iterator[SourceTensor]:
-    """Every tensor of the unquantised checkpoint, in the order of the layers."""
+    """Every tensor of the unquantised language model, in the order of the layers."""
+    prefix = OMNI_PREFIX if spec.towers is not None else ""
+    for tensor in _decoder(spec):
+        yield replace(tensor, name=prefix + tensor.name)
+
+
+def _decoder(spec: CheckpointSpec) -> Iterator[SourceTensor]:
     wide = (spec.vocab_size, spec.hidden_size)
     # a tied table is also the head, and is scaled as one
     yield SourceTensor("backbone.embeddings.weight", wide, "head" if spec.tie_word_embeddings else "embedding")

@@ -6,13 +6,16 @@ A tensor's numbers depend on (seed, name, shape) alone, never on order, thread o
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
+from sglang_nemotron.checkpoint.mel_filters import hann_window, mel_filter_bank
 from sglang_nemotron.checkpoint.spec import NUM_RESERVED
-from sglang_nemotron.checkpoint.tensors import SourceTensor
+from sglang_nemotron.checkpoint.tensors import OMNI_PREFIX, SourceTensor
+from sglang_nemotron.checkpoint.tower_config import PIXEL_MEAN, PIXEL_STD
 
 # numbers made at a time: small enough for a core's cache
 _CHUNK = 1 << 16
@@ -39,12 +42,13 @@ def make_values(seed: int, tensor: SourceTensor, dtype: torch.dtype) -> torch.Te
 
     Everything but the router's correction bias is rounded through bfloat16, whatever `dtype` is, so that checkpoints
     of one seed hold the same numbers in every dtype (in float16, magnitudes below 6e-8 excepted). The correction bias
-    is float32 in every published checkpoint and keeps its full precision.
+    is float32 in every published checkpoint and keeps its full precision. A language model has the same values alone
+    and inside an Omni checkpoint.
 
     Args:
         seed: any non-negative integer.
         tensor: name, shape and role.
-        dtype: of the result; ignored for the correction bias.
+        dtype: of the result; ignored for the roles of `OWN_DTYPES`.
 
     Returns:
         A contiguous tensor of `tensor.shape`.
@@ -52,6 +56,8 @@ def make_values(seed: int, tensor: SourceTensor, dtype: torch.dtype) -> torch.Te
     rng = _generator(seed, tensor)
     if tensor.role == "router_bias":
         return torch.cat(list(_normal(rng, tensor.shape[0]))) * 0.05
+    if (constant := _constant(tensor)) is not None:
+        return constant if tensor.role in OWN_DTYPES else constant.to(dtype)
     out = torch.empty(tensor.shape, dtype=dtype)
     flat, start = out.view(-1), 0
     for part in _shaped(rng, tensor):
@@ -62,6 +68,16 @@ def make_values(seed: int, tensor: SourceTensor, dtype: torch.dtype) -> torch.Te
         # a power of two, so the values stay exact in bfloat16
         out[quiet_rows(tensor.shape[0])] *= _QUIET
     return out
+
+
+# what is stored in a dtype of its own, whatever the checkpoint's
+OWN_DTYPES = {
+    "router_bias": torch.float32,
+    "mel_filters": torch.float32,
+    "window": torch.float32,
+    "counter": torch.int64,
+    "summary_indices": torch.int64,
+}
 
 
 def quiet_rows(vocab_size: int) -> torch.Tensor:
@@ -75,9 +91,31 @@ def quiet_rows(vocab_size: int) -> torch.Tensor:
     return quiet
 
 
+def _constant(tensor: SourceTensor) -> torch.Tensor | None:
+    """The tensor if chance has no part in it."""
+    match tensor.role:
+        case "ones":
+            return torch.ones(tensor.shape)
+        case "pixel_mean":
+            return torch.tensor(PIXEL_MEAN).reshape(tensor.shape)
+        case "pixel_std":
+            return torch.tensor(PIXEL_STD).reshape(tensor.shape)
+        case "mel_filters":
+            return mel_filter_bank(*tensor.shape[1:])
+        case "window":
+            return hann_window(tensor.shape[0])
+        case "counter":
+            # steps that a BatchNorm was trained for; no inference reads it
+            return torch.tensor(100_000)
+        case "summary_indices":
+            return torch.arange(tensor.shape[0])
+    return None
+
+
 def _generator(seed: int, tensor: SourceTensor) -> np.random.SFC64:
     # raw output of a bit generator is stable across numpy versions; the distributions built on it are not
-    text = f"{seed}|{tensor.name}|{'x'.join(map(str, tensor.shape))}"
+    name = tensor.name.removeprefix(OMNI_PREFIX)
+    text = f"{seed}|{name}|{'x'.join(map(str, tensor.shape))}"
     return np.random.SFC64(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little"))
 
 
@@ -114,6 +152,8 @@ def _shaped(rng: np.random.SFC64, tensor: SourceTensor) -> Iterator[torch.Tensor
         dt = torch.exp(low + (high - low) * _uniform(rng, count))
         # inverse of softplus
         yield dt + torch.log(-torch.expm1(-dt))
+    elif tensor.role == "running_var":
+        yield 0.3 + 0.7 * _uniform(rng, count)
     else:
         mean, std = _scale(tensor)
         for part in _normal(rng, count):
@@ -139,6 +179,12 @@ def _scale(tensor: SourceTensor) -> tuple[float, float]:
         case "router":
             # router logits of std 1: the sigmoid stays off its flat ends, so that the bias decides close calls only
             return 0.0, 1.0 / fan_in**0.5
-        case "linear":
+        case "linear" | "tower_linear":
             return 0.0, tensor.gain / fan_in**0.5
+        case "tower_conv":
+            return 0.0, tensor.gain / math.prod(tensor.shape[1:]) ** 0.5
+        case "bias":
+            return 0.0, 0.1
+        case "positions":
+            return 0.0, 0.5
     raise AssertionError(f"no scale for role {tensor.role}")

@@ -19,12 +19,21 @@ from sglang_nemotron.checkpoint.quant_layout import INPUT_AMAX, KV_AMAX, Algo, h
 from sglang_nemotron.checkpoint.quantise import E4M3_MAX, quantise_fp8, quantise_nvfp4
 from sglang_nemotron.checkpoint.shards import ShardWriter, Stored
 from sglang_nemotron.checkpoint.spec import NVFP4_GROUP, CheckpointSpec
+from sglang_nemotron.checkpoint.template import chat_template
 from sglang_nemotron.checkpoint.tensors import SourceTensor, inventory
 from sglang_nemotron.checkpoint.tokenizer import tokenizer_files
-from sglang_nemotron.checkpoint.values import make_values
+from sglang_nemotron.checkpoint.tower_config import preprocessor_config
+from sglang_nemotron.checkpoint.tower_tensors import tower_inventory
+from sglang_nemotron.checkpoint.values import OWN_DTYPES, make_values
 
 # files of an earlier checkpoint that would contradict the new one
-_STALE = ("model*.safetensors", "model.safetensors.index.json", "hf_quant_config.json", "*_nemotron_h.py")
+_STALE = (
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "hf_quant_config.json",
+    "preprocessor_config.json",
+    "*_nemotron_h.py",
+)
 
 Progress = Callable[[int, int], None]
 
@@ -50,7 +59,7 @@ def write_checkpoint(
         ValueError: if `out` is not empty and `overwrite` is off, is no folder, or its disk is too small.
     """
     algorithms = layer_algorithms(spec)
-    sources = list(inventory(spec))
+    sources = list(all_tensors(spec))
     stored = [tensor for source in sources for tensor in stored_tensors(spec, source, algorithms)]
     _prepare_folder(out, sum(tensor.num_bytes for tensor in stored), overwrite)
     writer = ShardWriter(out, stored, spec.max_shard_bytes)
@@ -73,11 +82,19 @@ def write_checkpoint(
     _write_small_files(spec, out)
 
 
+def all_tensors(spec: CheckpointSpec) -> Iterator[SourceTensor]:
+    """Every tensor before quantisation: the language model's, then those of towers and projectors."""
+    yield from inventory(spec)
+    if spec.towers is not None:
+        as_transformers = spec.spelling == "transformers"
+        yield from tower_inventory(spec.towers, spec.hidden_size, as_transformers=as_transformers)
+
+
 def stored_tensors(spec: CheckpointSpec, source: SourceTensor, algorithms: dict[str, Algo]) -> Iterator[Stored]:
     """What a source tensor becomes in the file: itself, or codes and scales. Shapes and dtypes only."""
     algo, module = algorithms.get(source.module), source.module
     if algo is None:
-        dtype = torch.float32 if source.role == "router_bias" else getattr(torch, spec.dtype)
+        dtype = OWN_DTYPES.get(source.role) or getattr(torch, spec.dtype)
         yield Stored(source.name, source.shape, dtype)
     elif algo == "FP8":
         yield Stored(f"{module}.weight", source.shape, torch.float8_e4m3fn)
@@ -137,9 +154,11 @@ def _write_small_files(spec: CheckpointSpec, out: Path) -> None:
     files = {
         **tokenizer_files(spec.vocab_size, spec.max_position_embeddings),
         **remote_code_files(spec),
-        "chat_template.jinja": Path(__file__).with_name("chat_template.jinja").read_text(),
-        "generation_config.json": json.dumps(generation_config_json(), indent=2) + "\n",
+        "chat_template.jinja": chat_template("text" if spec.towers is None else spec.towers.template),
+        "generation_config.json": json.dumps(generation_config_json(spec), indent=2) + "\n",
     }
+    if spec.towers is not None:
+        files["preprocessor_config.json"] = json.dumps(preprocessor_config(spec.towers), indent=2) + "\n"
     if spec.quantization != "none" and spec.quant_config_in != "config":
         files["hf_quant_config.json"] = json.dumps(hf_quant_config(spec), indent=4) + "\n"
     # last, so that an interrupted run leaves a folder that no engine takes for a checkpoint

@@ -1,4 +1,4 @@
-"""Write a Nemotron 3 Nano checkpoint with random weights: any size, number format or config spelling, reproducible.
+"""Write a Nemotron 3 Nano or Nano Omni checkpoint with random weights, in any size, number format or config spelling.
 
 Command-line arguments come in, a folder goes out; what the folder holds is decided in the checkpoint room.
 """
@@ -11,15 +11,18 @@ import sys
 import time
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from sglang_nemotron.checkpoint.spec import (
     DTYPES,
+    OMNI_PRESETS,
     PRESETS,
     QUANT_CONFIG_PLACES,
     QUANTIZATIONS,
     SPELLINGS,
     CheckpointSpec,
 )
+from sglang_nemotron.checkpoint.tower_spec import TEMPLATES, TowerSpec
 
 _EPILOG = """\
 sizes:
@@ -27,11 +30,14 @@ sizes:
   tiny   the same widths in 12 layers, with words in its vocabulary: what the demo serves
   small  79M parameters with head sizes that GPU kernels accept
   full   the published 30B-A3B sizes: 63 GB in bfloat16, minutes to write
+with --omni each has a vision tower, a sound encoder and projectors of a size to match (4 MB more for toy and tiny,
+3 GB for full), and a context of 32768 tokens or more
 
 examples:
   sglang-nemotron make-checkpoint /tmp/toy
   sglang-nemotron make-checkpoint /tmp/toy-fp8 --quantization fp8
   sglang-nemotron make-checkpoint /tmp/dense --pattern 'M-*-ME' --n-groups 8 --ssm-state-size 128 --dtype float32
+  sglang-nemotron make-checkpoint /tmp/omni --omni --size tiny
   sglang-nemotron make-checkpoint /tmp/sharded --size small --max-shard-bytes 20MB --seed 7
 
 The weights are random, but scaled so that activations keep their size from layer to layer and tokens spread over the
@@ -62,6 +68,28 @@ _SIZE_FLAGS = {
     "topk_group": "groups of experts that a token may reach",
 }
 
+# the same for towers, projectors and media rules
+_TOWER_FLAGS = {
+    "vision_hidden_size": "width of the vision tower",
+    "vision_num_hidden_layers": "blocks of the vision tower",
+    "vision_num_attention_heads": "heads of a vision block",
+    "vision_intermediate_size": "width inside a vision block's MLP",
+    "projector_hidden_size": "width inside the vision projector",
+    "sound_hidden_size": "width of the sound encoder",
+    "sound_num_hidden_layers": "blocks of the sound encoder",
+    "sound_num_attention_heads": "heads of a sound block",
+    "sound_intermediate_size": "width inside a sound block's feed-forward layers",
+    "sound_projection_hidden_size": "width inside the sound projector",
+    "sound_subsampling_conv_channels": "channels of the convolutions that shorten the sound",
+    "sound_conv_kernel_size": "taps of a sound block's depthwise convolution, odd",
+    "patch_size": "pixels of a patch's side",
+    "max_resolution": "pixels of a side that the stored position embeddings cover",
+    "min_num_patches": "patches that an image has at least",
+    "max_num_patches": "patches that an image has at most",
+    "video_target_num_patches": "patches that a frame should have",
+    "num_mel_bins": "mel bands of the sound",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments on `parser`."""
@@ -69,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; made if absent")
     parser.add_argument("--size", choices=PRESETS, default="toy", help="preset to start from (default: toy)")
+    parser.add_argument("--omni", action="store_true", help="Nano Omni, with towers for images, videos and sound")
     parser.add_argument("--dtype", choices=DTYPES, help="of the unquantised tensors (default: bfloat16)")
     parser.add_argument(
         "--quantization",
@@ -122,6 +151,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     }.items():
         flag = "--" + name.replace("_", "-")
         sizes.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+    _add_tower_arguments(parser)
+
+
+def _add_tower_arguments(parser: argparse.ArgumentParser) -> None:
+    towers = parser.add_argument_group("towers", "each replaces one number of the preset; only with --omni")
+    towers.add_argument(
+        "--template",
+        choices=TEMPLATES,
+        help="chat template: a message's media before its text, as published, or every part in its order "
+        "(default: media-first)",
+    )
+    towers.add_argument(
+        "--video-pruning-rate", type=float, metavar="Q", help="share of a video's tokens to drop (default: 0.7)"
+    )
+    for name, text in _TOWER_FLAGS.items():
+        towers.add_argument("--" + name.replace("_", "-"), type=int, metavar="N", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -141,7 +186,8 @@ def run(args: argparse.Namespace) -> int:
         return 2
     took = time.monotonic() - began
     print(
-        f"wrote {args.out}: {spec.num_hidden_layers} layers {spec.hybrid_override_pattern}, {spec.dtype}, "
+        f"wrote {args.out}: {spec.num_hidden_layers} layers {spec.hybrid_override_pattern}, "
+        f"{'with towers, ' if spec.towers else ''}{spec.dtype}, "
         f"quantization {spec.quantization}, seed {spec.seed}, {_size(meter.total)} of weights in {took:.1f} s"
     )
     return 0
@@ -171,8 +217,21 @@ class _Meter:
 
 
 def _spec(args: argparse.Namespace) -> CheckpointSpec:
-    given = {field.name: getattr(args, field.name, None) for field in fields(CheckpointSpec)}
-    return replace(PRESETS[args.size], **{name: value for name, value in given.items() if value is not None})
+    tower_changes = _given(args, TowerSpec)
+    if not args.omni and tower_changes:
+        flags = ", ".join("--" + name.replace("_", "-") for name in tower_changes)
+        raise ValueError(f"{flags} needs --omni: a text checkpoint has no towers")
+    preset = (OMNI_PRESETS if args.omni else PRESETS)[args.size]
+    changes = _given(args, CheckpointSpec)
+    if preset.towers is not None:
+        changes["towers"] = replace(preset.towers, **tower_changes)
+    return replace(preset, **changes)
+
+
+def _given(args: argparse.Namespace, kind: type) -> dict[str, Any]:
+    """The fields of a spec that the command line sets."""
+    found = {field.name: getattr(args, field.name, None) for field in fields(kind)}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _size(num_bytes: float) -> str:
