@@ -133,15 +133,11 @@ class Subsampling(nn.Module):
 
     def __init__(self, spec: SoundSpec) -> None:
         super().__init__()
-        channels, kernel = spec.subsampling_channels, spec.subsampling_kernel
-        strided = {"kernel_size": kernel, "stride": spec.subsampling_stride, "padding": (kernel - 1) // 2}
-        layers: list[nn.Module] = [nn.Conv2d(1, channels, **strided), nn.ReLU(inplace=True)]
+        channels = spec.subsampling_channels
+        layers: list[nn.Module] = [_halving(spec, 1, groups=1), nn.ReLU(inplace=True)]
         for _ in range(spec.num_subsamplings - 1):
-            layers += [
-                nn.Conv2d(channels, channels, groups=channels, **strided),
-                nn.Conv2d(channels, channels, kernel_size=1),
-                nn.ReLU(inplace=True),
-            ]
+            pointwise = nn.Conv2d(channels, channels, kernel_size=1)
+            layers += [_halving(spec, channels, groups=channels), pointwise, nn.ReLU(inplace=True)]
         self.layers = nn.ModuleList(layers)
         self.linear = nn.Linear(channels * (spec.num_mels // spec.subsampling_factor), spec.hidden_size)
 
@@ -159,6 +155,18 @@ class Subsampling(nn.Module):
                 for clip, length in zip(x_NKTM, lengths, strict=True):
                     clip[:, length:] = 0
         return self.linear(x_NKTM.transpose(1, 2).flatten(2))
+
+
+def _halving(spec: SoundSpec, in_channels: int, groups: int) -> nn.Conv2d:
+    kernel = spec.subsampling_kernel
+    return nn.Conv2d(
+        in_channels,
+        spec.subsampling_channels,
+        kernel_size=kernel,
+        stride=spec.subsampling_stride,
+        padding=(kernel - 1) // 2,
+        groups=groups,
+    )
 
 
 class Block(nn.Module):

@@ -244,8 +244,8 @@ class Attention(nn.Module):
         qkv_T3HD = apply(self.qkv, x_TC).unflatten(-1, (3, self.num_heads, self.head_dim))
         out_TE = torch.empty_like(qkv_T3HD[:, 0]).flatten(1)
         for start, end, length in equal_runs(lengths):
-            qkv_3BHLD = qkv_T3HD[start:end].unflatten(0, (-1, length)).permute(2, 0, 3, 1, 4)
-            out_BHLD = F.scaled_dot_product_attention(*qkv_3BHLD.unbind(0))
+            q_BHLD, k_BHLD, v_BHLD = qkv_T3HD[start:end].unflatten(0, (-1, length)).permute(2, 0, 3, 1, 4)
+            out_BHLD = F.scaled_dot_product_attention(q_BHLD, k_BHLD, v_BHLD)
             out_TE[start:end] = out_BHLD.transpose(1, 2).flatten(2).flatten(0, 1)
         return apply(self.proj, out_TE)
 
