@@ -1,0 +1,135 @@
+"""What a client sent for one media item comes in (URL, data URI, base64, path, bytes); the path of a file goes out.
+
+SGLang's rules for URLs hold. Nothing is decoded here, and nothing holds the interpreter's lock for long: the bytes go
+to a file piece by piece.
+"""
+
+from __future__ import annotations
+
+import binascii
+import contextlib
+import io
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from sglang_nemotron.host.media_worker import SHARED
+from sglang_nemotron.host.names.media import ImageData, VideoData, download_remote_media
+from sglang_nemotron.prompt.cargo import MediaError
+
+# base64 characters decoded at once; a multiple of 4
+_PIECE = 2**20
+_MOST_PATH = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A file to read. ours: whether it is to be removed afterwards."""
+
+    path: str
+    ours: bool
+
+    def drop(self) -> None:
+        if self.ours:
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+
+
+def fetch(item: Any, *, name: str, max_file: int, seconds: float, stamp: str) -> Fetched:
+    """Makes a file of an item. Blocks: for a thread. MediaError naming the item and the limit."""
+    if isinstance(item, ImageData | VideoData):
+        item = item.url
+    elif isinstance(item, dict) and isinstance(item.get("url"), str):
+        item = item["url"]
+    if isinstance(item, str):
+        return _fetch_text(item, name, max_file, seconds, stamp)
+    if isinstance(item, bytes | bytearray | memoryview):
+        return _keep([bytes(item)], name, max_file, stamp)
+    save = getattr(item, "save", None)
+    if save is not None and hasattr(item, "getbands"):
+        # a picture of Pillow's, from a program that calls the engine directly
+        buffer = io.BytesIO()
+        save(buffer, format="PNG", compress_level=1)
+        return _keep([buffer.getvalue()], name, max_file, stamp)
+    raise MediaError(
+        name, f"cannot be read from a {type(item).__name__}", "give a URL, a data URI, base64, a path or bytes"
+    )
+
+
+def _fetch_text(text: str, name: str, max_file: int, seconds: float, stamp: str) -> Fetched:
+    scheme = text[:8].lower()
+    if scheme.startswith(("http://", "https://")):
+        return _keep([_download(text, name, seconds)], name, max_file, stamp)
+    if scheme.startswith("data:"):
+        head, comma, _ = text[:1024].partition(",")
+        if not comma:
+            raise MediaError(name, "the data URI has no comma after its type")
+        return _keep(_decoded(text, len(head) + 1, name, max_file), name, max_file, stamp)
+    if scheme.startswith("file://"):
+        return Fetched(unquote(urlparse(text).path), ours=False)
+    if len(text) < _MOST_PATH and "\0" not in text and os.path.isfile(text):
+        return Fetched(text, ours=False)
+    return _keep(_decoded(text, 0, name, max_file), name, max_file, stamp)
+
+
+def _download(url: str, name: str, seconds: float) -> bytes:
+    try:
+        return download_remote_media(url, timeout=seconds)
+    # what requests raises is an OSError too
+    except (ValueError, OSError) as error:
+        raise MediaError(name, f"cannot be fetched: {str(error)[:300]}", f"{seconds:g} s at most") from error
+
+
+def _decoded(text: str, start: int, name: str, max_file: int) -> Iterator[bytes]:
+    num_chars = len(text) - start
+    if num_chars * 3 // 4 > max_file + 2:
+        raise MediaError(name, f"the file has about {num_chars * 3 // 4} bytes", f"at most {max_file}")
+    # padding ends the data: without this, each piece could bring its own
+    padding = text.find("=", start)
+    if not num_chars or (padding >= 0 and padding < len(text) - 2):
+        raise _no_media(name, text, start)
+    for begin in range(start, len(text), _PIECE):
+        try:
+            yield binascii.a2b_base64(text[begin : begin + _PIECE], strict_mode=True)
+        except ValueError as error:
+            raise _no_media(name, text, start) from error
+
+
+def _no_media(name: str, text: str, start: int) -> MediaError:
+    told = text[start : start + 60]
+    return MediaError(name, f"{told!r} is no URL, no file here and no base64", "give one of these")
+
+
+def _keep(pieces: Any, name: str, max_file: int, stamp: str) -> Fetched:
+    """Writes bytes into a file in memory, or where that is full, on disk."""
+    pieces = iter(pieces)
+    for folder in (SHARED, Path(tempfile.gettempdir())):
+        path = str(folder / f"{stamp}{uuid.uuid4().hex}")
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError:
+            continue
+        try:
+            with os.fdopen(descriptor, "wb", buffering=0) as file:
+                _write(file, pieces, name, max_file)
+            return Fetched(path, ours=True)
+        except BaseException:
+            os.unlink(path)
+            raise
+    raise OSError(f"neither {SHARED} nor {tempfile.gettempdir()} can be written to")
+
+
+def _write(file: io.FileIO, pieces: Iterator[bytes], name: str, max_file: int) -> None:
+    total = 0
+    for piece in pieces:
+        total += len(piece)
+        if total > max_file:
+            raise MediaError(name, f"the file has {total} bytes or more", f"at most {max_file}")
+        view = memoryview(piece)
+        while view:
+            view = view[file.write(view) :]

@@ -1,0 +1,171 @@
+"""A process that reads media files: orders come in over a socket, parcels whose tensors lie in shared memory go out.
+
+Started by `media_pool`, with the number of its end of a socket. It imports no SGLang and touches no GPU, and a
+file that kills it kills nothing else: its memory is capped, and so is its time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import signal
+import stat
+import sys
+import tempfile
+import traceback
+import uuid
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from sglang_nemotron.config_omni import OmniSpec
+from sglang_nemotron.prompt.cargo import MediaError
+from sglang_nemotron.prompt.measure import Bounds, measure
+from sglang_nemotron.prompt.parcel import Order, Parcel
+
+SHARED = Path("/dev/shm")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a worker is told first. pixels: dtype of images and frames. stamp: begins the names of its files."""
+
+    spec: OmniSpec
+    bounds: Bounds
+    pixels: torch.dtype
+    threads: int
+    memory: int
+    max_file: int
+    timeout: float
+    stamp: str
+
+
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """A tensor in a file: contiguous, from byte 0."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def serve(connection: Connection) -> None:
+    """Answers orders until the other side is gone."""
+    terms: Terms = connection.recv()
+    torch.set_num_threads(terms.threads)
+    # nothing may be reported as measured that is not: errors of the first import are found now
+    _import_libraries()
+    _cap_memory(terms.memory)
+    connection.send("ready")
+    while True:
+        try:
+            order, path = connection.recv()
+        except EOFError:
+            return
+        # where the other side is gone too, nobody else would end a decoder that hangs
+        signal.setitimer(signal.ITIMER_REAL, terms.timeout + 10)
+        answer = _answer(order, path, terms)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        connection.send(answer)
+
+
+def _answer(order: Order, path: str, terms: Terms) -> list[Parcel] | MediaError:
+    laid: list[Parcel] = []
+    try:
+        data = read_file(path, order.name, terms.max_file)
+        for parcel in measure(order, data, terms.spec, terms.bounds):
+            dtype = torch.float32 if parcel.kind == "sound" else terms.pixels
+            laid.append(parcel.carrying(lay(parcel.feature, dtype, terms.stamp)))
+        return laid
+    # the one boundary where any fault of a decoder becomes the request's own
+    except Exception as fault:
+        for parcel in laid:
+            with contextlib.suppress(OSError):
+                os.unlink(parcel.feature.path)
+        return _told(order, fault, terms)
+
+
+def _told(order: Order, fault: Exception, terms: Terms) -> MediaError:
+    if isinstance(fault, MediaError):
+        return MediaError(fault.item, fault.problem, fault.limit)
+    if isinstance(fault, MemoryError) or "can't allocate memory" in str(fault):
+        return MediaError(order.name, "needs too much memory to read", f"at most {terms.memory >> 20} MB")
+    if isinstance(fault, ValueError):
+        return MediaError(order.name, str(fault))
+    traceback.print_exception(fault)
+    return MediaError(order.name, f"cannot be read ({type(fault).__name__}: {str(fault)[:200]})")
+
+
+def read_file(path: str, name: str, max_file: int) -> bytes:
+    """The bytes of a regular file of at most `max_file` bytes; MediaError."""
+    try:
+        # a pipe or a device would block or never end
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise MediaError(name, f"the file cannot be opened: {error.strerror}") from error
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise MediaError(name, "the path is no regular file")
+    with os.fdopen(descriptor, "rb") as file:
+        if found.st_size > max_file:
+            raise MediaError(name, f"the file has {found.st_size} bytes", f"at most {max_file}")
+        # a file that grows meanwhile is cut, not read for ever
+        return file.read(max_file)
+
+
+def lay(tensor: torch.Tensor, dtype: torch.dtype, stamp: str) -> Laid:
+    """Writes a tensor into a new file in shared memory, or where that is full, on disk."""
+    size = tensor.numel() * dtype.itemsize
+    try:
+        return _lay_in(SHARED, tensor, dtype, stamp, size)
+    except OSError:
+        return _lay_in(Path(tempfile.gettempdir()), tensor, dtype, stamp, size)
+
+
+def _lay_in(folder: Path, tensor: torch.Tensor, dtype: torch.dtype, stamp: str, size: int) -> Laid:
+    path = folder / f"{stamp}{uuid.uuid4().hex}"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        # reserved at once: a page that is missing later would kill the process that writes it
+        os.posix_fallocate(descriptor, 0, size)
+        with mmap.mmap(descriptor, size) as mapped:
+            out = torch.frombuffer(mapped, dtype=dtype).view(tensor.shape)
+            out.copy_(tensor)
+            del out
+    except BaseException:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(descriptor)
+    return Laid(str(path), tuple(tensor.shape), dtype)
+
+
+def _import_libraries() -> None:
+    import av  # noqa: F401
+    import librosa  # noqa: F401
+    import soundfile  # noqa: F401
+    import soxr  # noqa: F401
+    from PIL import Image  # noqa: F401
+
+
+def _cap_memory(memory: int) -> None:
+    """Allows so much data beyond what the process has now; shared memory does not count."""
+    if not sys.platform.startswith("linux"):
+        return
+    import resource
+
+    with open("/proc/self/status") as status:
+        kilobytes = next(int(line.split()[1]) for line in status if line.startswith("VmData"))
+    limit = kilobytes * 1024 + memory
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
+
+
+def main() -> None:
+    # an interrupt at the terminal goes to the server, which then closes the socket
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    serve(Connection(int(sys.argv[1])))

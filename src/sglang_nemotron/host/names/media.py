@@ -1,0 +1,19 @@
+"""SGLang names for media in the processes that answer HTTP; importing them costs what SGLang's own processors cost."""
+
+from __future__ import annotations
+
+from sglang.srt.managers.mm_utils import ShmPointerMMData
+from sglang.srt.managers.schedule_batch import Modality, MultimodalDataItem, MultimodalProcessorOutput
+from sglang.srt.multimodal.processors.base_processor import BaseMultimodalProcessor
+from sglang.srt.utils.common import ImageData, VideoData, download_remote_media
+
+__all__ = [
+    "BaseMultimodalProcessor",
+    "ImageData",
+    "Modality",
+    "MultimodalDataItem",
+    "MultimodalProcessorOutput",
+    "ShmPointerMMData",
+    "VideoData",
+    "download_remote_media",
+]

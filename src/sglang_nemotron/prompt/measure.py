@@ -1,0 +1,103 @@
+"""The bytes of one media file and an order come in; measured parcels go out: the item, and a video's own sound.
+
+Every fault of a file is a `MediaError` that names the item. Nothing here may know token ids, SGLang or processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import torch
+
+from sglang_nemotron.config_omni import OmniSpec
+from sglang_nemotron.prompt.audio_decode import AudioLimits
+from sglang_nemotron.prompt.cargo import MediaError, Sound
+from sglang_nemotron.prompt.options import MediaLimits
+from sglang_nemotron.prompt.parcel import Order, Parcel
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a server accepts of one item of each kind."""
+
+    video: MediaLimits = field(default_factory=MediaLimits)
+    audio: AudioLimits = field(default_factory=AudioLimits)
+
+
+def measure(order: Order, data: bytes, spec: OmniSpec, bounds: Bounds) -> list[Parcel]:
+    """The parcel of one item; of a video that is to be heard, one of its sound too, if it has any. MediaError."""
+    if not data:
+        raise MediaError(order.name, "the file is empty")
+    content = hashlib.sha256(data).digest()
+    if order.kind == "image":
+        return [_image(order, data, content, spec)]
+    if order.kind == "sound":
+        return [_sound(order, data, content, spec, bounds)]
+    parcels = [_video(order, data, content, spec, bounds)]
+    if order.options.audio_in_video:
+        track = _track(order, data, content, spec, bounds)
+        parcels += [track] if track is not None else []
+    return parcels
+
+
+def _identity(content: bytes, *rest: object) -> bytes:
+    """Of the file and of everything else that changes an embedding, so that a cache never confuses two."""
+    return hashlib.sha256(content + repr(rest).encode()).digest()
+
+
+def _image(order: Order, data: bytes, content: bytes, spec: OmniSpec) -> Parcel:
+    from sglang_nemotron.prompt.image import picture
+    from sglang_nemotron.prompt.image_file import read_image
+
+    rgb_HWC = torch.as_tensor(read_image(data, name=order.name))
+    made = picture(rgb_HWC, spec.image, order.budget, name=order.name)
+    identity = _identity(content, "image", made.grid_HW, spec.image)
+    return Parcel("image", identity, made.pixels_CHW, made.num_tokens)
+
+
+def _video(order: Order, data: bytes, content: bytes, spec: OmniSpec, bounds: Bounds) -> Parcel:
+    from sglang_nemotron.prompt.video_file import read_clip
+
+    options = order.options
+    threads = torch.get_num_threads()
+    clip = read_clip(data, name=order.name, rule=spec.video, options=options, limits=bounds.video, threads=threads)
+    rate = clip.pruning_rate
+    identity = _identity(
+        content, "video", clip.grid_HW, clip.headings, rate, options.fps, options.max_frames, spec.video
+    )
+    return Parcel(
+        "video",
+        identity,
+        clip.frames_TCHW,
+        clip.num_kept,
+        headings=clip.headings,
+        tokens_per_tubelet=clip.tokens_per_tubelet,
+        pruning_rate=rate,
+    )
+
+
+def _sound(order: Order, data: bytes, content: bytes, spec: OmniSpec, bounds: Bounds) -> Parcel:
+    from sglang_nemotron.prompt.audio_file import read_sound
+
+    if spec.audio is None:
+        raise MediaError(order.name, "this checkpoint has no sound encoder")
+    return _heard(read_sound(data, spec.audio, name=order.name, limits=bounds.audio), content, spec)
+
+
+def _track(order: Order, data: bytes, content: bytes, spec: OmniSpec, bounds: Bounds) -> Parcel | None:
+    """A video without sound is nothing to complain about; one whose sound is broken is."""
+    from sglang_nemotron.prompt.audio_decode import has_audio
+    from sglang_nemotron.prompt.audio_file import read_sound
+
+    if spec.audio is None:
+        raise MediaError(order.name, "its sound was asked for, but this checkpoint has no sound encoder")
+    name = f"the sound of {order.name}"
+    if not has_audio(data):
+        return None
+    return _heard(read_sound(data, spec.audio, name=name, limits=bounds.audio), content, spec)
+
+
+def _heard(made: Sound, content: bytes, spec: OmniSpec) -> Parcel:
+    identity = _identity(content, "sound", spec.audio)
+    return Parcel("sound", identity, made.mel_NTF, made.num_tokens, num_frames=made.num_frames_N)
