@@ -149,7 +149,9 @@ def vision_spec(outer: Part, vision: Part) -> VisionSpec:
         raise ValueError(f"vision_config: hidden_size={hidden_size} is no multiple of num_attention_heads={num_heads}")
     patch_size = vision.one(count, "patch_size", default=outer.one(count, "patch_size", default=16))
     outer.same("patch_size", outer.one(count, "patch_size", default=patch_size), patch_size)
-    pixels = args.one(count, "cpe_max_size", default=vision.one(count, "max_img_size", "max_resolution", default=2048))
+    # the largest image is as large as the stored grid where nothing is said of the grid itself
+    largest = vision.one(count, "max_resolution", default=2048)
+    pixels = args.one(count, "cpe_max_size", default=vision.one(count, "max_img_size", default=largest))
     vision.same("max_img_size", vision.one(count, "max_img_size", default=pixels), pixels)
     if pixels % patch_size:
         raise ValueError(
