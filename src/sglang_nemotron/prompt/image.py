@@ -1,10 +1,10 @@
-"""An image's size and a patch budget come in, a grid and a token count go out; uint8 pixels come in, a Picture goes out.
+"""An image's size and a patch budget come in, a grid and a token count go out; or uint8 pixels, and a Picture goes out.
 
 The numbers are those of the reference processor (transformers' `NemotronH_Omni_Reasoning_V3ImageProcessor`): bicubic,
 antialiased, in float32 without clamping. Nothing here may know files, prompts or other images of the request.
 
-Shape letters: C colour channels (3: red, green, blue), H W pixels of the source, P Q pixels of the result (rows, columns),
-B blocks of result rows, R result rows in a block, K source rows in a block's window.
+Shape letters: C colour channels (3: red, green, blue), H W pixels of the source, P Q pixels of the result (rows,
+columns), B blocks of result rows, R result rows in a block, K source rows in a block's window, O results, T taps.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ TEXT_TOKENS = 4
 # bicubic: taps on either side, in source pixels when enlarging; the coefficient is Pillow's and torch's antialiased one
 CUBIC_REACH = 2.0
 CUBIC_A = -0.5
-# result rows per matrix product: the window has about R * scale + 4 rows, so small blocks waste few zeros and large ones
-# few calls; 16 was fastest on 2 cores for 1080p and 4K photos (benchmarks/preprocess_image.py)
+# result rows per matrix product: the window has about R * scale + 4 rows, so small blocks waste few zeros and large
+# ones few calls; 16 was fastest on 2 cores for 1080p and 4K photos (benchmarks/preprocess_image.py)
 BLOCK_ROWS = 16
 
 
 def image_budget(context_length: int, rule: ImageRule, max_image_tokens: int | None = None) -> int:
     """Most patches of one image, before its sides are made even (which may add a row or a column).
 
-    context_length: tokens the server really serves. max_image_tokens: the request's or the server's own limit per image,
-    of which the checkpoint's minimum is the least (below it images would be enlarged past the limit): else a ValueError.
+    context_length: tokens the server really serves. max_image_tokens: the request's or the server's own limit per
+    image; below the checkpoint's minimum, to which small images are enlarged, it is a ValueError.
     Every image of a request gets the same budget; images that do not fit together are the caller's to refuse.
     Source: `_preprocess` of the reference; its term in the number of images matters only where they cannot fit anyway.
     """
@@ -51,8 +51,8 @@ def image_grid(width: int, height: int, budget: int, rule: ImageRule, *, name: s
     """(rows, columns) in patches to which an upright image of width x height pixels is resized. Needs no pixels.
 
     The grid keeps the aspect ratio, is even on both sides and as a rule within [rule.min_patches, budget]; a very long
-    image may exceed the budget by up to the factor 2, as in the reference. Where the reference divides by zero (sides so
-    unequal that the short one would vanish) a MediaError names the image. Source: `get_patch_grid_size`.
+    image may exceed the budget by up to the factor 2, as in the reference. Where the reference divides by zero (sides
+    so unequal that the short one would vanish) a MediaError names the image. Source: `get_patch_grid_size`.
     """
     if width < 1 or height < 1:
         raise MediaError(name, f"{width} x {height} pixels", "at least 1 x 1")
@@ -91,7 +91,7 @@ def image_tokens(grid_HW: tuple[int, int], rule: ImageRule) -> int:
 
 
 def picture(rgb_HWC: torch.Tensor, rule: ImageRule, budget: int, *, name: str = "image") -> Picture:
-    """The image resized to its grid and normalised. rgb_HWC: uint8, upright, any strides (planar memory is quickest)."""
+    """The image resized to its grid and normalised. rgb_HWC: uint8, upright, any strides (planar is quickest)."""
     assert rgb_HWC.dtype == torch.uint8 and rgb_HWC.ndim == 3 and rgb_HWC.shape[2] == CHANNELS, rgb_HWC.shape
     height, width, _ = rgb_HWC.shape
     rows, columns = grid = image_grid(width, height, budget, rule, name=name)

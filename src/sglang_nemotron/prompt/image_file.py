@@ -1,0 +1,192 @@
+"""The bytes of an image file come in; its upright size, or its upright pixels as uint8 RGB, go out.
+
+The content decides the format, never a name. Nothing here may know grids, prompts or where the bytes came from.
+
+Pixels that are not 8-bit RGB become what the reference processor makes of them (Pillow's conversion to RGB):
+transparency is dropped, not blended, so hidden colours show; CMYK converts without a profile. Orientation is applied
+(EXIF, else XMP), as transformers' own image loader does; SGLang's and torchvision's leave photos lying. One difference:
+16-bit grey keeps its high byte, where the reference cuts everything above 255 to white.
+
+Shape letters: H W pixels, C colour channels (3: red, green, blue).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from sglang_nemotron.prompt.cargo import CHANNELS, MediaError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# JPEG includes MPO, a JPEG with further pictures behind it, as many phones write it
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+FORMAT_NAMES = "PNG, JPEG, WebP, GIF, BMP or TIFF"
+# decoding a progressive JPEG costs one pass over the image per scan; cameras and browsers' encoders write up to a dozen
+PASSES_AT_FULL_SIZE = 16
+MAX_PNG_CHUNKS = 1_000_000
+# what a damaged file leads Pillow's decoders into: OSError is mere truncation, the rest comes of hostile values
+DECODER_ERRORS = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError),
+    *(RuntimeError, AssertionError, struct.error, zlib.error),
+)
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_JPEG_SCAN = b"\xff\xda"
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What a file may cost. max_pixels: width * height; decoding takes about 9 bytes of memory for each.
+
+    The default is where Pillow begins to speak of decompression bombs, and covers 8192 x 8192. max_bytes: of the file.
+    """
+
+    max_pixels: int = 89_478_485
+    max_bytes: int = 256 * 1024 * 1024
+
+
+def image_size(data: bytes, *, name: str, limits: ImageLimits | None = None) -> tuple[int, int]:
+    """(width, height) of the upright image, from the header alone: no pixel is decoded. Errors as of `read_image`."""
+    limits = limits or ImageLimits()
+    with _opened(data, name, limits) as image:
+        return _upright_size(image, data)
+
+
+def read_image(data: bytes, *, name: str, limits: ImageLimits | None = None) -> torch.Tensor:
+    """uint8 (H, W, 3) RGB, upright, of the first frame. Lies in memory as (3, H, W): the view is what is transposed.
+
+    name: which item, for the error ("image 2"). A file that is empty, of another format, broken, too large for `limits`
+    (refused from its header) or a decompression bomb is a MediaError.
+    """
+    with _opened(data, name, limits or ImageLimits()) as image:
+        method = _transposition(image, data)
+        image.load()
+        rgb = _to_rgb(image)
+        return _planar(rgb if method is None else rgb.transpose(method))
+
+
+@contextmanager
+def _opened(data: bytes, name: str, limits: ImageLimits) -> Iterator[Image]:
+    """The image with its header read and its costs checked; whatever a decoder raises inside becomes a MediaError."""
+    from PIL import Image, UnidentifiedImageError
+
+    _check_file(data, name, limits)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_costs(image, data, name, limits)
+            yield image
+    except UnidentifiedImageError:
+        raise MediaError(name, "not an image, or one whose header is broken", f"send {FORMAT_NAMES}") from None
+    except Image.DecompressionBombError as error:
+        raise MediaError(name, f"too many pixels: {error}", f"at most {limits.max_pixels:,} pixels") from None
+    except MemoryError:
+        raise MediaError(name, "too large to decode in the memory there is", "send a smaller image") from None
+    except MediaError:
+        raise
+    except DECODER_ERRORS as error:
+        raise MediaError(name, f"damaged or incomplete image file: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _check_file(data: bytes, name: str, limits: ImageLimits) -> None:
+    if not data:
+        raise MediaError(name, "the file is empty", f"send {FORMAT_NAMES}")
+    if len(data) > limits.max_bytes:
+        raise MediaError(name, f"the file has {len(data):,} bytes", f"at most {limits.max_bytes:,} bytes")
+
+
+def _check_costs(image: Image, data: bytes, name: str, limits: ImageLimits) -> None:
+    """From the header, before anything is allocated for pixels."""
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise MediaError(name, f"{width} x {height} pixels", "at least 1 x 1")
+    if width * height > limits.max_pixels:
+        raise MediaError(name, f"{width} x {height} pixels", f"at most {limits.max_pixels:,} pixels")
+    if image.format in ("JPEG", "MPO"):
+        # inside a scan ff is always followed by 00 or a restart marker, so this counts scans (and those of thumbnails)
+        num_scans = data.count(_JPEG_SCAN)
+        allowed = PASSES_AT_FULL_SIZE * limits.max_pixels // (width * height)
+        if num_scans > allowed:
+            raise MediaError(name, f"a JPEG of {num_scans:,} scans", f"at most {allowed:,} at {width} x {height}")
+
+
+def _upright_size(image: Image, data: bytes) -> tuple[int, int]:
+    from PIL.Image import Transpose
+
+    turned = (Transpose.TRANSPOSE, Transpose.TRANSVERSE, Transpose.ROTATE_90, Transpose.ROTATE_270)
+    width, height = image.size
+    return (height, width) if _transposition(image, data) in turned else (width, height)
+
+
+def _transposition(image: Image, data: bytes):  # noqa: ANN202 - Pillow's Transpose, or None
+    """What makes the image upright; None if nothing. Asks the header only, and never decodes."""
+    from PIL import Image
+
+    if image.format == "TIFF":
+        # Pillow turns these itself, size and pixels
+        return None
+    if image.format == "PNG" and "exif" not in image.info:
+        exif = _png_exif(data)
+        if exif is not None:
+            image.info["exif"] = b"Exif\x00\x00" + exif
+    try:
+        # the base class's: a PNG's own would decode the pixels in search of a later chunk, which was found above
+        orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)
+    except DECODER_ERRORS:
+        # a photo with broken metadata is still a photo
+        return None
+    transpose = Image.Transpose
+    return {
+        2: transpose.FLIP_LEFT_RIGHT,
+        3: transpose.ROTATE_180,
+        4: transpose.FLIP_TOP_BOTTOM,
+        5: transpose.TRANSPOSE,
+        6: transpose.ROTATE_270,
+        7: transpose.TRANSVERSE,
+        8: transpose.ROTATE_90,
+    }.get(orientation)
+
+
+def _png_exif(data: bytes) -> bytes | None:
+    """The payload of the eXIf chunk, which may stand after the pixels; walks chunk headers, reads no pixel."""
+    position = len(_PNG_SIGNATURE)
+    for _ in range(MAX_PNG_CHUNKS):
+        if position + 8 > len(data):
+            return None
+        length = int.from_bytes(data[position : position + 4], "big")
+        if data[position + 4 : position + 8] == b"eXIf":
+            return data[position + 8 : position + 8 + length]
+        position += 12 + length
+    return None
+
+
+def _to_rgb(image: Image) -> Image:
+    """First frame as 8-bit RGB."""
+    from PIL import Image
+
+    # 16-bit grey; older Pillow calls a PNG's "I"
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        high_HW = (np.asarray(image).astype(np.int32) >> 8).clip(0, 255).astype(np.uint8)
+        image = Image.fromarray(high_HW)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _planar(image: Image) -> torch.Tensor:
+    """An RGB image -> uint8 (H, W, 3) over (3, H, W) memory: channels are resized one by one, each row in one piece."""
+    planes_CHW = torch.empty(CHANNELS, image.height, image.width, dtype=torch.uint8)
+    for plane_HW, band in zip(planes_CHW.numpy(), "RGB", strict=True):
+        plane_HW.reshape(-1)[:] = np.frombuffer(image.tobytes("raw", band), dtype=np.uint8)
+    return planes_CHW.permute(1, 2, 0)
