@@ -21,11 +21,17 @@ MODEL_PACKAGE = "sglang_nemotron.models"
 PROCESSOR_PACKAGE = "sglang_nemotron.processors"
 HTTP_APP = "sglang_nemotron.host.http_app:app"
 # architecture -> module of ours that holds its class
-MODELS = {"NemotronHForCausalLM": f"{MODEL_PACKAGE}.nemotron_h"}
+MODELS = {
+    "NemotronHForCausalLM": f"{MODEL_PACKAGE}.nemotron_h",
+    "NemotronH_Nano_Omni_Reasoning_V3": f"{MODEL_PACKAGE}.nemotron_omni",
+    "NemotronH_Omni_Reasoning_V3": f"{MODEL_PACKAGE}.nemotron_omni",
+}
 
 _MODEL_VARIABLE = "SGLANG_EXTERNAL_MODEL_PACKAGE"
 _PROCESSOR_VARIABLE = "SGLANG_EXTERNAL_MM_PROCESSOR_PACKAGE"
 _APP_VARIABLE = "SGLANG_HTTP_SERVER_APP_PATH"
+# for HTTP workers, which do not know what is served when they start
+_SERVES_OMNI = "SGLANG_NEMOTRON_SERVES_OMNI"
 _REGISTRY = "sglang.srt.models.registry"
 _TOKENIZER_MANAGER = "sglang.srt.managers.tokenizer_manager"
 _REASONING_PARSER = "sglang.srt.parser.reasoning_parser"
@@ -101,34 +107,23 @@ def _processors_are_ours() -> str | None:
     return None if present == PROCESSOR_PACKAGE else f"{_PROCESSOR_VARIABLE} is {present!r}"
 
 
-# ---- config, and with it the hybrid cache
+def _wants_media() -> bool:
+    """Needs our model classes, by which SGLang finds processors: where they are imported anyway, or Omni is served."""
+    return _REGISTRY in sys.modules or _SERVES_OMNI in os.environ
 
 
-def _open_config() -> None:
-    from sglang_nemotron.host.hf_config import NanoConfig
-    from sglang_nemotron.host.names.args import AutoConfig, config_registry
-
-    config_registry[NanoConfig.model_type] = NanoConfig
-    AutoConfig.register(NanoConfig.model_type, NanoConfig, exist_ok=True)
+def _open_media() -> None:
+    if _TOKENIZER_MANAGER in sys.modules and _SERVING_CHAT in sys.modules and _wants_media():
+        importlib.import_module("sglang_nemotron.host.media").open_media()
+        importlib.import_module("sglang_nemotron.host.requests").open_processor_check()
 
 
-def _config_is_ours() -> str | None:
-    from sglang_nemotron.host.hf_config import NanoConfig
-    from sglang_nemotron.host.names.args import config_registry, mamba2_config
+def _media_are_ours() -> str | None:
+    if not _wants_media():
+        return None
+    from sglang_nemotron.host import media, requests
 
-    registered = config_registry.get(NanoConfig.model_type)
-    if registered is not NanoConfig:
-        return f"the config class of {NanoConfig.model_type} is {registered}"
-    probe: Any = _Probe(NanoConfig())
-    return None if mamba2_config(probe) is probe.hf_config else "SGLang gives our config no hybrid cache"
-
-
-@dataclass
-class _Probe:
-    """The two fields of SGLang's ModelConfig that decide about the hybrid cache."""
-
-    hf_config: Any
-    is_draft_model: bool = False
+    return media.media_is_ours() or requests.processor_is_checked()
 
 
 # ---- start-up checks of our architectures (they run in the main process, before any scheduler)
@@ -148,23 +143,43 @@ def _resolve(server_args: Any, hf_config: Any) -> dict[str, Any]:
     return startup.resolve(server_args, hf_config, http_app=HTTP_APP)
 
 
+def _resolve_omni(server_args: Any, hf_config: Any) -> dict[str, Any]:
+    """As `_resolve`, for the Omni architectures; Super Omni shares one of their names."""
+    from sglang_nemotron.config_omni import is_nano_omni
+    from sglang_nemotron.host import startup_omni
+
+    if is_nano_omni(hf_config) is not None:
+        return {}
+    startup_omni.check_libraries()
+    os.environ[_SERVES_OMNI] = "1"
+    prove_all()
+    return startup_omni.resolve(server_args, hf_config, http_app=HTTP_APP)
+
+
+_RESOLVERS = {name: _resolve if name == "NemotronHForCausalLM" else _resolve_omni for name in MODELS}
+
+
 def _open_startup() -> None:
     from sglang_nemotron.host.names.args import register_model_override
 
     # a broken one must show now, not when it is called
-    importlib.import_module("sglang_nemotron.host.startup")
-    if _resolve not in _providers():
-        register_model_override("NemotronHForCausalLM")(_resolve)
+    importlib.import_module("sglang_nemotron.host.startup_omni")
+    for name, resolver in _RESOLVERS.items():
+        if resolver not in _providers(name):
+            register_model_override(name)(resolver)
 
 
 def _startup_is_ours() -> str | None:
-    return None if _resolve in _providers() else "our start-up check is not among SGLang's override providers"
+    for name, resolver in _RESOLVERS.items():
+        if resolver not in _providers(name):
+            return f"our start-up check of {name} is not among SGLang's override providers"
+    return None
 
 
-def _providers() -> list[Any]:
+def _providers(architecture: str) -> list[Any]:
     from sglang_nemotron.host.names.args import override_providers
 
-    return override_providers.get("NemotronHForCausalLM", [])
+    return override_providers.get(architecture, [])
 
 
 # ---- HTTP worker processes
@@ -253,7 +268,27 @@ DOORS: tuple[Door, ...] = (
         remedy="reinstall sglang-nemotron, without which SGLang serves nothing here; set SGLANG_NEMOTRON_DISABLE=1 "
         "where another platform should serve",
     ),
-    Door("config", "args", "config class of nemotron_h, and its hybrid cache", _open_config, _config_is_ours),
+    Door(
+        "config",
+        "args",
+        "config classes of text and Omni, and their hybrid cache",
+        _ask("config_tables", "open_configs"),
+        _ask("config_tables", "configs_are_ours"),
+    ),
+    Door(
+        "tokenizer",
+        "args",
+        "tokenizer of Omni, without remote code",
+        _ask("config_tables", "open_tokenizers"),
+        _ask("config_tables", "tokenizers_are_ours"),
+    ),
+    Door(
+        "tables",
+        "args",
+        "Omni where SGLang lists text by architecture",
+        _ask("tables", "open_tables"),
+        _ask("tables", "tables_are_ours"),
+    ),
     Door("startup", "args", "checks of our architectures in the main process", _open_startup, _startup_is_ours),
     Door("processors", "args", "media processors", _open_processors, _processors_are_ours),
     Door("workers", "args", "plugins in HTTP worker processes", _open_workers, _workers_are_ours),
@@ -280,6 +315,7 @@ DOORS: tuple[Door, ...] = (
         _once_there(_SERVING_CHAT, _open_parsers, _ask("reply_http", "open_requests")),
         _ask("reply_http", "requests_are_ours"),
     ),
+    Door("media", "http", "images, video and sound of requests", _open_media, _media_are_ours),
     Door(
         "budgets",
         "engine",

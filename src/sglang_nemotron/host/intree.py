@@ -5,7 +5,11 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_MODULES = {"NemotronHForCausalLM": "sglang.srt.models.nemotron_h"}
+_MODULES = {
+    "NemotronHForCausalLM": "sglang.srt.models.nemotron_h",
+    "NemotronH_Nano_Omni_Reasoning_V3": "sglang.srt.models.nano_nemotron_vl",
+    "NemotronH_Omni_Reasoning_V3": "sglang.srt.models.nano_nemotron_vl",
+}
 
 
 def intree_model(name: str) -> Any:

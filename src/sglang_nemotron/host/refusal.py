@@ -19,7 +19,7 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-ARCHITECTURES = ("NemotronHForCausalLM", "NemotronH_Nano_Omni_Reasoning_V3")
+ARCHITECTURES = ("NemotronHForCausalLM", "NemotronH_Nano_Omni_Reasoning_V3", "NemotronH_Omni_Reasoning_V3")
 # a fault of this door leaves no model to serve, whatever its architecture
 PLATFORM = "platform"
 REMEDY = (

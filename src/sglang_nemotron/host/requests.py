@@ -12,9 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from sglang_nemotron.host.names.http import TokenizerManager
-from sglang_nemotron.host.refusal import ARCHITECTURES
+from sglang_nemotron.host.refusal import ARCHITECTURES, Refused
 
 _METHOD = "_validate_one_request"
+_INIT = "init_tokenizer_and_processor"
 
 
 def check_token_ids(input_ids: Any, vocab_size: int) -> None:
@@ -63,3 +64,40 @@ def is_checked() -> str | None:
     except ValueError as error:
         return None if "input_ids holds 4" in str(error) else f"SGLang's validation says {error}"
     return "SGLang's validation lets an unknown token id pass"
+
+
+def check_processor(manager: Any) -> None:
+    """Refused where one of our Omni checkpoints got a media processor that is not ours.
+
+    SGLang finds processors by class name, and serves its own if ours could not be imported.
+    """
+    from sglang_nemotron.config_omni import is_nano_omni
+    from sglang_nemotron.processors.nemotron_omni import NemotronOmniProcessor
+
+    if manager.mm_processor is None or is_nano_omni(manager.model_config.hf_config) is not None:
+        return
+    if not isinstance(manager.mm_processor, NemotronOmniProcessor):
+        kind = type(manager.mm_processor)
+        raise Refused(f"the media of this model would be read by {kind.__module__}.{kind.__name__}, not by ours")
+
+
+def open_processor_check() -> None:
+    """Looks at the media processor as soon as SGLang has one; may be repeated."""
+    init = getattr(TokenizerManager, _INIT)
+    if getattr(init, "checks_processor", False):
+        return
+
+    @functools.wraps(init)
+    def checked(self: Any) -> Any:
+        result = init(self)
+        check_processor(self)
+        return result
+
+    checked.checks_processor = True  # type: ignore[attr-defined]
+    setattr(TokenizerManager, _INIT, checked)
+
+
+def processor_is_checked() -> str | None:
+    if getattr(getattr(TokenizerManager, _INIT), "checks_processor", False):
+        return None
+    return f"SGLang's {_INIT} is not followed by our check of the media processor"

@@ -11,10 +11,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sglang_nemotron.config import DecoderSpec, check_parallel
 from sglang_nemotron.host.names.args import NemotronHConfig, envs, platforms, resolving_view
+
+if TYPE_CHECKING:
+    from sglang_nemotron.config_omni import OmniSpec
+    from sglang_nemotron.decoder.headers import Headers
 
 logger = logging.getLogger(__name__)
 
@@ -105,22 +109,28 @@ def resolve(server_args: Any, hf_config: Any, *, http_app: str) -> dict[str, Any
     view = resolving_view(server_args)
     assert isinstance(hf_config, NemotronHConfig)
     spec = hf_config.nano_spec
-    check_flags(view, on_cpu=_on_our_cpu())
-    _check_workers(view, http_app)
-    check_parallel(spec, view.tp_size, ep_size=view.ep_size, pp_size=view.pp_size)
+    check_server(view, spec, http_app=http_app)
     check_checkpoint(spec, view.model_path, view.load_format)
     return {}
 
 
-def _on_our_cpu() -> bool:
+def check_server(view: Any, spec: DecoderSpec, *, http_app: str, limits: tuple[Limit, ...] = LIMITS) -> None:
+    """ValueError for flags and splits that the decoder, or whatever `limits` stand for, does not serve."""
+    check_flags(view, on_cpu=on_our_cpu(), limits=limits)
+    _check_workers(view, http_app)
+    check_parallel(spec, view.tp_size, ep_size=view.ep_size, pp_size=view.pp_size)
+
+
+def on_our_cpu() -> bool:
+    """Whether this server runs on our CPU platform."""
     from sglang_nemotron.host.cpu import CpuPlatform
 
     return isinstance(platforms.current_platform, CpuPlatform)
 
 
-def check_flags(view: Any, *, on_cpu: bool) -> None:
+def check_flags(view: Any, *, on_cpu: bool, limits: tuple[Limit, ...] = LIMITS) -> None:
     """ValueError for the first flag that our classes do not serve; a warning for what was never tried."""
-    for limit in LIMITS:
+    for limit in limits:
         value = limit.given(view)
         if value is None or (limit.cpu_only and not on_cpu):
             continue
@@ -145,8 +155,11 @@ def _check_workers(view: Any, http_app: str) -> None:
         )
 
 
-def check_checkpoint(spec: DecoderSpec, model_path: str, load_format: str) -> None:
-    """Names, shapes and completeness of a local folder's tensors, from file headers alone; ValueError lists faults."""
+def check_checkpoint(spec: DecoderSpec, model_path: str, load_format: str, *, omni: OmniSpec | None = None) -> None:
+    """Names, shapes and completeness of a local folder's tensors, from file headers alone; ValueError lists faults.
+
+    `omni`: the whole model's spec, where `spec` is a decoder inside an Omni checkpoint.
+    """
     # what else SGLang can load (a hub name, an object store, dummy weights) is checked when the weights arrive
     folder = Path(model_path)
     if str(load_format) not in _SAFETENSORS_FORMATS or not folder.is_dir():
@@ -154,14 +167,26 @@ def check_checkpoint(spec: DecoderSpec, model_path: str, load_format: str) -> No
     if not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin")):
         return
     from sglang_nemotron.decoder.headers import read_headers
-    from sglang_nemotron.decoder.weights import DecoderWeights
 
     began = time.monotonic()
     headers = read_headers(folder)
     try:
-        DecoderWeights(spec, 1, dequantise=False).check(headers)
+        _check_headers(headers, spec, omni)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
     logger.info(
         "checkpoint: %d tensors as the config says (headers read in %.2f s)", len(headers), time.monotonic() - began
     )
+
+
+def _check_headers(headers: Headers, spec: DecoderSpec, omni: OmniSpec | None) -> None:
+    from sglang_nemotron.decoder.weights import DecoderWeights
+
+    if omni is None:
+        DecoderWeights(spec, 1, dequantise=False).check(headers)
+        return
+    from sglang_nemotron.encoders.weights import TEXT_PREFIX, TowerWeights
+
+    text = {name: header for name, header in headers.items() if name.startswith(TEXT_PREFIX)}
+    TowerWeights(omni).check(headers)
+    DecoderWeights(spec, 1, dequantise=False, prefix=TEXT_PREFIX).check(text)

@@ -71,7 +71,10 @@ class NemotronHForCausalLM(nn.Module):
         self.lm_head = self._head(layer_quant, prefix)
         self.logits_processor = LogitsProcessor(config)
         self.capture_aux_hidden_states = False
-        self.weights = DecoderWeights(self.spec, self.ranks.mixer_tp_size, dequantise=self.dequantise)
+        # inside another model, a checkpoint names this one's tensors behind the same prefix
+        self.weights = DecoderWeights(
+            self.spec, self.ranks.mixer_tp_size, dequantise=self.dequantise, prefix=add_prefix("", prefix)
+        )
         self.routed_experts_weights_of_layer = LazyValue(self._expert_weights)
         self._pool: PoolView | None = None
 

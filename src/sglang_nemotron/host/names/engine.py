@@ -35,6 +35,8 @@ from sglang.srt.layers.quantization import QuantizationConfig
 from sglang.srt.layers.radix_attention import RadixAttention
 from sglang.srt.layers.utils import PPMissingLayer
 from sglang.srt.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from sglang.srt.managers.mm_utils import general_mm_embed_routine
+from sglang.srt.managers.schedule_batch import Modality, MultimodalDataItem, MultimodalInputs
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch, PPProxyTensors
 from sglang.srt.model_executor.forward_context import get_attn_backend
 from sglang.srt.model_executor.runner import get_is_capture_mode
@@ -54,7 +56,10 @@ __all__ = [
     "Mamba2StateDType",
     "Mamba2StateShape",
     "MergedColumnParallelLinear",
+    "Modality",
     "ModelConfigForExpertLocation",
+    "MultimodalDataItem",
+    "MultimodalInputs",
     "NormQuantReadout",
     "NormReadout",
     "PPMissingLayer",
@@ -79,6 +84,7 @@ __all__ = [
     "declare_ffn",
     "default_weight_loader",
     "filter_moe_weight_param_global_expert",
+    "general_mm_embed_routine",
     "get_attn_backend",
     "get_current_device_stream_fast",
     "get_exec",

@@ -1,0 +1,134 @@
+"""What the main process does for an Omni checkpoint before any scheduler starts, beside what it does for text.
+
+Refuses what the towers do not serve and a missing `[omni]` extra, checks the whole checkpoint, gives Omni the
+defaults that SGLang gives text, and sizes the cache of embeddings. A ValueError ends the server with its text.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from sglang_nemotron.config_omni import OmniSpec
+from sglang_nemotron.host import startup
+from sglang_nemotron.host.hf_config_omni import omni_spec_of
+from sglang_nemotron.host.names.args import envs, get_device_memory_capacity, override_providers, resolving_view
+from sglang_nemotron.host.startup import LIMITS, Limit
+from sglang_nemotron.host.tables import OMNI
+
+logger = logging.getLogger(__name__)
+
+_APART = "towers and decoder run in one process here"
+_REPLICAS = "the towers are split or repeated over all ranks of tensor parallelism, which then see the same media"
+
+
+def _flag(name: str, why: str, *, unset: Any = None) -> Limit:
+    def given(view: Any) -> Any:
+        value = getattr(view, name, None)
+        return None if value in (None, False, unset) or value == [] else value
+
+    return Limit("--" + name.replace("_", "-"), given, why)
+
+
+# docs/support.md holds the same table for readers
+OMNI_LIMITS: tuple[Limit, ...] = (
+    _flag("attn_dp_size", _REPLICAS, unset=1),
+    _flag("mm_enable_dp_encoder", _REPLICAS),
+    _flag("encoder_only", _APART),
+    _flag("language_only", _APART),
+    _flag("enable_adaptive_dispatch_to_encoder", _APART),
+    _flag(
+        "language_model_only", "the towers are always built; a server without media needs no flag, and the text model"
+    ),
+    _flag("enable_prefix_mm_cache", _APART),
+    _flag("enable_mm_global_cache", _APART),
+    _flag("mm_attention_backend", "the towers call torch's own attention, so the flag would have no effect"),
+    _flag("enable_lora", "adapters of a decoder inside another model are not wired"),
+)
+
+# of the device's memory: what the cache of embeddings may take when the user says nothing
+_LEAST_SHARE, _MOST_SHARE = 0.01, 0.05
+_BYTES = {"float32": 4, "float": 4}
+# the name whose rules SGLang applies to a decoder inside a multimodal config
+_INTREE_OMNI = OMNI[1]
+
+
+def resolve(server_args: Any, hf_config: Any, *, http_app: str) -> dict[str, Any]:
+    """The fields that Omni sets while arguments resolve; ValueError for what we do not serve."""
+    view = resolving_view(server_args)
+    spec = omni_spec_of(hf_config)
+    startup.check_server(view, spec.decoder, http_app=http_app, limits=(*OMNI_LIMITS, *LIMITS))
+    startup.check_checkpoint(spec.decoder, view.model_path, view.load_format, omni=spec)
+    _size_cache(server_args, view, spec)
+    return defaults_of_text(server_args, hf_config)
+
+
+def check_libraries() -> None:
+    """ValueError that says what to install, if a library that reads media is missing."""
+    from sglang_nemotron.host.media import missing_libraries
+
+    missing = missing_libraries()
+    if missing:
+        raise ValueError(
+            f"Nemotron 3 Nano Omni reads images, video and sound with {', '.join(missing)}, which "
+            f"{'is' if len(missing) == 1 else 'are'} not installed; run: pip install 'sglang-nemotron[omni]'"
+        )
+
+
+def defaults_of_text(server_args: Any, hf_config: Any) -> dict[str, Any]:
+    """MoE backend, quantisation and attention backend by SGLang's own rules for this decoder.
+
+    SGLang applies them to the name that transformers saves, and not to the published one. They look at the text
+    config only where the architecture is the former, so that name is shown to them.
+    """
+    if any(_in_tree(provider) for provider in override_providers.get(hf_config.architectures[0], ())):
+        return {}
+    shown = SimpleNamespace(
+        architectures=[_INTREE_OMNI], quantization_config=getattr(hf_config, "quantization_config", None) or {}
+    )
+    chosen: dict[str, Any] = {}
+    for provider in override_providers.get(_INTREE_OMNI, ()):
+        if _in_tree(provider):
+            chosen.update(provider(server_args, shown))
+    return chosen
+
+
+def _in_tree(provider: Callable[..., Any]) -> bool:
+    return provider.__module__.startswith("sglang.")
+
+
+def cache_megabytes(context_tokens: int, token_bytes: int, device_megabytes: float) -> int:
+    """Room for one request that is all media, and for a hundredth of the device's memory, but never over a twentieth.
+
+    An embedding that does not fit is computed again for every chunk of its prompt.
+    """
+    whole_context = context_tokens * token_bytes / 2**20
+    wanted = max(whole_context, _LEAST_SHARE * device_megabytes)
+    return math.ceil(min(wanted, _MOST_SHARE * device_megabytes))
+
+
+def _size_cache(server_args: Any, view: Any, spec: OmniSpec) -> None:
+    """Through the variable that SGLang reads in the scheduler; whoever set it has decided."""
+    if envs.SGLANG_VLM_CACHE_SIZE_MB.is_set():
+        return
+    from sglang_nemotron.host.names.flags import model_config_of
+
+    model_config = model_config_of(server_args)
+    device = _device_megabytes(view)
+    token_bytes = spec.decoder.hidden_size * _BYTES.get(str(model_config.dtype).removeprefix("torch."), 2)
+    megabytes = cache_megabytes(model_config.context_len, token_bytes, device)
+    os.environ[envs.SGLANG_VLM_CACHE_SIZE_MB.name] = str(megabytes)
+    logger.info("cache of media embeddings: %d MB (SGLANG_VLM_CACHE_SIZE_MB sets it)", megabytes)
+
+
+def _device_megabytes(view: Any) -> float:
+    if startup.on_our_cpu():
+        from sglang_nemotron.host.cpu import host_memory
+
+        # the host's other tenants keep what they have
+        return host_memory()[0] / 2**20
+    return get_device_memory_capacity(view.device) or 0.0
