@@ -413,8 +413,9 @@ def test_prefix_tokens() -> None:
     assert tokens(register_multiple=4) == 8
     assert tokens(register_multiple=1) == 5
     assert tokens(teachers=[{"name": "a"}, {"name": "b"}, {"name": "a"}], register_multiple=3) == 3
-    with pytest.raises(ValueError, match=r"vision_config.args: teachers=3 is not supported"):
-        tokens(teachers=3)
+    for wrong in (3, [], ["clip"], [{"name": "a"}, {}], [{"name": ["a"]}]):
+        with pytest.raises(ValueError, match=r"vision_config.args: teachers=.* is not supported"):
+            tokens(teachers=wrong)
 
 
 # ---- claimed or not -------------------------------------------------------------------------------------------------
@@ -467,6 +468,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"projector_hidden_size": None}, r"no projector_hidden_size"),
     ({"projector_hidden_size": 1.5}, r"projector_hidden_size=1.5 is not supported; allowed: a positive integer"),
     ({"vision_config": None}, r"no vision_config"),
+    ({"vision_config": "radio"}, r"vision_config='radio' is not supported; allowed: an object of fields"),
+    ({"vision_config__args": [1]}, r"args=\[1\] is not supported; allowed: an object of fields"),
+    ({"vision_config__args__model": []}, r"vision_config.args: model=\[\]"),
+    ({"sound_config": 5}, r"sound_config=5 is not supported; allowed: an object of fields"),
     ({"vit_hidden_size": 64}, r"vit_hidden_size=64, but 1280"),
     ({"patch_size": 14}, r"patch_size=14, but 16"),
     ({"vision_config__model_type": "siglip"}, r"vision_config: model_type='siglip' .* allowed: 'radio'"),
@@ -526,7 +531,7 @@ def test_tiny_heads_must_divide() -> None:
             omni_spec(tiny(f"vision_config.{name}"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_no_value_escapes_as_another_error(data: st.DataObject) -> None:
     """Whatever stands in a field, the answer is a spec or a ValueError."""

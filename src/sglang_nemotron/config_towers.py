@@ -63,6 +63,8 @@ class Part(Fields):
         if any(other != first for other in others):
             raise ValueError(f"the config contradicts itself: {' and '.join(names)} differ; keep one of them")
         name, value = next(iter(found.items()))
+        if isinstance(value, str | int | float | list | tuple):
+            raise ValueError(f"{name}={value!r} is not supported; allowed: an object of fields")
         return Part(f"{self.name}.{name}" if self.name != "config" else name, value)
 
     def check(self, implemented: Mapping[str, tuple[Any, ...]]) -> None:
@@ -175,7 +177,7 @@ def _tower_sizes(vision: Part, args: Part) -> tuple[int, int, int, int]:
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     model = args.get("model")
     if model is not ABSENT:
-        if model not in TOWERS:
+        if not isinstance(model, str) or model not in TOWERS:
             raise ValueError(f"{args.name}: model={model!r} is not supported; allowed: {sorted(TOWERS)}")
         sizes = TOWERS[model]
         for name, published in zip(names, sizes, strict=True):
@@ -199,9 +201,12 @@ def _prefix_tokens(vision: Part, args: Part) -> int:
     num_cls = 1
     if args.one(flag, "cls_token_per_teacher", default=False):
         teachers = args.get("teachers")
-        if not isinstance(teachers, list | tuple) or not all(isinstance(t, Mapping) and "name" in t for t in teachers):
+        names = (
+            [t.get("name") for t in teachers if isinstance(t, Mapping)] if isinstance(teachers, list | tuple) else []
+        )
+        if not names or len(names) != len(teachers) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"{args.name}: teachers={teachers!r} is not supported; allowed: a list of named objects")
-        num_cls = len({teacher["name"] for teacher in teachers})
+        num_cls = len(set(names))
     return num_cls + multiple - num_cls % multiple
 
 
