@@ -1,0 +1,373 @@
+"""A video file comes in, as bytes or a path; a measured `VideoClip` of its sampled frames, or a `MediaError`, goes out.
+
+Full-size frames live only until they are resized. Which frames to take, grids and texts are `video.py`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from sglang_nemotron.config_omni import VideoRule
+from sglang_nemotron.prompt.cargo import MediaError, VideoClip
+from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
+from sglang_nemotron.prompt.video import Resizer, new_frames, sample_indices, timestamps, video_clip, video_grid
+from sglang_nemotron.prompt.video_index import VideoIndex, scan
+
+# containers of one video, none of which can name another file or address (a playlist could: HLS, DASH, concat)
+FORMATS = "mov,matroska,gif,avi,mpegts,mpeg,flv,ogg,asf"
+CODECS = (
+    *("av1", "flv", "gif", "h263", "h264", "hevc", "libdav1d", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4"),
+    *("msmpeg4v3", "prores", "theora", "vc1", "vp6f", "vp8", "vp9", "wmv2", "wmv3"),
+)
+# decoders that pass over a frame no other refers to when told so packet by packet; dav1d drops wanted ones too
+SKIPPING = ("h264", "hevc")
+# a frame that cannot be decoded is stood in for by its neighbour in time, up to so many seconds away
+NEIGHBOUR_SECONDS = 1.0
+# FFmpeg's disposition bit of a cover picture
+ATTACHED_PICTURE = 1 << 10
+
+
+def read_clip(
+    source: bytes | str | Path,
+    *,
+    name: str,
+    rule: VideoRule,
+    options: MediaOptions,
+    limits: MediaLimits,
+    threads: int = 2,
+) -> VideoClip:
+    """Decodes, samples, turns upright, resizes and normalises one video.
+
+    source: the file's bytes, or its path. name: how errors call it ("video 2"). threads: for decoding, and as many for
+    resizing beside it; a process that serves more than this should hold torch to one thread itself.
+    Variable frame rate: frames are taken by their position in the file, and times are told at the average rate.
+    The pixel aspect ratio is not applied, and a file whose frames change size is brought to its first frame's grid, as
+    the reference does. Raises MediaError.
+    """
+    with VideoFile(source, name=name, limits=limits, threads=threads) as video:
+        indices = sample_indices(
+            video.num_frames, video.fps, fps=options.fps, max_frames=min(options.max_frames, limits.max_video_frames)
+        )
+        frames, grid = _resize_all(video, indices, rule, limits, workers=max(1, threads))
+        return video_clip(
+            frames,
+            num_frames=len(indices),
+            grid=grid,
+            seconds=timestamps(indices, video.fps),
+            rule=rule,
+            pruning_rate=rule.pruning_rate if options.pruning_rate is None else options.pruning_rate,
+        )
+
+
+class VideoFile:
+    """One opened and indexed video; a context manager. Raises MediaError from its making on.
+
+    num_frames: shown frames. fps: the container's average rate, None if it tells none. width, height: as stored, before
+    rotation. seconds: from the first to the end of the last frame. has_sound: whether there is an audio track.
+    """
+
+    def __init__(self, source: bytes | str | Path, *, name: str, limits: MediaLimits, threads: int = 2) -> None:
+        self._name, self._limits, self._threads = name, limits, threads
+        self._deadline = time.monotonic() + limits.max_decode_seconds
+        self._file = _open_source(source, name, limits)
+        try:
+            self._index = self._read_header_and_index()
+        except BaseException:
+            self._file.close()
+            raise
+        self.num_frames = len(self._index.pts)
+
+    def __enter__(self) -> VideoFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _open(self) -> Any:
+        import av
+        from av.error import FFmpegError
+
+        self._file.seek(0)
+        told = {
+            # no protocol at all: the bytes come from us, and nothing that they name is fetched
+            "protocol_whitelist": "none",
+            "format_whitelist": FORMATS,
+            "max_pixels": str(self._limits.max_video_pixels),
+        }
+        try:
+            return av.open(self._file, mode="r", options=told)
+        except (FFmpegError, ValueError, IndexError, OSError) as error:
+            raise MediaError(
+                self._name,
+                f"is not a video file that can be read, or is cut off: {_reason(error)}",
+                f"containers {FORMATS.replace(',', ', ')}",
+            ) from error
+
+    def _stream(self, container: Any) -> Any:
+        """The first video track that is not a cover picture, ready to decode."""
+        for stream in container.streams.video:
+            if not int(stream.disposition) & ATTACHED_PICTURE:
+                return stream
+        kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
+        raise MediaError(self._name, f"has no video track, only {', '.join(kinds)}", "send sound as audio")
+
+    def _read_header_and_index(self) -> VideoIndex:
+        limits = self._limits
+        with self._open() as container:
+            stream = self._stream(container)
+            decoder = stream.codec_context
+            if decoder is None or decoder.name not in CODECS:
+                raise MediaError(
+                    self._name,
+                    f"is encoded as {getattr(decoder, 'name', 'nothing known')}",
+                    f"codecs {', '.join(CODECS)}",
+                )
+            self.width, self.height = decoder.width, decoder.height
+            _check_size(self._name, self.width, self.height, limits)
+            claimed = _claimed_seconds(container, stream)
+            self._check_seconds(claimed)
+            self.has_sound = bool(container.streams.audio)
+            index = scan(container, stream, name=self._name, max_packets=_max_packets(limits), deadline=self._deadline)
+            self.seconds = index.seconds
+            self._check_seconds(index.seconds)
+            rate = float(stream.average_rate or 0)
+            if rate <= 0 and index.seconds > 0 and len(index.pts) > 1:
+                rate = len(index.pts) / index.seconds
+            self.fps = rate or None
+        return index
+
+    def _check_seconds(self, seconds: float | None) -> None:
+        most = self._limits.max_video_seconds
+        if seconds is not None and seconds > most:
+            raise MediaError(self._name, f"is {seconds:,.0f} seconds long", f"at most {most:,.0f} seconds")
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Any]:
+        """The av.VideoFrame of each index, in order. indices: increasing positions in order of presentation.
+
+        Only what those frames depend on is decoded: whole groups of pictures without a wanted frame are passed over,
+        and so are frames that no other frame refers to.
+        """
+        assert list(indices) == sorted(set(indices)) and indices[0] >= 0 and indices[-1] < self.num_frames
+        with self._open() as container:
+            stream = self._stream(container)
+            decoder = stream.codec_context
+            decoder.thread_count = self._threads
+            decoder.thread_type = "AUTO"
+            decoder.options = {"max_pixels": str(self._limits.max_video_pixels)}
+            decoded = self._decode(container, stream, set(indices))
+            yield from self._match(decoded, indices, float(stream.time_base))
+
+    def _decode(self, container: Any, stream: Any, wanted: set[int]) -> Iterator[Any]:
+        from av.error import FFmpegError
+
+        decoder, index = stream.codec_context, self._index
+        ranges, targets = index.ranges(wanted)
+        may_skip = index.timed and decoder.name in SKIPPING
+        feeding, errors, current = False, 0, 0
+        for place, packet in enumerate(packet for packet in container.demux(stream) if packet.size):
+            self._check_time()
+            while current < len(ranges) and place >= ranges[current][1]:
+                current += 1
+            if current == len(ranges):
+                break
+            if place < ranges[current][0]:
+                if feeding:
+                    yield from self._drain(decoder)
+                    decoder.flush_buffers()
+                    feeding = False
+                continue
+            feeding = True
+            if may_skip:
+                decoder.skip_frame = "DEFAULT" if place in targets else "NONREF"
+            try:
+                yield from decoder.decode(packet)
+            except FFmpegError as error:
+                # one bad packet costs one frame, whose neighbour stands in; many are a bad file
+                errors += 1
+                if errors > max(8, len(index.pts) // 10):
+                    raise MediaError(self._name, f"cannot be decoded: {_reason(error)} in {errors} places") from error
+        yield from self._drain(decoder)
+
+    def _drain(self, decoder: Any) -> Iterator[Any]:
+        from av.error import EOFError as Drained
+        from av.error import FFmpegError
+
+        try:
+            yield from decoder.decode(None)
+        except Drained:
+            return
+        except FFmpegError as error:
+            raise MediaError(self._name, f"cannot be decoded: {_reason(error)}") from error
+
+    def _match(self, decoded: Iterator[Any], indices: Sequence[int], tick: float) -> Iterator[Any]:
+        """Pairs decoded frames, in order of presentation, with the wanted ones; by time, else by count."""
+        pts, timed = self._index.pts, self._index.timed
+        reach = NEIGHBOUR_SECONDS / tick if timed else 0
+        taken, last = 0, None
+        for count, frame in enumerate(decoded):
+            here = frame.pts if timed else count
+            if here is None:
+                continue
+            while taken < len(indices):
+                there = pts[indices[taken]] if timed else indices[taken]
+                if here < there or here - there > reach:
+                    break
+                yield frame
+                taken += 1
+            last = (here, frame)
+            if taken == len(indices):
+                return
+        while taken < len(indices):
+            there = pts[indices[taken]] if timed else indices[taken]
+            if last is None or abs(there - last[0]) > reach:
+                raise MediaError(
+                    self._name,
+                    f"frame {indices[taken] + 1} of {self.num_frames} cannot be decoded: the file is damaged",
+                )
+            yield last[1]
+            taken += 1
+
+    def _check_time(self) -> None:
+        if time.monotonic() > self._deadline:
+            most = self._limits.max_decode_seconds
+            raise MediaError(self._name, "takes too long to decode", f"at most {most:g} seconds of decoding")
+
+
+def _resize_all(
+    video: VideoFile, indices: Sequence[int], rule: VideoRule, limits: MediaLimits, *, workers: int
+) -> tuple[torch.Tensor, tuple[int, int]]:
+    """(frames_TChw as `new_frames` makes them, grid). Decoding goes on while `workers` threads resize what has come."""
+    from av.video.reformatter import VideoReformatter
+
+    tools: SimpleQueue[tuple[Any, dict[bool, Resizer]]] = SimpleQueue()
+    pending: deque[Future[None]] = deque()
+    out: torch.Tensor | None = None
+    grid = (0, 0)
+
+    def resize(frame: Any, slot: torch.Tensor) -> None:
+        tool = tools.get()
+        try:
+            reformatter, resizers = tool
+            rgb_HWC = _rgb(reformatter.reformat(frame, format="rgb24"))
+            swap, flip = orientation(frame)
+            if not swap and not flip:
+                resizers[False].into(rgb_HWC, slot)
+            else:
+                # the small picture is turned, not the large one: the resize treats both sides alike
+                small = torch.empty((3, slot.shape[2], slot.shape[1]) if swap else slot.shape, dtype=torch.float32)
+                resizers[swap].into(rgb_HWC, small)
+                slot.copy_((small.transpose(1, 2) if swap else small).flip(flip))
+        finally:
+            tools.put(tool)
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="video") as pool:
+        try:
+            for number, frame in enumerate(video.frames(indices)):
+                _check_size(video._name, frame.width, frame.height, limits)
+                if out is None:
+                    sides = (frame.height, frame.width) if orientation(frame)[0] else (frame.width, frame.height)
+                    grid = video_grid(*sides, rule)
+                    out = new_frames(len(indices), grid, rule)
+                    for _ in range(workers):
+                        both = {False: Resizer(grid, rule), True: Resizer((grid[1], grid[0]), rule)}
+                        tools.put((VideoReformatter(), both))
+                pending.append(pool.submit(resize, frame, out[number]))
+                # what waits is full-size frames: never more than one beyond those in hand
+                while len(pending) > workers:
+                    pending.popleft().result()
+            while pending:
+                pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+    assert out is not None
+    return out, grid
+
+
+def _rgb(frame: Any) -> np.ndarray:
+    """The pixels of an rgb24 frame, (H, W, 3) uint8, not copied: its rows may lie apart."""
+    plane = frame.planes[0]
+    rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width * 3]
+    return rows.reshape(frame.height, frame.width, 3)
+
+
+def orientation(frame: Any) -> tuple[bool, tuple[int, ...]]:
+    """How to show a frame upright: (whether rows and columns change places, then the axes of (C, H, W) to flip).
+
+    From the file's display matrix: (x, y) of the stored picture goes to (a x + c y, b x + d y). An angle that is not a
+    right one is taken as the nearest that is.
+    """
+    data = frame.side_data.get("DISPLAYMATRIX")
+    matrix = np.zeros(0) if data is None else np.frombuffer(bytes(data), dtype=np.int32)
+    if len(matrix) < 9 or not matrix[[0, 1, 3, 4]].any():
+        return False, ()
+    a, b, c, d = (int(matrix[at]) for at in (0, 1, 3, 4))
+    swap = abs(a) + abs(d) < abs(b) + abs(c)
+    down, across = (b, c) if swap else (d, a)
+    return swap, tuple(axis for axis, sign in ((1, down), (2, across)) if sign < 0)
+
+
+def _open_source(source: bytes | str | Path, name: str, limits: MediaLimits) -> BinaryIO:
+    if isinstance(source, (str, Path)):
+        try:
+            file: BinaryIO = open(source, "rb")  # noqa: SIM115 (closed by VideoFile)
+            size = os.fstat(file.fileno()).st_size
+        except OSError as error:
+            raise MediaError(name, f"cannot be opened: {error.strerror or error}") from error
+    else:
+        file, size = BytesIO(source), len(source)
+    problem = None
+    if size == 0:
+        problem = MediaError(name, "is empty: 0 bytes")
+    elif size > limits.max_video_bytes:
+        problem = MediaError(name, f"is {size:,} bytes", f"at most {limits.max_video_bytes:,} bytes")
+    if problem is not None:
+        file.close()
+        raise problem
+    return file
+
+
+def _check_size(name: str, width: int, height: int, limits: MediaLimits) -> None:
+    if width < 1 or height < 1:
+        raise MediaError(name, "has no picture in it: its header states no size, or the file is cut off")
+    if width * height > limits.max_video_pixels:
+        raise MediaError(
+            name,
+            f"is {width}x{height}, {width * height:,} pixels",
+            f"at most {limits.max_video_pixels:,} pixels a frame",
+        )
+    aspect = max(width / height, height / width)
+    if aspect > limits.max_video_aspect:
+        raise MediaError(
+            name, f"is {width}x{height}", f"the long side at most {limits.max_video_aspect:g} times the short one"
+        )
+
+
+def _claimed_seconds(container: Any, stream: Any) -> float | None:
+    """What the header says, the longer of track and file; None if it says nothing."""
+    claims = []
+    if stream.duration:
+        claims.append(float(stream.duration * stream.time_base))
+    if container.duration:
+        claims.append(container.duration / 1_000_000)
+    return max(claims, default=None)
+
+
+def _max_packets(limits: MediaLimits) -> int:
+    """Frames of the longest video at 240 per second: a bound for the index, not for honest files."""
+    return max(1, int(limits.max_video_seconds * 240))
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
