@@ -43,7 +43,7 @@ def clip_samples(num_samples: int, rule: SoundRule) -> list[int]:
 
 
 def clip_tokens(num_frames: int, rule: SoundRule) -> int:
-    """Tokens of a clip of so many mel frames: what the encoder's strided convolutions leave, padded by half a kernel."""
+    """Tokens of a clip of so many mel frames: what the encoder's strided convolutions leave of them."""
     length = num_frames
     for _ in range(int(math.log2(rule.subsampling_factor))):
         length = (length + (rule.subsampling_kernel - 1) // 2 * 2 - rule.subsampling_kernel) // rule.subsampling_stride
@@ -64,7 +64,7 @@ def sound(samples_S: np.ndarray | torch.Tensor, rule: SoundRule) -> Sound:
 
 
 class SoundMeasure:
-    """A sound that arrives in pieces: `add` each, then `finish`. However it is cut, the result is the same, bit for bit.
+    """A sound that arrives in pieces: `add` each, then `finish`. The cuts change nothing in the result, not a bit.
 
     Holds one clip of samples (2 MB) and the mel of the clips before it (1.5 MB each), so that a file can be measured
     while it is decoded and its samples are never all in memory.
@@ -132,7 +132,7 @@ def clip_mel(samples_S: np.ndarray, rule: SoundRule) -> np.ndarray:
         part_TQ = scratch_TQ[: stop - start]
         # the window stands in the middle of the transform in the reference: a shift, which a power spectrum forgets
         np.multiply(frames_TW[start:stop], window_W, out=part_TQ[:, :WINDOW])
-        spectrum_TK = np.asarray(fft.rfft(part_TQ, axis=1))
+        spectrum_TK = np.asarray(fft.rfft(part_TQ, axis=1), dtype=np.complex64)
         power_TK = np.square(spectrum_TK.real)
         power_TK += np.square(spectrum_TK.imag)
         mel_TF[start:stop] = (filters_FK @ power_TK.T).T

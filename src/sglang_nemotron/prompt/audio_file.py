@@ -27,8 +27,8 @@ AHEAD = 16
 def read_audio(data: bytes, *, name: str, rate: int = 16_000, limits: AudioLimits | None = None) -> np.ndarray:
     """The best audio track of a file, or of a video, as mono float32 samples (S,) at `rate` Hz.
 
-    name: the item in errors ("audio 2"). Raises MediaError; see `decode`. Decodes in blocks: beside the file and the
-    result (64 KB a second at 16 kHz) it holds a few MB, whatever the header claims.
+    name: the item in errors ("audio 2"). Raises MediaError; see `decode`. Decodes in blocks: beside the file it holds
+    twice the result (64 KB a second at 16 kHz) and a few MB, whatever the header claims.
     """
     limits = limits or AudioLimits()
     blocks = list(_resampled(decode(data, name=name, limits=limits), rate))
@@ -64,30 +64,43 @@ def _check_length(seconds: float, name: str, limits: AudioLimits) -> None:
 
 def _resampled(blocks: Iterator[Block], target: int) -> Iterator[np.ndarray]:
     """Float32 samples (S,) at the target rate; a track that changes its rate is resampled part by part."""
-    import soxr
-
-    stream, rate, num_in, num_out = None, target, 0, 0
-
-    def rest() -> np.ndarray:
-        # librosa's length: the samples that soxr may leave short of it are silence
-        last_S = stream.resample_chunk(np.empty(0, dtype=np.float32), last=True)
-        wanted = math.ceil(num_in * (target / rate)) - num_out
-        return np.pad(last_S[:wanted], (0, max(0, wanted - len(last_S))))
-
+    part: _Resampler | None = None
     for block in blocks:
-        if block.rate != rate:
-            if stream is not None:
-                yield rest()
-            rate, num_in, num_out = block.rate, 0, 0
-            stream = soxr.ResampleStream(rate, target, 1, dtype="float32", quality="HQ") if rate != target else None
-        if stream is None:
-            yield block.samples_S
-            continue
-        samples_S = stream.resample_chunk(block.samples_S)
-        num_in, num_out = num_in + len(block.samples_S), num_out + len(samples_S)
-        yield samples_S
-    if stream is not None:
-        yield rest()
+        if part is None or block.rate != part.rate:
+            if part is not None:
+                yield part.rest()
+            part = _Resampler(block.rate, target)
+        yield part.push(block.samples_S)
+    if part is not None:
+        yield part.rest()
+
+
+class _Resampler:
+    """A track's part of one rate, as soxr turns it into the target rate when it gets it whole, bit for bit."""
+
+    def __init__(self, rate: int, target: int) -> None:
+        import soxr
+
+        self.rate = rate
+        self._ratio = target / rate
+        self._stream = soxr.ResampleStream(rate, target, 1, dtype="float32", quality="HQ") if rate != target else None
+        self._num_in = self._num_out = 0
+
+    def push(self, samples_S: np.ndarray) -> np.ndarray:
+        if self._stream is None:
+            return samples_S
+        self._num_in += len(samples_S)
+        resampled_S = self._stream.resample_chunk(samples_S)
+        self._num_out += len(resampled_S)
+        return resampled_S
+
+    def rest(self) -> np.ndarray:
+        """What the filter still holds, cut or filled with silence to librosa's length."""
+        if self._stream is None:
+            return np.empty(0, dtype=np.float32)
+        last_S = self._stream.resample_chunk(np.empty(0, dtype=np.float32), last=True)
+        wanted = math.ceil(self._num_in * self._ratio) - self._num_out
+        return np.pad(last_S[:wanted], (0, max(0, wanted - len(last_S))))
 
 
 class _Ahead:
