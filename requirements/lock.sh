@@ -1,10 +1,10 @@
 #!/bin/sh
 # Writes requirements/lock-py311.txt and lock-py312.txt anew: the newest releases that pyproject.toml and SGLang's own
-# pins allow, with the extra `dev`. Needs uv. SGLang publishes wheels for glibc 2.34 and later, hence the platform.
+# pins allow, with the extras `dev` and `omni`. Needs uv. SGLang publishes wheels for glibc 2.34 and later, hence the platform.
 set -eu
 cd "$(dirname "$0")/.."
 for minor in 11 12; do
-    uv pip compile pyproject.toml --quiet --upgrade --extra dev \
+    uv pip compile pyproject.toml --quiet --upgrade --extra dev --extra omni \
         --python-version "3.$minor" --python-platform x86_64-manylinux_2_34 \
         --no-annotate --custom-compile-command "make lock" -o "requirements/lock-py3$minor.txt"
     echo "requirements/lock-py3$minor.txt: $(grep -c == "requirements/lock-py3$minor.txt") packages"
