@@ -18,6 +18,7 @@ from sglang_nemotron.encoders.project import (
     num_retained,
     pixel_shuffle,
     retention_mask,
+    sound_embeddings,
     tubelet_embeddings,
 )
 
@@ -169,12 +170,12 @@ def test_rates_out_of_range(q: float) -> None:
 
 
 def test_counts_are_those_of_the_prompt() -> None:
-    prompt = pytest.importorskip("sglang_nemotron.prompt.video")
-    counted = prompt.num_kept
+    from sglang_nemotron.prompt.video import num_kept
+
     for num_tubelets in range(1, 40):
         for tokens in (1, 7, 252, 256):
             for q in RATES:
-                assert counted(num_tubelets, tokens, q) == num_retained(num_tubelets, tokens, q)
+                assert num_kept(num_tubelets, tokens, q) == num_retained(num_tubelets, tokens, q)
 
 
 def _upcast(x: torch.Tensor, y: torch.Tensor, dim: int) -> torch.Tensor:
@@ -266,8 +267,9 @@ def test_images_all_the_way(tiny: Tiny, max_tokens: int) -> None:
     assert max(difference(a, b) for a, b in zip(found, wanted, strict=True)) <= TOLERANCE
 
 
-def test_no_images_at_all(tiny: Tiny) -> None:
+def test_nothing_at_all(tiny: Tiny) -> None:
     assert image_embeddings(tiny.tower(), tiny.vision_projector(), []) == []
+    assert sound_embeddings(tiny.encoder(), tiny.sound_projector(), [], []) == []
 
 
 @pytest.mark.parametrize(("num_frames", "max_tokens"), [(2, 1), (8, 100), (8, 16384)])
@@ -301,8 +303,7 @@ def test_sound_all_the_way(tiny: Tiny) -> None:
     mask = torch.arange(81)[None] < torch.tensor(frames)[:, None]
     with torch.inference_mode():
         features = tiny.reference.get_audio_features(padded, mask).pooler_output
-        encoder, projector = tiny.encoder(), tiny.sound_projector()
-        found = [projector(x) for x in encoder(mels, frames)]
+        found = sound_embeddings(tiny.encoder(), tiny.sound_projector(), mels, frames)
     lengths = tiny.reference.audio_tower._get_subsampling_output_length(torch.tensor(frames) + 1).tolist()
     assert [a - b.shape[0] for a, b in zip(lengths, found, strict=True)] == [1, 0, 0]
     for ours, theirs in zip(found, features.split(lengths), strict=True):

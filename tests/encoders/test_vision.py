@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from encoder_rig import Largest, Tiny, born_nan, difference, on_two_ranks
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from sglang_nemotron.config_towers import VisionSpec
@@ -77,6 +79,16 @@ def test_order_and_company_change_nothing(tiny: Tiny, wanted: list[torch.Tensor]
     found = ours(tiny.tower(), [pictures()[i] for i in order])
     assert worst(found, [wanted[i] for i in order]) <= TOLERANCE
     assert ours(tiny.tower(), []) == []
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    grids=st.lists(st.tuples(st.integers(1, 16), st.integers(1, 16)), min_size=1, max_size=6),
+    max_tokens=st.integers(1, 600),
+)
+def test_any_company_in_any_passes(tiny: Tiny, grids: list[tuple[int, int]], max_tokens: int) -> None:
+    pixels = pictures(grids)
+    assert worst(ours(tiny.tower(max_tokens=max_tokens), pixels), reference_features(tiny, pixels)) <= TOLERANCE
 
 
 def test_bf16_is_as_near_as_the_reference(tiny: Tiny, wanted: list[torch.Tensor]) -> None:

@@ -21,9 +21,9 @@ from torch import nn
 from sglang_nemotron.config_towers import SoundSpec
 from sglang_nemotron.encoders.linears import PLAIN, Linears, apply, split_over
 
-# tokens of one pass, padding included: bounds the scores of attention (0.1 GB for 30 s clips in bf16)
+# tokens of one pass, padding included: bounds attention's scores by distance, 94 MB for 30 s clips in bf16
 MAX_TOKENS = 8192
-# mel frames of one pass through the convolutions, whose activations are far wider (0.2 GB each in bf16)
+# mel frames of one pass through the convolutions, whose first output takes 197 MB for four 30 s clips in bf16
 MAX_FRAMES = 12288
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from sglang_nemotron.config_towers import VisionSpec
 from sglang_nemotron.encoders.linears import PLAIN, Linears, apply, split_over
 
-# tokens of one pass: bounds the memory of its activations (0.6 GB for the published tower in bf16)
+# tokens of one pass: bounds its activations, of which the published tower's widest takes 168 MB in bf16
 MAX_TOKENS = 16384
 # position embeddings kept, in patches over all sizes (168 MB for the published tower in bf16)
 MAX_CACHED_POSITIONS = 65536
