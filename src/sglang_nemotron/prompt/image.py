@@ -23,7 +23,7 @@ TEXT_TOKENS = 4
 CUBIC_REACH = 2.0
 CUBIC_A = -0.5
 # result rows per matrix product: the window has about R * scale + 4 rows, so small blocks waste few zeros and large
-# ones few calls; 16 was fastest on 2 cores for 1080p and 4K photos (benchmarks/preprocess_image.py)
+# ones few calls; of 8, 16, 32 and 64, 16 was quickest for a 1080p photo on one AVX-512 core
 BLOCK_ROWS = 16
 
 
@@ -91,7 +91,11 @@ def image_tokens(grid_HW: tuple[int, int], rule: ImageRule) -> int:
 
 
 def picture(rgb_HWC: torch.Tensor, rule: ImageRule, budget: int, *, name: str = "image") -> Picture:
-    """The image resized to its grid and normalised. rgb_HWC: uint8, upright, any strides (planar is quickest)."""
+    """The image resized to its grid and normalised. rgb_HWC: uint8, upright, any strides (planar is quickest).
+
+    Made of hundreds of products too small to share: quickest where the caller gives torch one thread, and images run
+    beside each other in as many workers as there are cores. With more threads the barriers cost more than they bring.
+    """
     assert rgb_HWC.dtype == torch.uint8 and rgb_HWC.ndim == 3 and rgb_HWC.shape[2] == CHANNELS, rgb_HWC.shape
     height, width, _ = rgb_HWC.shape
     rows, columns = grid = image_grid(width, height, budget, rule, name=name)
