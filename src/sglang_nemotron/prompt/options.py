@@ -56,7 +56,7 @@ class MediaLimits:
 
 @dataclass(frozen=True, slots=True)
 class MediaOptions:
-    """How the media of one request are to be read. The defaults are in-tree SGLang's; docs/omni.md lists the names.
+    """How the media of one request are to be read. The defaults are in-tree SGLang's.
 
     fps: frames sampled per second of video. max_frames: the most of them. pruning_rate: EVS rate q in [0, 1), 0 is
     off, None is the checkpoint's. max_image_tokens: the most tokens per image, None is what the context leaves.

@@ -340,7 +340,9 @@ def _open_source(source: bytes | str | Path, name: str, limits: MediaLimits) -> 
 
 def _check_size(name: str, width: int, height: int, limits: MediaLimits) -> None:
     if width < 1 or height < 1:
-        raise MediaError(name, "has no picture in it: its header states no size, or the file is cut off")
+        # FFmpeg leaves the size out when the file claims one above the limit that it was told
+        problem = "states no picture size that can be used: damaged, cut off, or too large"
+        raise MediaError(name, problem, f"at most {limits.max_video_pixels:,} pixels a frame")
     if width * height > limits.max_video_pixels:
         raise MediaError(
             name,

@@ -1,0 +1,365 @@
+"""Encoded videos through the decoder: the right frames, upright, with true times; and files that are refused."""
+
+from __future__ import annotations
+
+import random
+import struct
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from video_media import RULE, decode_all, encode, picture
+
+from sglang_nemotron.prompt.cargo import MediaError, VideoClip
+from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
+from sglang_nemotron.prompt.video import Resizer, new_frames, video_grid
+from sglang_nemotron.prompt.video_file import CODECS, VideoFile, read_clip
+
+LIMITS = MediaLimits()
+CLIP = Path(__file__).parents[1] / "data" / "media" / "clip.mp4"
+# each refusal ends within this, on a busy machine
+PROMPTLY = 10.0
+
+FILES = {
+    "h264 mp4, one group": {},
+    "h264 mp4, groups of 12": {"options": {"preset": "medium", "g": "12", "bf": "3"}},
+    "h264 mp4, open groups": {"options": {"preset": "medium", "g": "15", "bf": "3", "x264-params": "open-gop=1"}},
+    "h264 mp4, all intra": {"options": {"g": "1"}},
+    "h264 mkv": {"container": "matroska", "options": {"preset": "medium", "g": "20"}},
+    "h264 ts": {"container": "mpegts"},
+    "h265 mp4": {"codec": "libx265"},
+    "h265 mp4, open groups": {
+        "codec": "libx265",
+        "options": {"preset": "fast", "x265-params": "log-level=none:keyint=12:open-gop=1:bframes=3"},
+    },
+    "vp9 webm": {"codec": "libvpx-vp9", "container": "webm", "options": {"cpu-used": "8", "deadline": "realtime"}},
+    "mpeg4 avi": {"codec": "mpeg4", "container": "avi"},
+    "gif": {"codec": "gif", "container": "gif", "pix_fmt": "rgb8", "rate": 10},
+}
+
+
+def clip(data: bytes | str | Path, *, limits: MediaLimits = LIMITS, threads: int = 2, **options: object) -> VideoClip:
+    return read_clip(data, name="video 1", rule=RULE, options=MediaOptions(**options), limits=limits, threads=threads)
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_chosen_frames_are_those_of_a_plain_decode(kind: str) -> None:
+    """Groups passed over and frames skipped change nothing: every frame equals that of decoding all, in order."""
+    data = encode(60, **FILES[kind])
+    expected = decode_all(data)
+    generator = random.Random(kind)
+    choices = [[0], [59], [0, 59], list(range(60)), [3, 4, 40]]
+    choices += [sorted(generator.sample(range(60), generator.randint(1, 12))) for _ in range(6)]
+    with VideoFile(data, name="video 1", limits=LIMITS) as file:
+        assert file.num_frames == len(expected) == 60
+        assert file.fps == pytest.approx(10.0 if kind == "gif" else 30.0)
+        for indices in choices:
+            got = [frame.to_ndarray(format="rgb24") for frame in file.frames(indices)]
+            assert len(got) == len(indices)
+            assert all(np.array_equal(frame, expected[at]) for frame, at in zip(got, indices, strict=True)), indices
+
+
+def test_the_frame_comparison_can_fail() -> None:
+    expected = decode_all(encode(60))
+    assert not any(np.array_equal(one, other) for one, other in zip(expected, expected[1:], strict=False))
+
+
+def test_av1_if_this_build_encodes_it() -> None:
+    if "libsvtav1" not in av.codecs_available:
+        pytest.skip("this PyAV has no AV1 encoder")
+    data = encode(30, codec="libsvtav1", options={"preset": "12"})
+    expected = decode_all(data)
+    with VideoFile(data, name="video 1", limits=LIMITS) as file:
+        got = [frame.to_ndarray(format="rgb24") for frame in file.frames([3, 14, 25])]
+    assert all(np.array_equal(frame, expected[at]) for frame, at in zip(got, [3, 14, 25], strict=True))
+
+
+def test_only_what_the_wanted_frames_need_is_decoded() -> None:
+    data = encode(120, options={"preset": "medium", "g": "12", "bf": "3"})
+    with VideoFile(data, name="video 1", limits=LIMITS) as file:
+        ranges, targets = file._index.ranges({0, 61})
+    assert len(targets) == 2 and sum(stop - start for start, stop in ranges) <= 8, ranges
+
+
+def test_a_clip_of_a_file_is_its_frames_resized() -> None:
+    data = encode(40)
+    frames, grid = decode_all(data), video_grid(160, 96, RULE)
+    made = clip(data, fps=4.0, max_frames=128, pruning_rate=0.5)
+    indices = [0, 9, 19, 29, 39]
+    expected, resizer = new_frames(5, grid, RULE), Resizer(grid, RULE)
+    for number, at in enumerate(indices):
+        resizer.into(frames[at], expected[number])
+    expected[5] = expected[4]
+    assert made.grid_HW == grid and made.tokens_per_tubelet == grid[0] * grid[1] // 4
+    assert torch.equal(made.frames_TCHW, expected)
+    assert made.headings == (
+        "Frame 1 sampled at 0.00 seconds and frame 2 sampled at 0.30 seconds: ",
+        "Frame 3 sampled at 0.63 seconds and frame 4 sampled at 0.96 seconds: ",
+        "Frame 5 sampled at 1.29 seconds: ",
+    )
+    assert (made.pruning_rate, made.num_kept) == (0.5, int(3 * made.tokens_per_tubelet * 0.5))
+
+
+def test_bytes_a_path_and_any_number_of_threads_agree(tmp_path: Path) -> None:
+    data = encode(30)
+    path = tmp_path / "a film.mp4"
+    path.write_bytes(data)
+    wanted = clip(data, threads=1).frames_TCHW
+    for source, threads in ((data, 2), (path, 2), (str(path), 4), (bytearray(data), 1)):
+        assert torch.equal(clip(source, threads=threads).frames_TCHW, wanted)
+
+
+def test_the_pruning_rate_is_the_checkpoints_unless_asked_for() -> None:
+    data = encode(30)
+    assert clip(data).pruning_rate == RULE.pruning_rate == 0.7
+    assert clip(data, pruning_rate=0.0).num_kept == clip(data).num_tokens
+
+
+@pytest.mark.parametrize(("frames", "tubelets"), [(1, 1), (2, 1), (7, 4)])
+def test_few_and_odd_counts(frames: int, tubelets: int) -> None:
+    made = clip(encode(frames, rate=2))
+    assert (made.num_tubelets, made.frames_TCHW.shape[0]) == (tubelets, 2 * tubelets)
+    if frames % 2:
+        assert torch.equal(made.frames_TCHW[-1], made.frames_TCHW[-2])
+
+
+@pytest.mark.parametrize(
+    ("rotation", "hflip", "turn"),
+    [
+        (0, False, lambda up: up),
+        (90, False, lambda up: np.rot90(up, 1)),
+        (180, False, lambda up: np.rot90(up, 2)),
+        (270, False, lambda up: np.rot90(up, 3)),
+        (0, True, lambda up: up[:, ::-1]),
+    ],
+)
+def test_rotation_of_the_file_is_applied(rotation: int, hflip: bool, turn: object) -> None:
+    """Degrees are counter-clockwise, as FFmpeg writes them; the turned frame has the grid of its turned size."""
+    data = encode(2, rotation=rotation, hflip=hflip, rate=2)
+    upright = [np.ascontiguousarray(turn(frame)) for frame in decode_all(data)]
+    height, width = upright[0].shape[:2]
+    made, grid = clip(data), video_grid(width, height, RULE)
+    assert made.grid_HW == grid and (grid[0] > grid[1]) == (rotation in (90, 270))
+    expected = new_frames(2, grid, RULE)
+    for number, frame in enumerate(upright):
+        Resizer(grid, RULE).into(frame, expected[number])
+    assert float((made.frames_TCHW - expected).abs().max()) <= 1e-5
+
+
+def test_variable_frame_rate_is_read_by_position_and_told_at_the_average_rate() -> None:
+    """Ten frames in the first second, then one a second: indices are even, times are index * average duration."""
+    times = [number * 100 for number in range(10)] + [1000 * number for number in range(1, 11)]
+    data = encode(20, times=times, container="mp4", rate=10)
+    expected = decode_all(data)
+    with VideoFile(data, name="video 1", limits=LIMITS) as file:
+        assert file.num_frames == 20 and 1.5 < (file.fps or 0) < 2.5 and file.seconds > 9
+        got = [frame.to_ndarray(format="rgb24") for frame in file.frames([0, 9, 10, 19])]
+        whole_ms = int(1000 / (file.fps or 1))
+    assert all(np.array_equal(frame, expected[at]) for frame, at in zip(got, [0, 9, 10, 19], strict=True))
+    assert f"frame 20 sampled at {19 * whole_ms / 1000:.2f} seconds" in clip(data, fps=50.0).headings[-1]
+
+
+def test_a_file_whose_frames_change_size_keeps_its_first_grid() -> None:
+    """Two MPEG-TS files of different size, one after the other, as a broadcast may send them."""
+    data = encode(10, container="mpegts", rate=2) + encode(10, container="mpegts", rate=2, width=96, height=160)
+    made = clip(data, fps=1000.0)
+    assert made.grid_HW == video_grid(160, 96, RULE) and bool(made.frames_TCHW.isfinite().all())
+
+
+def test_the_committed_clip() -> None:
+    assert CLIP.stat().st_size < 150_000
+    with VideoFile(CLIP, name="video 1", limits=LIMITS) as file:
+        assert file.has_sound and file.num_frames > 30
+    assert clip(CLIP).num_tubelets >= 2
+
+
+def resident(field: str) -> int:
+    """Bytes, of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def test_full_size_frames_are_not_kept() -> None:
+    """64 frames of 1280x720 are 88 MB as decoded and 177 as RGB; beside the clip itself a few are alive at once."""
+    data = encode(64, width=1280, height=720, rate=2, options={"g": "10"})
+    clip(data, max_frames=4)
+    # forgets the peak so far
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    made = clip(data)
+    grown = resident("VmHWM") - before
+    assert made.frames_TCHW.shape[0] == 64
+    assert grown < made.frames_TCHW.nbytes + 60 * 2**20, f"{grown:,} for a clip of {made.frames_TCHW.nbytes:,}"
+
+
+# what is refused ------------------------------------------------------------------------------------------------------
+
+
+def refused(source: bytes | str | Path, *, limits: MediaLimits = LIMITS, **options: object) -> MediaError:
+    start = time.monotonic()
+    with pytest.raises(MediaError) as caught:
+        clip(source, limits=limits, **options)
+    assert time.monotonic() - start < PROMPTLY
+    assert str(caught.value).startswith("video 1: ")
+    return caught.value
+
+
+def box(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(body), kind) + body
+
+
+def sound_only() -> bytes:
+    from io import BytesIO
+
+    out = BytesIO()
+    with av.open(out, "w", format="mp4") as file:
+        stream = file.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), dtype=np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return out.getvalue()
+
+
+def without_frames() -> bytes:
+    """The header of a whole file, its tables of samples emptied."""
+    data = bytearray(encode(10, options={"movflags": "faststart"}))
+    for table, skip in ((b"stsz", 8), (b"stco", 4), (b"stts", 4), (b"stsc", 4), (b"stss", 4), (b"ctts", 4)):
+        at = data.find(table)
+        if at >= 0:
+            data[at + 4 + skip : at + 8 + skip] = bytes(4)
+    return bytes(data)
+
+
+def claiming(width: int, height: int) -> bytes:
+    """A GIF whose header claims a canvas of this size; its pictures are small."""
+    data = bytearray(encode(2, codec="gif", container="gif", pix_fmt="rgb8"))
+    struct.pack_into("<HH", data, 6, width, height)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (lambda: b"", "empty"),
+        (lambda: b"\0" * 4096, "not a video"),
+        (lambda: b"I am a text file, not an MP4.\n" * 50, "not a video"),
+        (lambda: encode(60)[:4000], "cut off"),
+        (lambda: encode(30)[:40], "cut off"),
+        (lambda: box(b"ftyp", b"isom\0\0\2\0isomiso2"), "not a video|no video"),
+        (sound_only, "no video track, only audio"),
+        (without_frames, "without frames|not a video|no picture size"),
+        (lambda: b"RIFF" + struct.pack("<I", 2**31) + b"AVI LIST", "not a video|no video|no picture size|cut off"),
+    ],
+    ids=["nothing", "zeros", "text", "moov missing", "head only", "ftyp only", "sound only", "no frames", "riff bomb"],
+)
+def test_files_that_hold_no_video_are_refused(data: object, says: str) -> None:
+    import re
+
+    assert re.search(says, str(refused(data()))), str(refused(data()))
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska", "avi"])
+def test_a_file_cut_in_the_middle_is_refused(container: str) -> None:
+    kind = {"codec": "mpeg4"} if container == "avi" else {}
+    options = {"movflags": "faststart"} if container == "mp4" else {}
+    data = encode(90, container=container, options=options, **kind)
+    clip(data)
+    assert "cut off" in str(refused(data[: len(data) // 2]))
+
+
+def test_damage_inside_never_hangs_or_crashes() -> None:
+    """Random bytes flipped: a clip of the right shape or a MediaError, and nothing else."""
+    generator, outcomes = random.Random(2), set()
+    whole = encode(30, options={"movflags": "faststart"})
+    for _ in range(40):
+        data = bytearray(whole)
+        for _ in range(generator.choice([1, 10, 200])):
+            data[generator.randrange(len(data))] = generator.randrange(256)
+        start = time.monotonic()
+        try:
+            outcomes.add(bool(clip(bytes(data)).frames_TCHW.isfinite().all()))
+        except MediaError:
+            outcomes.add("refused")
+        assert time.monotonic() - start < PROMPTLY
+    assert outcomes <= {True, "refused"} and len(outcomes) == 2, outcomes
+
+
+def test_a_mislabelled_container_is_read_by_what_it_is() -> None:
+    """The name of a file is never believed: a WebM called MP4 is a WebM."""
+    assert clip(encode(10, codec="libvpx-vp9", container="webm", rate=2)).num_tubelets == 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile '/etc/passwd'\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n",
+    ],
+)
+def test_playlists_are_not_followed(text: str, tmp_path: Path) -> None:
+    """A playlist could name local files and addresses inside the operator's network."""
+    assert "not a video" in str(refused(text.encode()))
+    path = tmp_path / "clip.mp4"
+    path.write_text(text.replace("/etc/passwd", str(CLIP)))
+    assert "not a video" in str(refused(path))
+
+
+def test_a_still_picture_is_not_a_video() -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    out = BytesIO()
+    Image.fromarray(picture(0, 64, 64)).save(out, "PNG")
+    assert "not a video" in str(refused(out.getvalue()))
+
+
+@pytest.mark.parametrize(
+    ("data", "limits", "limit"),
+    [
+        (lambda: encode(30), MediaLimits(max_video_seconds=0.5), "at most 0 seconds|at most 0.5 seconds"),
+        (lambda: encode(30), MediaLimits(max_video_bytes=1000), "at most 1,000 bytes"),
+        (lambda: encode(30), MediaLimits(max_video_pixels=160 * 95), "at most 15,200 pixels"),
+        (lambda: encode(4, width=512, height=2), MediaLimits(), "at most 200 times"),
+        (lambda: encode(30), MediaLimits(max_decode_seconds=1e-9), "take|decoding"),
+        (lambda: claiming(60000, 60000), MediaLimits(), "at most 35,651,584 pixels"),
+    ],
+    ids=["long", "large", "many pixels", "a strip", "slow", "claims 60000x60000"],
+)
+def test_limits_are_named(data: object, limits: MediaLimits, limit: str) -> None:
+    import re
+
+    assert re.search(limit, str(refused(data(), limits=limits))), str(refused(data(), limits=limits))
+
+
+def test_a_claim_of_hours_is_refused_unread() -> None:
+    """Two frames, the second five hours after the first."""
+    data = encode(2, times=[0, 5 * 3600 * 1000], rate=Fraction(1))
+    error = refused(data)
+    assert "seconds long" in error.problem and error.limit == "at most 3,600 seconds"
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    assert "No such file" in str(refused(tmp_path / "none.mp4"))
+
+
+def test_files_stay_closed_after_refusals(tmp_path: Path) -> None:
+    import os
+
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(encode(30)[:3000])
+    refused(path)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        refused(path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_codecs_named_are_known_to_this_build() -> None:
+    assert {"h264", "hevc", "vp9", "gif"} <= set(CODECS) & set(av.codecs_available)
