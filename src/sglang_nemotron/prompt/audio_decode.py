@@ -1,7 +1,7 @@
 """A file's bytes in, blocks of mono samples at the file's own rate out, in bounded memory.
 
-libsndfile (soundfile) reads plain audio files, exactly as librosa does for the users of the reference; FFmpeg (PyAV)
-reads containers, AAC and Opus. Nothing here may know the model's rate, the network or SGLang.
+libsndfile (soundfile) reads what is stored as plain samples or FLAC, exactly as librosa does for the users of the
+reference; FFmpeg (PyAV) reads the rest. Nothing here may know the model's rate, the network or SGLang.
 
 Shape letters: S samples, C channels.
 """
@@ -128,13 +128,12 @@ def _truncated(name: str, promised: float, found: float) -> MediaError:
 
 
 def _is_plain(data: bytes) -> bool:
-    """Whether the bytes begin like a file that libsndfile reads (and reads well: FFmpeg's Opus is 3 times as fast)."""
-    if data.startswith(b"OggS"):
-        return b"OpusHead" not in data[:128]
-    return data.startswith((b"RIFF", b"RIFX", b"RF64", b"fLaC", b"FORM", b".snd", b"ID3")) or (
-        # a frame of MPEG audio: 11 bits set, layer III
-        data[0] == 0xFF and len(data) > 1 and data[1] & 0xE6 == 0xE2
-    )
+    """Whether the bytes begin like a file that libsndfile reads well in blocks.
+
+    Not MP3 or Vorbis: soundfile seeks after every block, and a decoder that was moved has lost what the frames before
+    left it (measured on a 22 kHz MP3: an error of 0.15 of full scale at the borders).
+    """
+    return data.startswith((b"RIFF", b"RIFX", b"RF64", b"fLaC", b"FORM", b".snd"))
 
 
 def _libsndfile(data: bytes, name: str, limits: AudioLimits) -> Iterator[tuple[np.ndarray, int]] | None:
@@ -231,7 +230,8 @@ def _ffmpeg(data: bytes, name: str, limits: AudioLimits) -> Iterator[tuple[np.nd
             raise _too_long(name, f"lasts {promised:.1f} s by its header", limits)
         for other in container.streams:
             if other is not stream:
-                other.discard = "all"
+                # the enumeration has no stable public name; 48 is AVDISCARD_ALL
+                other.discard = type(other.discard)(48)
         pending: list[np.ndarray] = []
         num_pending, found, rate = 0, 0.0, 0
         for frame in _frames(container, stream, name):
