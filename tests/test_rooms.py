@@ -18,29 +18,36 @@ PACKAGE = "sglang_nemotron"
 MAX_LINES = 400
 
 # what a room may import of the package, beside itself; a longer name is a module, and everything under it
+# the configs of everything that the text model lacks
+OMNI = ("config_omni", "config_towers")
 MAY_IMPORT = {
     "config": {"config_values"},
     "config_values": set(),
+    "config_towers": {"config_values"},
+    "config_omni": {"config", "config_towers", "config_values"},
     "ops": {"config", "host.names", "host.drift"},
     "state": {"config", "ops", "host.names", "host.drift"},
-    "encoders": {"config", "ops", "state", "host.names", "host.drift"},
+    "encoders": {*OMNI, "config", "ops", "state", "host.names", "host.drift"},
     "decoder": {"config", "ops", "state", "host.names", "host.drift"},
     # what SGLang hands a model besides layers: configs, its own class for other families, quantisation
     "models": {
-        *("config", "ops", "state", "encoders", "decoder", "host.names", "host.drift"),
-        *("host.hf_config", "host.intree", "host.quantization"),
+        *(*OMNI, "config", "ops", "state", "encoders", "decoder", "host.names", "host.drift"),
+        *("host.hf_config", "host.hf_config_omni", "host.intree", "host.quantization"),
     },
-    "prompt": {"config"},
-    "processors": {"config", "prompt", "models", "host.names", "host.drift"},
+    "prompt": {*OMNI, "config"},
+    "processors": {*OMNI, "config", "prompt", "models", "host.names", "host.drift"},
     "reply": set(),
-    "checkpoint": {"config"},
-    "parity": {"config", "checkpoint", "decoder.dequantise"},
+    "checkpoint": {*OMNI, "config"},
+    "parity": {*OMNI, "config", "checkpoint", "decoder.dequantise"},
     # the refusal stands on nothing that could be broken
     "host.refusal": set(),
     "host.names": set(),
     "host.drift": {"__init__"},
-    "host": {"config", "ops", "state", "encoders", "decoder", "models", "prompt", "processors", "reply", "__init__"},
-    "cli": {"config", "checkpoint", "parity", "host", "reply", "prompt", "state", "__init__"},
+    "host": {
+        *(*OMNI, "config", "ops", "state", "encoders", "decoder"),
+        *("models", "prompt", "processors", "reply", "__init__"),
+    },
+    "cli": {*OMNI, "config", "checkpoint", "parity", "host", "reply", "prompt", "state", "__init__"},
     "__init__": {"host"},
     "__main__": {"cli"},
 }
@@ -48,7 +55,7 @@ MAY_IMPORT = {
 KEPT = {"host.doors": {"__init__", "cli"}}
 MAY_IMPORT_SGLANG = "host"
 # imported with SGLang and Triton blocked
-PURE = ("config", "config_values", "prompt", "reply", "state.layout", "checkpoint")
+PURE = ("config", "config_values", "config_towers", "config_omni", "prompt", "reply", "state.layout", "checkpoint")
 
 
 def sources(root: Path) -> Iterator[tuple[str, Path]]:

@@ -7,7 +7,9 @@ too low. Both sides of a comparison use this plugin.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
@@ -51,7 +53,39 @@ def _fill(name: str, tensor: torch.Tensor, generator: torch.Generator) -> None:
                 part.normal_(0, _LINEAR_STD, generator=generator)
 
 
+def _timed(what: str, call: Callable[..., Any], size: Callable[..., int | None]) -> Callable[..., Any]:
+    """`call`, with a line in the log: what, its size, seconds until the GPU is done. No size, no line."""
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        of = size(*args, **kwargs)
+        if of is None:
+            return call(*args, **kwargs)
+        torch.cuda.synchronize()
+        began = time.monotonic()
+        result = call(*args, **kwargs)
+        torch.cuda.synchronize()
+        print(f"BENCH {what} {of} {time.monotonic() - began:.4f}", flush=True)
+        return result
+
+    return timed
+
+
+def _time_media(model: Any) -> None:
+    """Encoders and prefills of a multimodal model, both sides alike; what synchronises is prefill alone."""
+    for kind in ("image", "video", "audio"):
+        name = f"get_{kind}_feature"
+        setattr(model, name, _timed(f"encode {kind}", getattr(model, name), lambda items: len(items)))
+
+    def extends(*args: Any, **kwargs: Any) -> int | None:
+        batch = kwargs.get("forward_batch", args[2] if len(args) > 2 else None)
+        return int(args[0].numel()) if batch is not None and batch.forward_mode.is_extend() else None
+
+    model.forward = _timed("prefill", model.forward, extends)
+
+
 def initialize(model: torch.nn.Module, *args: object, **kwargs: object) -> None:
+    if hasattr(model, "get_video_feature"):
+        _time_media(model)
     generator = torch.Generator(device="cuda").manual_seed(0)
     for name, tensor in model.state_dict().items():
         if torch.is_floating_point(tensor):
