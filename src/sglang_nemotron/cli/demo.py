@@ -1,4 +1,4 @@
-"""Show the main job: make a tiny checkpoint, serve it with stock SGLang, and talk to it with the OpenAI client.
+"""Show the main job: make tiny checkpoints, serve them with stock SGLang, and talk to them with the OpenAI client.
 
 Weights are random, so the text means nothing. Everything else is real: the architecture, the files, the special tokens,
 the chat template, the server and the client. It needs no accelerator and no network.
@@ -15,13 +15,16 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sglang_nemotron.checkpoint.spec import PRESETS
-from sglang_nemotron.cli.demo_requests import DemoFailed, all_requests
+from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS, CheckpointSpec
+from sglang_nemotron.cli.demo_media import missing_packages
+from sglang_nemotron.cli.demo_omni import omni_requests
+from sglang_nemotron.cli.demo_requests import DemoFailed, Row, all_requests
 from sglang_nemotron.cli.server import ServerFailed, ServerProcess
 
 if TYPE_CHECKING:
@@ -34,12 +37,29 @@ SERVER_FLAGS = ("--reasoning-parser", "nano_v3", "--tool-call-parser", "qwen3_co
 _REQUEST_LIMIT_S = 300.0
 
 # our classes write this line when they see SGLang's pools for the first time; nothing of SGLang's own does
-_OUR_LINE = {
-    "NemotronHForCausalLM": (
-        "sglang_nemotron.models.nemotron_h.NemotronHForCausalLM",
-        re.compile(r"state pools: .*?(?=; TP|$)", re.MULTILINE),
-    ),
+_OUR_LINE = re.compile(r"state pools: .*?(?=; TP|$)", re.MULTILINE)
+_OUR_CLASSES = {
+    "NemotronHForCausalLM": "sglang_nemotron.models.nemotron_h.NemotronHForCausalLM",
+    "NemotronH_Nano_Omni_Reasoning_V3": "sglang_nemotron.models.nemotron_omni.NemotronH_Nano_Omni_Reasoning_V3",
 }
+
+Requests = Callable[["OpenAI", str], Iterator[Row]]
+
+
+@dataclass(frozen=True)
+class _Act:
+    """One model of the demo. `suffix` tells its files from those of the other."""
+
+    name: str
+    suffix: str
+    spec: CheckpointSpec
+    requests: Requests
+
+    def checkpoint(self, folder: Path) -> Path:
+        return folder / f"checkpoint{self.suffix}"
+
+    def log(self, folder: Path) -> Path:
+        return folder / f"server{self.suffix}.log"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,31 +71,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep", action="store_true", help="leave both there; without it only a failure leaves them behind"
     )
     parser.add_argument("--size", choices=("tiny", "toy"), default="tiny", help="of the checkpoint (default: tiny)")
+    parser.add_argument("--only", choices=("text", "omni"), help="show one of the two models (default: both)")
     parser.add_argument("--port", type=int, metavar="N", help="for the server (default: a free one)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0 if all went as promised, 1 if not, 130 or 143 if interrupted; the server never outlives it."""
     folder = args.dir or Path(tempfile.mkdtemp(prefix="sglang-nemotron-demo-"))
-    log = folder / "server.log"
     began = time.monotonic()
+    acts: list[_Act] = []
     try:
+        acts = _acts(args.size, args.only)
         with _terminable():
-            _demo(folder, log, args.size, args.port)
+            for number, act in enumerate(acts):
+                _play(act, folder, args.port, first=number == 0)
     except (ServerFailed, DemoFailed, ValueError, OSError) as failure:
         print(f"\ndemo: FAILED: {failure}", file=sys.stderr)
-        if log.exists():
-            print(f"the whole log: {log}", file=sys.stderr)
+        logs = [act.log(folder) for act in acts if act.log(folder).exists()]
+        if logs:
+            print(f"the whole log: {logs[-1]}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ndemo: interrupted; the server is stopped", file=sys.stderr)
         return 130
     print(f"\nall as promised, in {time.monotonic() - began:.0f} s; the server is stopped")
-    _clean(folder, made_here=args.dir is None, keep=args.keep)
+    _clean(folder, acts, made_here=args.dir is None, keep=args.keep)
     return 0
 
 
-def _demo(folder: Path, log: Path, size: str, port: int | None) -> None:
+def _acts(size: str, only: str | None) -> list[_Act]:
+    """What is to be shown; without the packages that media need, text alone, which is said."""
+    acts = [] if only == "omni" else [_Act("Nemotron 3 Nano", "", PRESETS[size], all_requests)]
+    if only == "text":
+        return acts
+    missing = ", ".join(missing_packages())
+    if not missing:
+        return [*acts, _Act("Nemotron 3 Nano Omni", "-omni", OMNI_PRESETS[size], omni_requests)]
+    remedy = f"Omni needs {missing}: pip install 'sglang-nemotron[omni]'"
+    if only == "omni":
+        raise ValueError(remedy)
+    print(f"text only, since {remedy}\n")
+    return acts
+
+
+def _play(act: _Act, folder: Path, port: int | None, *, first: bool) -> None:
+    """Make the act's checkpoint, serve it, send its requests, and stop its server."""
     # torch and the client are imported here, so that --help stays quick
     from openai import OpenAI, OpenAIError
 
@@ -83,8 +123,8 @@ def _demo(folder: Path, log: Path, size: str, port: int | None) -> None:
 
     if port is not None and _is_taken(port):
         raise ValueError(f"port {port} is in use; choose another with --port, or none for a free one")
-    checkpoint = folder / "checkpoint"
-    spec = PRESETS[size]
+    checkpoint, log, spec = act.checkpoint(folder), act.log(folder), act.spec
+    print(f"{'' if first else chr(10)}{act.name}\n")
     print(f"1. checkpoint: {spec.num_hidden_layers} layers {spec.hybrid_override_pattern}, {spec.dtype}, {checkpoint}")
     write_checkpoint(spec, checkpoint, overwrite=True)
 
@@ -94,7 +134,7 @@ def _demo(folder: Path, log: Path, size: str, port: int | None) -> None:
         print(f"   ready after {server.seconds_to_ready:.0f} s at {server.url}")
         client = OpenAI(base_url=f"{server.url}/v1", api_key="EMPTY", timeout=_REQUEST_LIMIT_S, max_retries=0)
         try:
-            _show_requests(client)
+            _show_requests(client, act.requests)
             _show_classes(checkpoint, server.log_text())
         except (OpenAIError, DemoFailed) as error:
             state = "" if server.returncode is None else f"; the server ended with exit code {server.returncode}"
@@ -112,10 +152,10 @@ def _is_taken(port: int) -> bool:
     return False
 
 
-def _show_requests(client: OpenAI) -> None:
+def _show_requests(client: OpenAI, requests: Requests) -> None:
     print("3. requests, with the openai client:\n")
     print(_line(_HEAD), flush=True)
-    for row in all_requests(client, model="nemotron"):
+    for row in requests(client, "nemotron"):
         counts = (str(row.prompt_tokens), str(row.completion_tokens), str(row.cached_tokens))
         print(_line((row.request, *counts, f"{row.seconds:.2f}", row.finish, row.said)), flush=True)
 
@@ -124,8 +164,7 @@ def _show_classes(checkpoint: Path, log: str) -> None:
     """Says which class served each architecture, by the server's log; DemoFailed if one was not ours."""
     print("\n4. who served it:\n")
     for architecture in json.loads((checkpoint / "config.json").read_text())["architectures"]:
-        name, pattern = _OUR_LINE[architecture]
-        line = pattern.search(log)
+        name, line = _OUR_CLASSES[architecture], _OUR_LINE.search(log)
         if line is None:
             raise DemoFailed(f"{architecture} was not served by {name}: the server's log has no line of it")
         print(f"   {architecture}: {name}\n   {line[0]}")
@@ -143,16 +182,17 @@ def _show_progress(stage: str, seconds: float) -> None:
     print(f"   {seconds:4.0f} s  {stage}", flush=True)
 
 
-def _clean(folder: Path, *, made_here: bool, keep: bool) -> None:
+def _clean(folder: Path, acts: list[_Act], *, made_here: bool, keep: bool) -> None:
     if keep:
-        print(f"kept: {folder / 'checkpoint'}, {folder / 'server.log'}")
+        print("kept:", ", ".join(f"{act.checkpoint(folder)}, {act.log(folder)}" for act in acts))
         return
     if made_here:
         shutil.rmtree(folder)
         return
     # a folder of the user's: remove what the demo wrote, nothing else
-    shutil.rmtree(folder / "checkpoint")
-    (folder / "server.log").unlink()
+    for act in acts:
+        shutil.rmtree(act.checkpoint(folder))
+        act.log(folder).unlink()
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def all_requests(client: OpenAI, model: str) -> Iterator[Row]:
 
     Raises DemoFailed for a reply that is not, openai.OpenAIError for none.
     """
-    talk = _Talk(client, model)
+    talk = Talk(client, model)
     yield talk.chat()
     yield talk.streamed()
     yield talk.thinking(True)
@@ -95,14 +95,16 @@ def all_requests(client: OpenAI, model: str) -> Iterator[Row]:
     yield from talk.shared_prefix()
 
 
-class _Talk:
+class Talk:
+    """Requests to one model, each of which returns its checked row."""
+
     def __init__(self, client: OpenAI, model: str) -> None:
         self._client = client
         self._model = model
 
     def chat(self) -> Row:
-        row, reply = self._ask("chat", _QUESTION, max_tokens=32, **_thinking(False))
-        _require(row, bool(_text(reply)), "the answer is empty")
+        row, reply = self.ask("chat", _QUESTION, max_tokens=32, **thinking(False))
+        require(row, bool(_text(reply)), "the answer is empty")
         return row
 
     def streamed(self) -> Row:
@@ -115,7 +117,7 @@ class _Talk:
             max_tokens=32,
             stream=True,
             stream_options={"include_usage": True},
-            extra_body=_thinking(False)["extra_body"],
+            extra_body=thinking(False)["extra_body"],
         )
         pieces: list[str] = []
         finish, usage, first_s = "", None, 0.0
@@ -130,54 +132,54 @@ class _Talk:
             raise DemoFailed("chat, streamed: the stream ended without usage")
         said = f"{len(pieces)} pieces, the first after {first_s:.2f} s: {_short(''.join(pieces), 28)}"
         row = _row("chat, streamed", usage, time.monotonic() - began, finish, said)
-        _require(row, len(pieces) > 1, f"{len(pieces)} pieces arrived; a stream has several")
+        require(row, len(pieces) > 1, f"{len(pieces)} pieces arrived; a stream has several")
         return row
 
     def thinking(self, on: bool) -> Row:
         name = f"thinking {'on' if on else 'off'}"
-        row, reply = self._ask(name, "Write a haiku about GPUs.", max_tokens=32, **_thinking(on))
+        row, reply = self.ask(name, "Write a haiku about GPUs.", max_tokens=32, **thinking(on))
         reasoning = getattr(reply.choices[0].message, "reasoning_content", None)
         if on:
-            _require(row, bool(reasoning), "thinking is on, yet no reasoning came back")
+            require(row, bool(reasoning), "thinking is on, yet no reasoning came back")
         else:
-            _require(row, not reasoning, f"thinking is off, yet reasoning came back: {reasoning!r}")
-            _require(row, bool(_text(reply)), "the answer is empty")
+            require(row, not reasoning, f"thinking is off, yet reasoning came back: {reasoning!r}")
+            require(row, bool(_text(reply)), "the answer is empty")
         return row
 
     def tool_offered(self) -> Row:
         """A tool the model may use or not; random weights do not, so this shows the definition in the prompt."""
-        row, _ = self._ask(
-            "tool offered", "15% tip on $50?", max_tokens=32, tools=[_TOOL], tool_choice="auto", **_thinking(False)
+        row, _ = self.ask(
+            "tool offered", "15% tip on $50?", max_tokens=32, tools=[_TOOL], tool_choice="auto", **thinking(False)
         )
         return row
 
     def tool_called(self) -> Row:
         """A tool the model must use: its arguments are constrained to the definition and come back parsed."""
         name = _TOOL["function"]["name"]
-        row, reply = self._ask(
+        row, reply = self.ask(
             "tool demanded",
             "15% tip on $50?",
             max_tokens=_JSON_TOKENS,
             tools=[_TOOL],
             tool_choice={"type": "function", "function": {"name": name}},
-            **_thinking(False),
+            **thinking(False),
         )
         calls = reply.choices[0].message.tool_calls or []
-        _require(row, len(calls) == 1, f"{len(calls)} tool calls came back")
+        require(row, len(calls) == 1, f"{len(calls)} tool calls came back")
         function = getattr(calls[0], "function", None)
-        _require(row, function is not None and function.name == name, f"the call is {calls[0]!r}")
+        require(row, function is not None and function.name == name, f"the call is {calls[0]!r}")
         assert function is not None
         arguments = _parse(row, function.arguments)
-        _require(row, sorted(arguments) == ["bill_total", "tip_percentage"], f"the arguments are {arguments!r}")
+        require(row, sorted(arguments) == ["bill_total", "tip_percentage"], f"the arguments are {arguments!r}")
         return row
 
     def json_schema(self) -> Row:
-        row, reply = self._ask(
+        row, reply = self.ask(
             "JSON schema",
             "What is the weather like?",
             max_tokens=_JSON_TOKENS,
             response_format={"type": "json_schema", "json_schema": {"name": "weather", "schema": _SCHEMA}},
-            **_thinking(False),
+            **thinking(False),
         )
         value = _parse(row, _text(reply))
         fits = (
@@ -187,13 +189,13 @@ class _Talk:
             and isinstance(value["celsius"], int)
             and -20 <= value["celsius"] <= 40
         )
-        _require(row, fits, f"the answer does not fit the schema: {value!r}")
+        require(row, fits, f"the answer does not fit the schema: {value!r}")
         return row
 
     def two_answers(self) -> Row:
-        row, reply = self._ask("n=2", _QUESTION, max_tokens=24, n=2, temperature=1.0, **_thinking(False))
-        _require(row, len(reply.choices) == 2, f"{len(reply.choices)} answers came back")
-        _require(row, all(choice.message.content for choice in reply.choices), "an answer is empty")
+        row, reply = self.ask("n=2", _QUESTION, max_tokens=24, n=2, temperature=1.0, **thinking(False))
+        require(row, len(reply.choices) == 2, f"{len(reply.choices)} answers came back")
+        require(row, all(choice.message.content for choice in reply.choices), "an answer is empty")
         return row
 
     def shared_prefix(self) -> Iterator[Row]:
@@ -208,7 +210,7 @@ class _Talk:
         try:
             names = [f"  {i + 1} of {NUM_CONCURRENT} at once" for i in range(NUM_CONCURRENT)]
             for row in threads.map(self._about_prefix, names, range(2, NUM_CONCURRENT + 2)):
-                _require(row, row.cached_tokens > 0, "nothing of the shared prefix was found in the cache")
+                require(row, row.cached_tokens > 0, "nothing of the shared prefix was found in the cache")
                 yield row
         finally:
             # an interrupted demo must reach the end of its server, not wait here for replies
@@ -219,13 +221,13 @@ class _Talk:
             {"role": "system", "content": _SHARED_PREFIX},
             {"role": "user", "content": f"{number}. What does a Mamba-2 layer keep?"},
         ]
-        row, _ = self._ask(name, messages, max_tokens=16, **_thinking(False))
+        row, _ = self.ask(name, messages, max_tokens=16, **thinking(False))
         return row
 
-    def _ask(
+    def ask(
         self,
         name: str,
-        messages: str | list[dict[str, str]],
+        messages: str | list[dict[str, Any]],
         *,
         max_tokens: int,
         temperature: float = 0.0,
@@ -236,6 +238,7 @@ class _Talk:
         response_format: Any = None,
         extra_body: dict[str, Any] | None = None,
     ) -> tuple[Row, ChatCompletion]:
+        """Send one request and wait for its reply; DemoFailed if it says nothing or counts nothing."""
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         optional = {"tools": tools, "tool_choice": tool_choice, "response_format": response_format}
@@ -258,7 +261,8 @@ class _Talk:
         return _row(name, reply.usage, seconds, finish, _said(reply)), reply
 
 
-def _thinking(on: bool) -> dict[str, Any]:
+def thinking(on: bool) -> dict[str, Any]:
+    """What a request needs to say so."""
     return {"extra_body": {"chat_template_kwargs": {"enable_thinking": on}}}
 
 
@@ -273,11 +277,12 @@ def _row(name: str, usage: Any, seconds: float, finish: str, said: str) -> Row:
         finish=finish,
         said=said,
     )
-    _require(row, row.completion_tokens > 0, "not one token came back")
+    require(row, row.completion_tokens > 0, "not one token came back")
     return row
 
 
-def _require(row: Row, held: bool, reason: str) -> None:
+def require(row: Row, held: bool, reason: str) -> None:
+    """DemoFailed unless a reply is what the demo promises."""
     if not held:
         raise DemoFailed(f"{row.request}: {reason} (finish reason: {row.finish}; it said {row.said})")
 
@@ -287,7 +292,7 @@ def _parse(row: Row, text: str) -> dict[str, Any]:
         value = json.loads(text)
     except ValueError as error:
         raise DemoFailed(f"{row.request}: not JSON ({error}): {text!r}") from error
-    _require(row, isinstance(value, dict), f"not a JSON object: {text!r}")
+    require(row, isinstance(value, dict), f"not a JSON object: {text!r}")
     return value
 
 

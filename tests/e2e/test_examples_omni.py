@@ -1,0 +1,107 @@
+"""Every Omni example runs as it is, in a process of its own, against a real server; local files replace remote ones."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from serving import Served
+
+from sglang_nemotron.checkpoint.spec import OMNI_PRESETS
+from sglang_nemotron.cli.demo_media import clip, photo, speech
+from sglang_nemotron.cli.server import ServerProcess
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+OMNI = Served(
+    checkpoint=OMNI_PRESETS["tiny"],
+    args=("--dtype", "float32", "--reasoning-parser", "nano_v3", "--tool-call-parser", "qwen3_coder"),
+)
+
+# random weights think to the end: what comes back is reasoning, and what went in is counted
+_THOUGHTS = r"reasoning: (?!None)\s*\S(.|\n)*content: (.|\n)*"
+# tokens of one photo of 640x480, of the spoken sentence, and a bound from below for the clip; the text has at least 30
+_PHOTO, _SPEECH, _CLIP = 300, 40, 256
+
+# arguments, what the output must show, and the least that its numbers of prompt tokens must be
+EXPECTED: dict[str, tuple[tuple[str, ...], str, int]] = {
+    "omni_text.py": ((), _THOUGHTS, 0),
+    "omni_image_url.py": (("{url}/photo.jpg",), _THOUGHTS, _PHOTO + 30),
+    "omni_image_base64.py": (("photo.jpg",), _THOUGHTS, _PHOTO + 30),
+    "omni_video.py": (("clip.mp4",), _THOUGHTS, _CLIP + 30),
+    "omni_video_options.py": (("clip.mp4",), _THOUGHTS, _CLIP + 30),
+    "omni_audio.py": (("speech.mp3",), _THOUGHTS, _SPEECH + 30),
+    "omni_mixed.py": (
+        ("photo.jpg", "speech.mp3", "clip.mp4", "photo.jpg"),
+        _THOUGHTS,
+        2 * _PHOTO + _SPEECH + _CLIP + 30,
+    ),
+    "omni_streaming.py": (("photo.jpg",), r"\[(\d{2,}|[2-9]) pieces after", _PHOTO + 30),
+    "omni_reasoning.py": (
+        ("photo.jpg",),
+        r"== thinking on\nreasoning: (?!None)(.|\n)+== thinking on, at most 32(.|\n)+content: \s*\S(.|\n)+"
+        r"== thinking off\nreasoning: None\ncontent: (?!None)",
+        0,
+    ),
+    # random weights call no tool; that a call comes back parsed is shown by the demo
+    "omni_tools.py": (("photo.jpg",), r"reasoning: (?!None)(.|\n)+tool calls: (None|\[)", 0),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's media under the names that the examples are given."""
+    folder = tmp_path_factory.mktemp("media")
+    for name, data in (("photo.jpg", photo()), ("speech.mp3", speech()), ("clip.mp4", clip())):
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(folder: Path) -> Iterator[str]:
+    """A web server with the media, in place of the remote one of the cookbook."""
+    handler = partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_every_example_is_run():
+    assert sorted(EXPECTED) == sorted(path.name for path in EXAMPLES.glob("omni_*.py"))
+
+
+@pytest.mark.server(OMNI)
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_example(name: str, server: ServerProcess, folder: Path, url: str):
+    arguments, shown, least = EXPECTED[name]
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *(word.format(url=url) for word in arguments)],
+        env={**os.environ, "OPENAI_BASE_URL": f"{server.url}/v1"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert re.search(shown, done.stdout), done.stdout
+    counts = [int(number) for number in re.findall(r"(\d+) prompt tokens\]", done.stdout)]
+    assert bool(counts) == bool(least) and all(count >= least for count in counts), done.stdout
+    if name == "omni_video_options.py":
+        # more frames make a longer prompt, and hearing the clip as well the longest
+        assert len(counts) == 3 and counts == sorted(set(counts)), done.stdout
