@@ -107,10 +107,10 @@ def _serve(manager: Any) -> None:
         timeout=settings.timeout,
         stamp=stamp,
     )
-    receive = (
-        receive_inline if processor.transport_mode == "default" or processor.skip_tokenizer_init else receive_shared
-    )
-    processor.service = Service(
+    # where SGLang sends features inside messages, it unpacks no shared memory
+    inline = processor.transport_mode == "default" or processor.skip_tokenizer_init
+    receive = receive_inline if inline else receive_shared
+    processor.nemotron_service = Service(
         spec=spec,
         encoder=TagEncoder(processor._tokenizer, spec.tokens),
         workshop=Workshop(settings, Pool(terms, settings.workers, receive), stamp),

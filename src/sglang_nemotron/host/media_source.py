@@ -89,9 +89,11 @@ def _decoded(text: str, start: int, name: str, max_file: int) -> Iterator[bytes]
     num_chars = len(text) - start
     if num_chars * 3 // 4 > max_file + 2:
         raise MediaError(name, f"the file has about {num_chars * 3 // 4} bytes", f"at most {max_file}")
+    if not num_chars:
+        raise MediaError(name, "the file is empty (0 bytes)")
     # padding ends the data: without this, each piece could bring its own
     padding = text.find("=", start)
-    if not num_chars or (padding >= 0 and padding < len(text) - 2):
+    if 0 <= padding < len(text) - 2:
         raise _no_media(name, text, start)
     for begin in range(start, len(text), _PIECE):
         try:
