@@ -207,7 +207,7 @@ def _sound_sizes(towers: TowerSpec) -> dict[str, Any]:
     }
 
 
-# fields that transformers writes into every nested config
+# fields that transformers writes into a nested config that its class has no default of
 _NESTED_DEFAULTS: dict[str, Any] = {
     "_name_or_path": "",
     "architectures": None,
@@ -244,7 +244,6 @@ def _transformers_sound(towers: TowerSpec) -> dict[str, Any]:
 def _transformers_vision(towers: TowerSpec) -> dict[str, Any]:
     hidden, layers, heads, intermediate = _vision_sizes(towers)
     vision = {
-        **_NESTED_DEFAULTS,
         "attention_probs_dropout_prob": 0.0,
         "drop_path_rate": 0.0,
         "hidden_act": "gelu",

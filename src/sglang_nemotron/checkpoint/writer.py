@@ -129,7 +129,8 @@ def _produce(
 def _kv_scale_name(spec: CheckpointSpec, source: SourceTensor) -> str | None:
     """The FP8 cache scale that rides on a quantised checkpoint's k_proj and v_proj."""
     leaf = source.module.rpartition(".")[2]
-    if spec.quantization == "none" or leaf not in ("k_proj", "v_proj"):
+    # the sound encoder's have no cache
+    if spec.quantization == "none" or source.role != "linear" or leaf not in ("k_proj", "v_proj"):
         return None
     return f"{source.module}.{leaf[0]}_scale"
 
