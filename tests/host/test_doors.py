@@ -32,6 +32,13 @@ def test_row_is_ours(name: str) -> None:
     assert ROWS[name].is_ours() is None
 
 
+def _sglangs_own(method: Any) -> Any:
+    """Without what any of our rows wrapped around it."""
+    while hasattr(method, "__wrapped__"):
+        method = method.__wrapped__
+    return method
+
+
 def _platform(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(args.platforms, "_current_platform", args.platforms.SRTPlatform())
 
@@ -45,9 +52,47 @@ def _hybrid_cache(patch: pytest.MonkeyPatch) -> None:
     assert hybrid_arch.mamba2_config is not args.mamba2_config
 
 
+def _config_omni(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(args.config_registry, "nemotron_h_omni", args.NemotronH_Omni_Reasoning_V3_Config)
+
+
+def _hybrid_cache_omni(patch: pytest.MonkeyPatch) -> None:
+    found = args.mamba2_config
+    patch.setattr(args, "mamba2_config", lambda probe: None if hasattr(probe.hf_config, "llm_config") else found(probe))
+
+
 def _startup(patch: pytest.MonkeyPatch) -> None:
     others = [fn for fn in args.override_providers["NemotronHForCausalLM"] if fn is not doors._resolve]
     patch.setitem(args.override_providers, "NemotronHForCausalLM", others)
+
+
+def _startup_omni(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(args.override_providers, "NemotronH_Nano_Omni_Reasoning_V3", [])
+
+
+def _tokenizer(patch: pytest.MonkeyPatch) -> None:
+    patch.delitem(args.custom_processors, "nemotron_h_omni")
+
+
+def _table(patch: pytest.MonkeyPatch) -> None:
+    listed = args.arch_tables._MAMBA_RADIX_CACHE_ARCHS
+    patch.setattr(args.arch_tables, "_MAMBA_RADIX_CACHE_ARCHS", listed - {"NemotronH_Nano_Omni_Reasoning_V3"})
+
+
+def _no_buffer_with_overlap(patch: pytest.MonkeyPatch) -> None:
+    # as if a release asked other tables: the names are where they were, and the rule no longer looks
+    decided = {"uses_mamba_radix_cache": True, "mamba_radix_cache_strategy": "no_buffer"}
+    patch.setattr(args.arch_tables, "_mamba_radix_cache_resolution", lambda view: decided)
+
+
+def _media(patch: pytest.MonkeyPatch) -> None:
+    serving = importlib.import_module("sglang.srt.entrypoints.openai.serving_chat").OpenAIServingChat
+    patch.setattr(serving, "_engine_prompt", _sglangs_own(serving._engine_prompt))
+
+
+def _media_processor(patch: pytest.MonkeyPatch) -> None:
+    manager = importlib.import_module("sglang.srt.managers.tokenizer_manager").TokenizerManager
+    patch.setattr(manager.init_tokenizer_and_processor, "checks_processor", False)
 
 
 def _processors(patch: pytest.MonkeyPatch) -> None:
@@ -64,19 +109,33 @@ def _models(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(registry.models, "NemotronHForCausalLM", in_tree)
 
 
+def _models_omni(patch: pytest.MonkeyPatch) -> None:
+    in_tree = importlib.import_module("sglang.srt.models.nano_nemotron_vl").NemotronH_Omni_Reasoning_V3
+    patch.setitem(registry.models, "NemotronH_Omni_Reasoning_V3", in_tree)
+
+
 def _requests(patch: pytest.MonkeyPatch) -> None:
     manager = importlib.import_module("sglang.srt.managers.tokenizer_manager").TokenizerManager
-    patch.setattr(manager, "_validate_one_request", manager._validate_one_request.__wrapped__)
+    patch.setattr(manager, "_validate_one_request", _sglangs_own(manager._validate_one_request))
 
 
 LOST: list[tuple[str, Callable[[pytest.MonkeyPatch], None], str]] = [
     ("platform", _platform, "no accelerator is here, but the platform is sglang"),
     ("config", _config, "the config class of nemotron_h is <class 'sglang"),
     ("config", _hybrid_cache, "no hybrid cache"),
+    ("config", _config_omni, "the config class of nemotron_h_omni is <class 'sglang"),
+    ("config", _hybrid_cache_omni, "gives our config of NemotronH_Nano_Omni_Reasoning_V3 no hybrid cache"),
+    ("tokenizer", _tokenizer, "would load a processor for nemotron_h_omni with None"),
+    ("tables", _table, "_MAMBA_RADIX_CACHE_ARCHS lacks ['NemotronH_Nano_Omni_Reasoning_V3']"),
+    ("tables", _no_buffer_with_overlap, "with no_buffer and overlap on"),
     ("startup", _startup, "not among SGLang's override providers"),
+    ("startup", _startup_omni, "of NemotronH_Nano_Omni_Reasoning_V3 is not among SGLang's override providers"),
     ("processors", _processors, "somebody.elses"),
     ("workers", _workers, "SGLang would start HTTP workers with sglang:app"),
     ("models", _models, "would be served by sglang.srt.models.nemotron_h"),
+    ("models", _models_omni, "NemotronH_Omni_Reasoning_V3 would be served by sglang.srt.models.nano_nemotron_vl"),
+    ("media", _media, "OpenAIServingChat._engine_prompt does not show media to us"),
+    ("media", _media_processor, "not followed by our check of the media processor"),
     ("requests", _requests, "SGLang's validation"),
 ]
 
