@@ -82,16 +82,37 @@ def test_client_dies_then_scheduler(servers: Servers, tmp_path: Path) -> None:
         assert running(server.url) == 0, "the dead client's request still runs"
         assert generate(server.url, [1001, 1002, 1003], 8) == before
 
-        (scheduler,) = (p for p in _group(server) if "scheduler" in _name(p))
+        (scheduler,) = _schedulers(server)
         os.kill(scheduler.pid, signal.SIGKILL)
-        deadline = time.monotonic() + GONE_WITHIN_S
-        while (server.children_alive() or not is_free(server.port)) and time.monotonic() < deadline:
-            server.returncode  # noqa: B018 (reaps the main process)
-            time.sleep(0.1)
-        assert server.children_alive() == []
-        assert is_free(server.port)
-        assert server.returncode not in (None, 0)
-        assert "scheduler" in server.log_tail(60).lower()
+        assert_ends(server)
+
+
+@pytest.mark.server
+@pytest.mark.matrix
+def test_one_of_two_schedulers_dies(servers: Servers) -> None:
+    server = ServerProcess(
+        servers.checkpoint(PRESETS["toy"]), ["--tp", "2"], log_path=servers.log_path(), time_limit_s=START_LIMIT_S
+    )
+    with server:
+        assert generate(server.url, [1001, 1002, 1003], 8)
+        os.kill(_schedulers(server)[1].pid, signal.SIGKILL)
+        assert_ends(server)
+
+
+def assert_ends(server: ServerProcess) -> None:
+    """The server reports a dead scheduler and goes, with a code that says so, and leaves nothing."""
+    deadline = time.monotonic() + GONE_WITHIN_S
+    while (server.children_alive() or not is_free(server.port)) and time.monotonic() < deadline:
+        server.returncode  # noqa: B018 (reaps the main process)
+        time.sleep(0.1)
+    assert server.children_alive() == []
+    assert is_free(server.port)
+    assert server.returncode not in (None, 0)
+    assert "scheduler" in server.log_tail(60).lower()
+
+
+def _schedulers(server: ServerProcess) -> list[psutil.Process]:
+    return [process for process in _group(server) if "scheduler" in _name(process)]
 
 
 def _group(server: ServerProcess) -> list[psutil.Process]:

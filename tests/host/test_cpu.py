@@ -164,6 +164,17 @@ def test_ranks_share_the_cores(toy: Path, monkeypatch: pytest.MonkeyPatch) -> No
 # ---- memory
 
 
+@pytest.mark.parametrize(("wanted", "threads"), [("3", 3), ("", 2), ("many", 2), ("0", 2)])
+def test_a_users_thread_count_wins(wanted: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", said.append)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(4)))
+    monkeypatch.setenv(cpu._RANKS, "2")
+    monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+    cpu.CpuPlatform().post_load_model(torch.nn.Linear(1, 1))
+    assert said == [threads]
+
+
 def test_memory_limit_bounds_both_caches(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slot_bytes, token_bytes = cpu._costs(str(toy))
     monkeypatch.setenv(cpu.MEMORY_LIMIT, "0.01")

@@ -154,6 +154,9 @@ class CpuPlatform(SRTPlatform):
         """Each rank computes on its share of the cores; SGLang binds threads only with its own CPU kernels."""
         ranks = int(os.environ.get(_RANKS, "1"))
         threads = max(len(os.sched_getaffinity(0)) // ranks, 1)
+        wanted = os.environ.get("OMP_NUM_THREADS", "")
+        if wanted.isdecimal() and int(wanted) > 0:
+            threads = int(wanted)
         torch.set_num_threads(threads)
         logger.info("CPU platform: %d threads for this rank of %d", threads, ranks)
 
@@ -285,6 +288,8 @@ def _share_cores(server_args: Any) -> None:
     # a busy-polling scheduler and spinning OpenMP threads take the very cores that the work needs
     server_args.sleep_on_idle = True
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # with several ranks SGLang waits this long for CUDA core dumps of a rank that died, before it ends the server
+    os.environ.setdefault("SGLANG_CUDA_COREDUMP_BEFORE_CRASH_WAIT_SECS", "0")
     if ranks == 1 or os.environ.get("SGLANG_CPU_OMP_THREADS_BIND"):
         return
     cores = sorted(os.sched_getaffinity(0))
