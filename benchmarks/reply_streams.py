@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,9 @@ from sglang_nemotron.cli.server import ServerProcess  # noqa: E402
 HOOK = str(ROOT / "benchmarks" / "reply_hook")
 
 
-def one_round(
-    server: ServerProcess, http: psutil.Process, times: Path, num_streams: int, tokens: int
-) -> dict[str, Any]:
+def one_round(server: ServerProcess, times: Path, num_streams: int, tokens: int) -> dict[str, Any]:
     """Processor seconds of the HTTP process, in all and in parsers, and tokens, while the streams run."""
+    http = psutil.Process(server.pid)
     text, expected = reply(tokens)
     before, parsed = http.cpu_times(), seconds_and_calls(times)
     began = time.monotonic()
@@ -67,13 +67,14 @@ def seconds_and_calls(times: Path) -> tuple[float, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=3000, help="about this many tokens a reply")
+    parser.add_argument("--tokens", type=int, default=300, help="about this many words a reply; bytes are tokens here")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "reply_streams.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         times, intree = Path(folder) / "times", Path(folder) / "intree"
-        write_checkpoint(PRESETS["tiny"], Path(folder) / "model")
+        # a script is in the prompt as hexadecimal digits, each a token
+        write_checkpoint(replace(PRESETS["tiny"], max_position_embeddings=32768), Path(folder) / "model")
         env = {
             "PYTHONPATH": os.pathsep.join([PLUGIN, HOOK]),
             "PARSER_TIMES": str(times),
@@ -82,12 +83,13 @@ def main() -> None:
         flags = ["--dtype", "float32", "--max-running-requests", str(options.streams), *PARSERS]
         results: dict[str, list[dict[str, Any]]] = {"ours": [], "in-tree": []}
         print("starting the server ...", flush=True)
-        with ServerProcess(Path(folder) / "model", flags, env=env, time_limit_s=600) as server:
-            http = psutil.Process(server.pid)
+        with ServerProcess(
+            Path(folder) / "model", flags, log_path=Path(folder) / "log", env=env, time_limit_s=600
+        ) as server:
             for _ in range(options.rounds):
                 for side in results:
                     intree.touch() if side == "in-tree" else intree.unlink(missing_ok=True)
-                    results[side].append(one_round(server, http, times, options.streams, options.tokens))
+                    results[side].append(one_round(server, times, options.streams, options.tokens))
                     print(side, results[side][-1], flush=True)
     record = {
         "date": datetime.date.today().isoformat(),
