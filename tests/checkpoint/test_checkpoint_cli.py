@@ -128,3 +128,40 @@ def test_the_room_needs_no_sglang(tmp_path: Path):
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "config.json").exists()
+
+
+def test_omni_and_its_flags_reach_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    flags = "--omni --vision-num-hidden-layers 3 --vision-intermediate-size 96 --video-pruning-rate 0.5 --seed 3"
+    assert run(tmp_path, *flags.split(), "--template", "in-order", "--pattern", "M*E") == 0
+    assert "3 layers M*E, with towers, bfloat16" in capsys.readouterr().out
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["architectures"] == ["NemotronH_Nano_Omni_Reasoning_V3"] and config["video_pruning_rate"] == 0.5
+    assert config["vision_config"]["num_hidden_layers"] == 3
+    assert config["vision_config"]["intermediate_size"] == 96 and config["vision_config"]["mlp_ratio"] == 1.5
+    assert config["llm_config"]["hybrid_override_pattern"] == "M*E"
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert "vision_model.radio_model.model.blocks.2.mlp.fc1.weight" in tensors
+    assert "every part where the message has it" in (tmp_path / "chat_template.jinja").read_text()
+
+
+def test_sizes_with_a_name_are_told_by_it(tmp_path: Path):
+    # timm's name of a whole tower, as the published config has it; the sizes themselves are then left out
+    flags = "--omni --pattern E --vision-hidden-size 768 --vision-num-hidden-layers 12 --vision-num-attention-heads 12"
+    assert run(tmp_path, *flags.split(), "--vision-intermediate-size", 3072, "--max-resolution", 64) == 0
+    vision = json.loads((tmp_path / "config.json").read_text())["vision_config"]
+    assert vision["args"]["model"] == "vit_base_patch16_224" and "hidden_size" not in vision
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--vision-hidden-size", "32"], "--vision-hidden-size needs --omni"),
+        (["--omni", "--sound-conv-kernel-size", "4"], "sound_conv_kernel_size is 4; it must be odd"),
+        (["--omni", "--spelling", "alt"], "no Omni checkpoint"),
+    ],
+)
+def test_mistakes_about_towers_cost_one_line(tmp_path: Path, capsys, flags: list[str], words: str):
+    assert run(tmp_path / "out", *flags) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
