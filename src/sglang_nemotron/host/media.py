@@ -23,7 +23,7 @@ from sglang_nemotron.host.media_worker import Terms
 from sglang_nemotron.host.names.http import GenerateReqInput, OpenAIServingChat, TokenizerManager
 from sglang_nemotron.prompt.cargo import MediaError
 from sglang_nemotron.prompt.options import MediaOptions
-from sglang_nemotron.prompt.parcel import OPTIONS, Order, Parcel, Service
+from sglang_nemotron.prompt.parcel import OPTIONS, Order, Parcel, Service, drop
 from sglang_nemotron.prompt.splice import check_counts
 from sglang_nemotron.prompt.tags import StandIns, TagEncoder
 
@@ -60,7 +60,7 @@ class Workshop:
             return await asyncio.shield(job)
         except asyncio.CancelledError:
             gone.set()
-            job.add_done_callback(lambda done: done.cancelled() or done.exception())
+            job.add_done_callback(_forget)
             raise
 
     async def _measure(self, order: Order, item: Any, gone: asyncio.Event) -> list[Parcel]:
@@ -82,6 +82,12 @@ class Workshop:
     def close(self) -> None:
         self._fetchers.shutdown(wait=False, cancel_futures=True)
         self._pool.close()
+
+
+def _forget(job: asyncio.Task[list[Parcel]]) -> None:
+    """For a result that nobody waits for any more; looking at an error keeps asyncio from logging it."""
+    if not job.cancelled() and job.exception() is None:
+        drop(job.result())
 
 
 def missing_libraries() -> list[str]:

@@ -34,7 +34,11 @@ class LaidTensor(ShmPointerMMData):
         self.dtype = laid.dtype
         self.precomputed_hash = None
         self.shm_name = Path(laid.path).name
-        weakref.finalize(self, _unlink, laid.path)
+        self._owned = weakref.finalize(self, _unlink, laid.path)
+
+    def release(self) -> None:
+        """Removes the file; it is never sent after this. Otherwise the end of this object does so."""
+        self._owned()
 
     def __getstate__(self) -> dict[str, Any]:
         # a name of the same form, so that SGLang's sweep knows whose it was

@@ -21,7 +21,7 @@ from sglang_nemotron.models.nemotron_omni import NemotronH_Nano_Omni_Reasoning_V
 from sglang_nemotron.prompt.cargo import MediaError
 from sglang_nemotron.prompt.image import image_budget
 from sglang_nemotron.prompt.options import MediaOptions
-from sglang_nemotron.prompt.parcel import OPTIONS, Kind, Order, Parcel, Service
+from sglang_nemotron.prompt.parcel import OPTIONS, Kind, Order, Parcel, Service, drop
 from sglang_nemotron.prompt.splice import (
     VIDEO_SLOT,
     Piece,
@@ -84,7 +84,11 @@ class NemotronOmniProcessor(BaseMultimodalProcessor):
         orders = _orders(given, _asked(request_obj, service), service)
         room = _Room(limit, num_text(ids, service.encoder.slots), [order for order, _ in orders], service)
         parcels = await _all([_one(service, order, item, room) for order, item in orders])
-        return _package(ids, parcels, service, limit)
+        try:
+            return _package(ids, parcels, service, limit)
+        except BaseException:
+            drop(parcel for of_one in parcels for parcel in of_one)
+            raise
 
     def _ids(self, prompt: str | Sequence[int], service: Service) -> list[int]:
         if isinstance(prompt, str):
@@ -147,8 +151,12 @@ def _too_long(name: str, needed: int, limit: int) -> MediaError:
 
 async def _one(service: Service, order: Order, item: Any, room: _Room) -> list[Parcel]:
     parcels = await service.workshop.measure(order, item)
-    for parcel in parcels:
-        room.take(order.name, parcel.num_tokens)
+    try:
+        for parcel in parcels:
+            room.take(order.name, parcel.num_tokens)
+    except MediaError:
+        drop(parcels)
+        raise
     return parcels
 
 
@@ -160,7 +168,9 @@ async def _all(jobs: Sequence[Any]) -> list[list[Parcel]]:
     except BaseException:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if not isinstance(result, BaseException):
+                drop(result)
         raise
 
 

@@ -5,6 +5,7 @@ Orders and parcels cross processes by pickle. Nothing here may know files, SGLan
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -47,6 +48,14 @@ class Parcel:
 
     def carrying(self, feature: Any) -> Parcel:
         return replace(self, feature=feature)
+
+
+def drop(parcels: Iterable[Parcel]) -> None:
+    """Gives back at once what features hold beyond this process. An error keeps its frames, and them, for long."""
+    for parcel in parcels:
+        release = getattr(parcel.feature, "release", None)
+        if release is not None:
+            release()
 
 
 class Workshop(Protocol):
