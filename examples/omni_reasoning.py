@@ -20,7 +20,7 @@ model = client.models.list().data[0].id
 
 MODES: dict[str, dict[str, Any]] = {
     "on": {},
-    "on, at most 32 tokens of it": {"thinking_token_budget": 32},
+    "on, at most 40 tokens of it": {"custom_params": {"thinking_budget": 32, "thinking_budget_grace_period": 8}},
     "off": {"chat_template_kwargs": {"enable_thinking": False}},
 }
 for name, options in MODES.items():

@@ -46,7 +46,7 @@ EXPECTED: dict[str, tuple[tuple[str, ...], str, int]] = {
     "omni_streaming.py": (("photo.jpg",), r"\[(\d{2,}|[2-9]) pieces after", _PHOTO + 30),
     "omni_reasoning.py": (
         ("photo.jpg",),
-        r"== thinking on\nreasoning: (?!None)(.|\n)+== thinking on, at most 32(.|\n)+content: \s*\S(.|\n)+"
+        r"== thinking on\nreasoning: (?!None)(.|\n)+== thinking on, at most 40(.|\n)+content: \s*\S(.|\n)+"
         r"== thinking off\nreasoning: None\ncontent: (?!None)",
         0,
     ),

@@ -1,0 +1,31 @@
+"""`sglang-nemotron demo --only omni`: the server takes a photo, a sentence and a clip, and nothing is left behind."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DEMO = [str(Path(sys.executable).parent / "sglang-nemotron"), "demo", "--only", "omni"]
+LIMIT_S = 900
+
+
+@pytest.mark.server
+def test_demo_shows_every_medium_and_cleans_up(tmp_path: Path):
+    done = subprocess.run([*DEMO, "--dir", tmp_path], capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    prompts = {
+        name.strip(): int(tokens)
+        for name, tokens in re.findall(r"^   (.{22}) *(\d+) +[1-9]\d* +\d+ +[\d.]+  (?:stop|length)", done.stdout, re.M)
+    }
+    assert prompts["a photo"] - prompts["no media"] == 300 + len(["<img>", "</img>", "newline"])
+    assert prompts["a spoken sentence"] > prompts["no media"] + 60
+    assert prompts["a clip with its sound"] > prompts["a clip"] + 45 > 300
+    assert prompts["all three at once"] > prompts["a photo"] + prompts["a clip"]
+    cached = re.search(r"and a second turn +\d+ +\d+ +(\d+)", done.stdout)
+    assert cached and int(cached[1]) > 300
+    assert "sglang_nemotron.models.nemotron_omni.NemotronH_Nano_Omni_Reasoning_V3" in done.stdout
+    assert list(tmp_path.iterdir()) == []
