@@ -19,6 +19,7 @@ from sglang_nemotron.host.media_pool import Pool
 from sglang_nemotron.host.media_settings import MediaSettings, media_settings
 from sglang_nemotron.host.media_shm import receive_inline, receive_shared
 from sglang_nemotron.host.media_source import Fetched, fetch
+from sglang_nemotron.host.media_spool import open_bodies
 from sglang_nemotron.host.media_worker import Terms
 from sglang_nemotron.host.names.http import GenerateReqInput, OpenAIServingChat, TokenizerManager
 from sglang_nemotron.prompt.cargo import MediaError
@@ -103,6 +104,7 @@ def _serve(manager: Any) -> None:
     spec = omni_spec(config.hf_config)
     settings = media_settings(os.environ, spec.image)
     stamp = f"sgl_shm_mm_{os.getpid()}_"
+    open_bodies(stamp)
     terms = Terms(
         spec=spec,
         bounds=settings.bounds,

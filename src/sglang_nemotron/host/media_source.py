@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+from sglang_nemotron.host.media_spool import Spool, spooled
 from sglang_nemotron.host.media_worker import SHARED
 from sglang_nemotron.host.names.media import ImageData, VideoData, download_remote_media
 from sglang_nemotron.prompt.cargo import MediaError
@@ -86,6 +87,10 @@ def _download(url: str, name: str, seconds: float) -> bytes:
 
 
 def _decoded(text: str, start: int, name: str, max_file: int) -> Iterator[bytes]:
+    spool = spooled(text[start : start + 100])
+    if spool is not None:
+        yield from _unspooled(spool, name, max_file)
+        return
     num_chars = len(text) - start
     if num_chars * 3 // 4 > max_file + 2:
         raise MediaError(name, f"the file has about {num_chars * 3 // 4} bytes", f"at most {max_file}")
@@ -100,6 +105,22 @@ def _decoded(text: str, start: int, name: str, max_file: int) -> Iterator[bytes]
             yield binascii.a2b_base64(text[begin : begin + _PIECE], strict_mode=True)
         except ValueError as error:
             raise _no_media(name, text, start) from error
+
+
+def _unspooled(spool: Spool, name: str, max_file: int) -> Iterator[bytes]:
+    """As `_decoded`, of base64 that never was in the body."""
+    num_chars, descriptor = spool.size(), spool.file.fileno()
+    if num_chars * 3 // 4 > max_file + 2:
+        raise MediaError(name, f"the file has about {num_chars * 3 // 4} bytes", f"at most {max_file}")
+    for begin in range(0, num_chars, _PIECE):
+        piece = os.pread(descriptor, min(_PIECE, num_chars - begin), begin)
+        padding = piece.find(b"=")
+        if padding >= 0 and begin + padding < num_chars - 2:
+            raise _no_media(name, piece[:60].decode("ascii"), 0)
+        try:
+            yield binascii.a2b_base64(piece, strict_mode=True)
+        except ValueError as error:
+            raise _no_media(name, piece[:60].decode("ascii"), 0) from error
 
 
 def _no_media(name: str, text: str, start: int) -> MediaError:

@@ -1,0 +1,159 @@
+"""The chunks of a JSON body come in as they arrive; the body goes out with its long base64 strings left in files.
+
+A video of 60 MB would hold the event loop for half a second while its body is joined and parsed. Here each long string
+of base64 goes to a file in memory chunk by chunk, and a reference stands in the body in its place. A reference is a
+random name that lives as long as the request that brought it, so that no other request can mean it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+import uuid
+import weakref
+from collections.abc import AsyncIterator
+from typing import Any, BinaryIO
+
+from sglang_nemotron.host.media_worker import SHARED
+
+# shorter strings stay where they are; the first so many bytes also decide whether a string is base64
+LONG = 2**18
+REFERENCE = "nemotron-spool:"
+# where media are sent: after a key that texts do not have (quotes in a text are escaped), and the head of a data URI
+_BEGIN = re.compile(
+    rb'"(?:url|data|image_url|image_data|video_data|audio_data)"[ \n]{0,4}:[ \n]{0,4}\[?[ \n]{0,4}'
+    rb'"(?:data:[A-Za-z0-9.+/;=_-]{0,80};base64,)?'
+)
+_BEFORE = 64
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+_SERVER = "sglang.srt.entrypoints.http_server"
+_ENDPOINTS = ("/v1/chat/completions", "/generate", "/v1/messages")
+
+
+class Spool:
+    """Base64 in a file without a name, which goes with this object."""
+
+    def __init__(self, stamp: str) -> None:
+        self.file: BinaryIO = _nameless(stamp)
+
+    def size(self) -> int:
+        return self.file.tell()
+
+
+_spools: weakref.WeakValueDictionary[str, Spool] = weakref.WeakValueDictionary()
+
+
+def spooled(text: str) -> Spool | None:
+    """The spool that a reference means; None for anything else."""
+    return _spools.get(text) if text.startswith(REFERENCE) else None
+
+
+def open_bodies(stamp: str) -> None:
+    """Lets SGLang's HTTP server read its bodies through us, where it has one; may be repeated."""
+    server: Any = sys.modules.get(_SERVER)
+    if server is None or "body" in vars(server.ORJSONRequest):
+        return
+
+    async def body(self: Any) -> bytes:
+        # endpoints that keep what they were sent would keep references that are gone
+        if self.url.path not in _ENDPOINTS or hasattr(self, "_body"):
+            return await super(server.ORJSONRequest, self).body()
+        self._body, self.nemotron_spools = await short_body(self.stream(), stamp)
+        return self._body
+
+    server.ORJSONRequest.body = body
+
+
+class Body:
+    """Takes a body's chunks and gives the short body. `spools` live as long as somebody holds them."""
+
+    def __init__(self, stamp: str) -> None:
+        self._stamp = stamp
+        self._kept: list[bytes] = []
+        # bytes whose place is not decided: the end of a chunk where a long string may have begun
+        self._pending = b""
+        self._spool: Spool | None = None
+        self.spools: list[Spool] = []
+
+    def add(self, chunk: bytes) -> None:
+        if self._spool is None:
+            self._pending += chunk
+            # a body of short strings stays what it is; only a tail as long as a long string is looked at
+            if len(self._pending) > 2 * LONG:
+                self._look()
+        else:
+            self._go_on(chunk)
+
+    def finish(self) -> bytes:
+        """ValueError for a body that ends inside a long string."""
+        if self._spool is not None:
+            raise ValueError("the body ends inside a string")
+        return b"".join([*self._kept, self._pending])
+
+    def _look(self) -> None:
+        """Spools the string that goes on at the end of what is pending, if it is long and all base64."""
+        quote = self._pending.rfind(b'"')
+        if quote < 0 or len(self._pending) - quote < LONG + _BEFORE:
+            # no long string so far; what may become one starts a little before the last quote
+            cut = max(0, quote - _BEFORE) if quote >= 0 else len(self._pending)
+            self._keep(self._pending[:cut], self._pending[cut:])
+            return
+        begins = (found for found in _BEGIN.finditer(self._pending, max(0, quote - _BEFORE), quote + 128))
+        begin = next((found for found in begins if found.end() > quote), None)
+        rest = self._pending[begin.end() :] if begin is not None else b" "
+        if begin is None or rest.translate(None, _BASE64):
+            self._keep(self._pending, b"")
+            return
+        self._spool = Spool(self._stamp)
+        name = REFERENCE + uuid.uuid4().hex
+        _spools[name] = self._spool
+        self.spools.append(self._spool)
+        self._keep(self._pending[: begin.end()] + name.encode(), b"")
+        _write(self._spool.file, rest)
+
+    def _go_on(self, chunk: bytes) -> None:
+        assert self._spool is not None
+        end = chunk.find(b'"')
+        part = chunk if end < 0 else chunk[:end]
+        if part.translate(None, _BASE64):
+            raise ValueError(f"a string of base64 holds other characters after {self._spool.size()} bytes")
+        _write(self._spool.file, part)
+        if end >= 0:
+            self._spool = None
+            self._pending = b""
+            # the quote ends the string: it must not look like the begin of another
+            self._keep(b'"', b"")
+            self.add(chunk[end + 1 :])
+
+    def _keep(self, kept: bytes, pending: bytes) -> None:
+        self._kept.append(kept)
+        self._pending = pending
+
+
+async def short_body(chunks: AsyncIterator[bytes], stamp: str) -> tuple[bytes, list[Spool]]:
+    """Reads a body to its end."""
+    body = Body(stamp)
+    async for chunk in chunks:
+        body.add(chunk)
+    return body.finish(), body.spools
+
+
+def _nameless(stamp: str) -> Any:
+    for folder in (str(SHARED), tempfile.gettempdir()):
+        path = os.path.join(folder, f"{stamp}{uuid.uuid4().hex}")
+        try:
+            # unbuffered: the bytes are copied once, by the kernel, without the interpreter's lock
+            file = open(path, "x+b", buffering=0)  # noqa: SIM115
+        except OSError:
+            continue
+        os.unlink(path)
+        return file
+    raise OSError(f"neither {SHARED} nor {tempfile.gettempdir()} can be written to")
+
+
+def _write(file: BinaryIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]

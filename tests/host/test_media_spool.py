@@ -1,0 +1,114 @@
+"""Long base64 leaves a body wherever chunks are cut, everything else stays as it was; no request reads another's."""
+
+from __future__ import annotations
+
+import base64
+import gc
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sglang_nemotron.host import media_spool
+from sglang_nemotron.host.media_source import fetch
+from sglang_nemotron.host.media_spool import REFERENCE, Body, spooled
+from sglang_nemotron.prompt.cargo import MediaError
+
+LONG = 64
+STAMP = f"sgl_shm_mm_{os.getpid()}_spool_"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_strings_count() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(media_spool, "LONG", LONG)
+        yield
+
+
+def _read(body: bytes, size: int) -> tuple[bytes, list[Any]]:
+    taken = Body(STAMP)
+    for start in range(0, len(body), size):
+        taken.add(body[start : start + size])
+    return taken.finish(), taken.spools
+
+
+def _restored(value: Any) -> Any:
+    """A parsed body with what references mean."""
+    if isinstance(value, dict):
+        return {key: _restored(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_restored(item) for item in value]
+    if isinstance(value, str) and REFERENCE in value:
+        head, _, name = value.partition(REFERENCE)
+        spool = spooled(REFERENCE + name)
+        assert spool is not None
+        return head + os.pread(spool.file.fileno(), spool.size(), 0).decode()
+    return value
+
+
+b64 = st.integers(0, 2000).map(lambda n: base64.b64encode(bytes(i % 251 for i in range(n))).decode())
+uris = b64.map(lambda text: "data:video/mp4;base64," + text)
+texts = st.one_of(st.text(max_size=300), b64, uris, uris.map(lambda uri: f'see "url": "{uri}" there'))
+parts = st.one_of(
+    texts.map(lambda text: {"type": "text", "text": text}),
+    uris.map(lambda uri: {"type": "video_url", "video_url": {"url": uri}}),
+    b64.map(lambda data: {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(parts, max_size=5), st.integers(1, 500), st.booleans(), st.sampled_from([None, 1]))
+def test_a_body_means_what_it_meant(content: list[Any], size: int, ascii_only: bool, indent: int | None) -> None:
+    body = {"messages": [{"role": "user", "content": content}], "n": 1}
+    raw = json.dumps(body, ensure_ascii=ascii_only, indent=indent).encode()
+    short, spools = _read(raw, size)
+    parsed = json.loads(short)
+    # texts are never touched, whatever they look like
+    for part in parsed["messages"][0]["content"]:
+        if part["type"] == "text":
+            assert REFERENCE not in part["text"]
+    assert _restored(parsed) == body
+    assert len(short) <= len(raw) + 64 * len(spools)
+
+
+def test_a_long_file_leaves_the_body() -> None:
+    data = os.urandom(5000)
+    url = "data:video/mp4;base64," + base64.b64encode(data).decode()
+    short, spools = _read(json.dumps({"video_url": {"url": url}, "x": "y"}).encode(), 50)
+    assert len(short) < 200 and len(spools) == 1
+    sent = json.loads(short)["video_url"]["url"]
+    fetched = fetch(sent, name="video 1", max_file=10_000, seconds=1, stamp=STAMP)
+    assert Path(fetched.path).read_bytes() == data
+    fetched.drop()
+    with pytest.raises(MediaError, match="video 1: the file has about .*at most 1000"):
+        fetch(sent, name="video 1", max_file=1000, seconds=1, stamp=STAMP)
+    # with the request goes what it brought, and nobody else can name it
+    del spools
+    gc.collect()
+    with pytest.raises(MediaError, match="no base64"):
+        fetch(sent, name="video 1", max_file=10_000, seconds=1, stamp=STAMP)
+    assert not [name for name in os.listdir("/dev/shm") if name.startswith(STAMP)]
+
+
+@pytest.mark.parametrize("tail", ["-_", " ", "\\n", "ü"])
+def test_base64_that_turns_out_to_be_none_is_refused(tail: str) -> None:
+    body = ('{"url": "data:a/b;base64,' + "A" * 500 + tail + '"}').encode()
+    with pytest.raises(ValueError, match="holds other characters"):
+        _read(body, 64)
+
+
+@pytest.mark.parametrize("text", ["QUJD=" + "A" * 300, "A" * 301])
+def test_wrong_padding_is_refused(text: str) -> None:
+    short, spools = _read(json.dumps({"url": "data:a/b;base64," + text}).encode(), 40)
+    assert spools
+    with pytest.raises(MediaError, match="no base64"):
+        fetch(json.loads(short)["url"], name="video 1", max_file=10_000, seconds=1, stamp=STAMP)
+
+
+def test_a_body_that_breaks_off_is_refused() -> None:
+    with pytest.raises(ValueError, match="ends inside a string"):
+        _read(b'{"url": "data:a/b;base64,' + b"A" * 500, 64)
