@@ -41,12 +41,14 @@ class _Probe:
 
 
 def open_tokenizers() -> None:
+    loader: Any = OmniTokenizer
     for model_type in OMNI_MODEL_TYPES:
-        args.custom_processors[model_type] = OmniTokenizer
+        args.custom_processors[model_type] = loader
 
 
 def tokenizers_are_ours() -> str | None:
     for model_type in OMNI_MODEL_TYPES:
-        if args.custom_processors.get(model_type) is not OmniTokenizer:
-            return f"SGLang would load a processor for {model_type} with {args.custom_processors.get(model_type)}"
+        found: Any = args.custom_processors.get(model_type)
+        if found is not OmniTokenizer:
+            return f"SGLang would load a processor for {model_type} with {found}"
     return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -78,7 +78,7 @@ class NemotronH_Nano_Omni_Reasoning_V3(nn.Module):
         brings_media = not forward_batch.forward_mode.is_decode() and forward_batch.contains_mm_inputs()
         if not brings_media or self.towers is None or input_embeds is not None:
             return self.language_model(input_ids, positions, forward_batch, input_embeds, pp_proxy_tensors)
-        embedders: dict[Modality, Callable[[list[MultimodalDataItem]], list[torch.Tensor]]] = {
+        embedders: dict[Modality, Any] = {
             Modality.IMAGE: self.get_image_feature,
             Modality.VIDEO: self.get_video_feature,
             Modality.AUDIO: self.get_audio_feature,
@@ -98,7 +98,7 @@ class NemotronH_Nano_Omni_Reasoning_V3(nn.Module):
     def get_image_feature(self, items: list[MultimodalDataItem]) -> list[torch.Tensor]:
         """Items whose feature is pixels [3, height, width], normalised."""
         towers = self._towers()
-        pixels = [item.feature for item in items]
+        pixels: list[Any] = [item.feature for item in items]
         rows = image_embeddings(
             towers.vision_model, towers.vision_projection, pixels, merge_size=self.spec.image.merge_size
         )
@@ -110,14 +110,16 @@ class NemotronH_Nano_Omni_Reasoning_V3(nn.Module):
 
     def _clip(self, item: MultimodalDataItem) -> torch.Tensor:
         towers = self._towers()
+        frames: Any = item.feature
+        data: dict[str, Any] = item.model_specific_data
         x_GNC = tubelet_embeddings(
-            towers.vision_model, towers.vision_projection, item.feature, merge_size=self.spec.video.merge_size
+            towers.vision_model, towers.vision_projection, frames, merge_size=self.spec.video.merge_size
         )
-        return interleave(self._texts(item.separators), x_GNC, retention_mask(x_GNC, item.pruning_rate))
+        return interleave(self._texts(data["separators"]), x_GNC, retention_mask(x_GNC, data["pruning_rate"]))
 
     def _texts(self, separators: list[list[int]]) -> list[torch.Tensor]:
         """Embeddings of several texts, from one look-up: it is a sum over ranks."""
-        embed = self.get_input_embeddings()
+        embed: Any = self.get_input_embeddings()
         ids = torch.tensor([token for ids in separators for token in ids], device=embed.weight.device)
         return list(embed(ids).split([len(ids) for ids in separators]))
 
@@ -125,13 +127,14 @@ class NemotronH_Nano_Omni_Reasoning_V3(nn.Module):
         """Items whose feature is mel frames [clips, frames, mel bins]; clips of all items share passes."""
         towers = self._towers()
         assert towers.sound_encoder is not None and towers.sound_projection is not None
-        clips = [mel for item in items for mel in item.feature]
-        frames = [count for item in items for count in item.num_frames]
-        encoded = towers.sound_encoder(clips, frames)
+        mels: list[Any] = [item.feature for item in items]
+        frames: list[Any] = [item.model_specific_data["num_frames"] for item in items]
+        clips = [mel for mel_NTF in mels for mel in mel_NTF]
+        encoded = towers.sound_encoder(clips, [count for counts in frames for count in counts])
         rows = towers.sound_projection(torch.cat(encoded)).split([clip.shape[0] for clip in encoded])
         per_item, start = [], 0
-        for item in items:
-            end = start + len(item.num_frames)
+        for counts in frames:
+            end = start + len(counts)
             per_item.append(torch.cat(rows[start:end]))
             start = end
         return _checked(items, per_item)
