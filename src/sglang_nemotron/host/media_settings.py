@@ -3,7 +3,7 @@
 SGLANG_NEMOTRON_MEDIA_WORKERS      processes that read media; default: half the cores, 1 to 4
 SGLANG_NEMOTRON_MEDIA_THREADS      threads of each; default: the cores over the workers, 1 to 4
 SGLANG_NEMOTRON_MEDIA_TIMEOUT      seconds that one item may take to read; default 120
-SGLANG_NEMOTRON_MEDIA_MEMORY_MB    memory that one item may take to read; default 6144
+SGLANG_NEMOTRON_MEDIA_MEMORY_MB    memory that one item may take to read; default 6144, at least 1024
 SGLANG_NEMOTRON_MEDIA_FILE_MB      size of one file, from wherever it comes; default 512
 SGLANG_NEMOTRON_MEDIA_FETCH_SECONDS  seconds that one download may take; default 30
 SGLANG_NEMOTRON_MAX_AUDIO_SECONDS  length of one audio; default 3600
@@ -58,7 +58,7 @@ def media_settings(environment: Mapping[str, str], image: ImageRule) -> MediaSet
         workers=workers,
         threads=int(_number(environment, "MEDIA_THREADS", min(4, max(1, cores // workers)), 1, 64)),
         timeout=_number(environment, "MEDIA_TIMEOUT", 120, 1, 86_400),
-        memory=int(_number(environment, "MEDIA_MEMORY_MB", 6144, 256, 2**20)) << 20,
+        memory=int(_number(environment, "MEDIA_MEMORY_MB", 6144, 1024, 2**20)) << 20,
         max_file=int(_number(environment, "MEDIA_FILE_MB", 512, 1, 2**20)) << 20,
         fetch_seconds=_number(environment, "MEDIA_FETCH_SECONDS", 30, 0.1, 3600),
         options=MediaOptions.from_environment(environment, limits),

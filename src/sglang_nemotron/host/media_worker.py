@@ -113,8 +113,8 @@ def read_file(path: str, name: str, max_file: int) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         if found.st_size > max_file:
             raise MediaError(name, f"the file has {found.st_size} bytes", f"at most {max_file}")
-        # a file that grows meanwhile is cut, not read for ever
-        return file.read(max_file)
+        # a file that grows meanwhile is cut; more must not be asked for than is there, since that much is allocated
+        return file.read(found.st_size)
 
 
 def lay(tensor: torch.Tensor, dtype: torch.dtype, stamp: str) -> Laid:

@@ -1,0 +1,136 @@
+"""Workers read files; one that dies, hangs or outgrows its memory costs its own item alone."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from sglang_nemotron.config_omni import omni_spec
+from sglang_nemotron.host.media_pool import Pool
+from sglang_nemotron.host.media_settings import media_settings
+from sglang_nemotron.host.media_shm import receive_inline
+from sglang_nemotron.host.media_worker import SHARED, Terms
+from sglang_nemotron.prompt.cargo import MediaError
+from sglang_nemotron.prompt.options import MediaOptions
+from sglang_nemotron.prompt.parcel import Order, Parcel
+
+CONFIG = Path(__file__).parent.parent / "data" / "nano-omni-30b-a3b.config.json"
+SPEC = omni_spec(json.loads(CONFIG.read_text()))
+SETTINGS = media_settings({}, SPEC.image)
+STAMP = f"sgl_shm_mm_{os.getpid()}_pool_"
+TERMS = Terms(SPEC, SETTINGS.bounds, torch.bfloat16, 1, 1024 << 20, 1 << 31, 20.0, STAMP)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    made = Pool(TERMS, 1, receive_inline)
+    yield made
+    made.close()
+    assert not [name for name in os.listdir(SHARED) if name.startswith(STAMP)]
+
+
+def _measure(pool: Pool, kind: Any, path: Path, **more: Any) -> list[Parcel]:
+    return asyncio.run(pool.measure(Order(kind, f"{kind} 7", MediaOptions(**more), 13312), str(path)))
+
+
+def _png(path: Path) -> Path:
+    rgb = np.arange(60 * 80 * 3, dtype=np.uint8).reshape(60, 80, 3)
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "PNG")
+    path.write_bytes(buffer.getvalue())
+    return path
+
+
+def test_an_image_in_the_served_dtype(pool: Pool, tmp_path: Path) -> None:
+    path = _png(tmp_path / "a.png")
+    (parcel,) = _measure(pool, "image", path)
+    assert parcel.feature.dtype == torch.bfloat16 and parcel.num_tokens >= 256
+    assert parcel.feature.shape[1] * parcel.feature.shape[2] == parcel.num_tokens * 4 * 256
+    (again,) = _measure(pool, "image", path)
+    assert again.identity == parcel.identity and torch.equal(again.feature, parcel.feature)
+
+
+def test_a_sound_in_float32(pool: Pool, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(16_000, dtype=np.float32) + 0.1, 16_000)
+    (parcel,) = _measure(pool, "sound", tmp_path / "a.wav")
+    assert parcel.feature.dtype == torch.float32 and parcel.num_frames == (100,) and parcel.num_tokens == 13
+
+
+@pytest.mark.parametrize("kind", ["image", "video", "sound"])
+@pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG\r\n\x1a\n" + b"\0" * 100])
+def test_files_that_are_no_media_are_named(pool: Pool, tmp_path: Path, kind: str, data: bytes) -> None:
+    (tmp_path / "bad").write_bytes(data)
+    with pytest.raises(MediaError, match=f"^{kind} 7: "):
+        _measure(pool, kind, tmp_path / "bad")
+
+
+def test_a_file_that_needs_too_much_memory(pool: Pool, tmp_path: Path) -> None:
+    # a hole in the file, that takes no room on disk
+    (tmp_path / "long").touch()
+    os.truncate(tmp_path / "long", 1200 << 20)
+    with pytest.raises(MediaError, match=r"sound 7: needs too much memory to read \(at most 1024 MB\)"):
+        _measure(pool, "sound", tmp_path / "long")
+
+
+def _struck(pool: Pool, how: int, path: Path) -> None:
+    """Measures while the worker is struck."""
+
+    async def both() -> None:
+        worker = pool._idle.get_nowait()
+        pool._idle.put(worker)
+        os.kill(worker.process.pid, signal.SIGSTOP)
+        job = asyncio.ensure_future(pool.measure(Order("image", "image 7", MediaOptions(), 13312), str(path)))
+        await asyncio.sleep(0.1)
+        if how != signal.SIGSTOP:
+            os.kill(worker.process.pid, how)
+        try:
+            await job
+        finally:
+            assert worker.process.poll() is not None
+
+    asyncio.run(both())
+
+
+def test_a_worker_that_dies_is_replaced(pool: Pool, tmp_path: Path) -> None:
+    path = _png(tmp_path / "a.png")
+    _measure(pool, "image", path)
+    with pytest.raises(MediaError, match="image 7: cannot be read: its reader came to an end"):
+        _struck(pool, signal.SIGKILL, path)
+    assert len(_measure(pool, "image", path)) == 1
+
+
+def test_a_worker_that_hangs_is_ended(pool: Pool, tmp_path: Path, monkeypatch: Any) -> None:
+    path = _png(tmp_path / "a.png")
+    _measure(pool, "image", path)
+    monkeypatch.setattr(pool, "_terms", replace(TERMS, timeout=0.5))
+    with pytest.raises(MediaError, match=r"image 7: takes too long to read \(at most 0.5 s\)"):
+        _struck(pool, signal.SIGSTOP, path)
+    monkeypatch.undo()
+    assert len(_measure(pool, "image", path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("MEDIA_WORKERS", "0"), ("MEDIA_TIMEOUT", "soon"), ("MEDIA_MEMORY_MB", "nan"), ("VIDEO_FPS", "-2")],
+)
+def test_settings_that_mean_nothing_are_refused(name: str, text: str) -> None:
+    with pytest.raises(ValueError, match=f"SGLANG_NEMOTRON_{name} is"):
+        media_settings({f"SGLANG_NEMOTRON_{name}": text}, SPEC.image)
+
+
+def test_settings_are_read() -> None:
+    made = media_settings({"SGLANG_NEMOTRON_MEDIA_WORKERS": "3", "SGLANG_NEMOTRON_VIDEO_FPS": "1"}, SPEC.image)
+    assert (made.workers, made.options.fps, made.bounds.video.max_image_tokens) == (3, 1.0, 3328)
