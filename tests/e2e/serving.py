@@ -8,10 +8,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sglang_nemotron.checkpoint.spec import PRESETS, CheckpointSpec
+from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS, CheckpointSpec
 from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.cli.server import ServerProcess
 
@@ -39,6 +39,25 @@ class Served:
 
 # kept for the whole session: what most tests talk to
 MAIN = Served(args=("--dtype", "float32"))
+
+_OMNI_ARGS = ("--dtype", "float32", "--enable-cache-report")
+# tells in its log what its towers encode
+_SPY: tuple[tuple[str, str | None], ...] = (("PYTHONPATH", str(Path(__file__).parent / "omni_spy")),)
+# for every test of Omni that needs nothing special: with the flags of its published command
+OMNI = Served(
+    OMNI_PRESETS["tiny"],
+    (*_OMNI_ARGS, "--reasoning-parser", "nano_v3", "--tool-call-parser", "qwen3_coder"),
+    _SPY,
+)
+# states kept in the steps of the published checkpoint
+OMNI_PUBLISHED_CHUNKS = Served(replace(OMNI_PRESETS["tiny"], chunk_size=128), _OMNI_ARGS, _SPY)
+OMNI_CHUNKED = Served(OMNI_PRESETS["tiny"], (*_OMNI_ARGS, "--chunked-prefill-size", "64"), _SPY)
+OMNI_TP2 = Served(OMNI_PRESETS["tiny"], (*_OMNI_ARGS, "--tp", "2"), (*_SPY, ("OMP_WAIT_POLICY", None)))
+OMNI_NO_BUFFER = Served(
+    OMNI_PRESETS["tiny"],
+    (*_OMNI_ARGS, "--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule"),
+    _SPY,
+)
 
 
 @dataclass(frozen=True)
@@ -109,8 +128,10 @@ class Servers:
         server = self._alive[served]
         start = self._start_usage[served]
         now = usage(server, until=start)
-        problem = now.leaks(start) or (
-            "memory leak detected" in server.log_text() and "SGLang's own check found a leak"
+        problem = (
+            now.leaks(start)
+            or ("memory leak detected" in server.log_text() and "SGLang's own check found a leak")
+            or _files_left(server)
         )
         if problem:
             # the next test must not suffer for this one
@@ -127,6 +148,12 @@ class Servers:
     def stop_all(self) -> None:
         for served in list(self._alive):
             self.stop(served)
+
+
+def _files_left(server: ServerProcess) -> str | None:
+    """Media lie in shared memory while they are on their way, and not a moment longer."""
+    left = sorted(path.name for path in Path("/dev/shm").glob(f"sgl_shm_mm_{server.pid}_*"))
+    return f"the server is idle, but media lie in shared memory: {left}" if left else None
 
 
 def usage(server: ServerProcess, until: Usage | None = None) -> Usage:

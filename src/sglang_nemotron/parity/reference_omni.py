@@ -4,7 +4,7 @@ A rendered prompt and its media come in, logprobs in float32 go out. Its own `fo
 beside videos (5.19 to 5.23), so embeddings are laid into the prompt here; every number is made by transformers.
 Must never know SGLang, nor our own preprocessing, splice or encoders.
 
-Shape suffixes: T tokens, V vocabulary, D width of the language model.
+Shape suffixes: T tokens, V vocabulary, D width of the language model, K the most likely tokens.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from sglang_nemotron.config_omni import is_nano_omni
 from sglang_nemotron.parity.reference import Scores, dequantised_tensors
 from sglang_nemotron.parity.reference_media import Image, Item, Sound, Video
 
+# of each position, the most likely tokens whose logprobs are kept
+NUM_TOP = 5
+
 _SLOT = re.compile("<image>|<video>|<so_embedding>")
 _KINDS: dict[str, type] = {"<image>": Image, "<video>": Video, "<so_embedding>": Sound}
 
@@ -36,10 +39,12 @@ class OmniScores:
     """Scores of a prompt as the language model sees it: media expanded, pruned tokens of videos gone.
 
     ids: the tokens that remain, a media token per embedding. scores: entry i is about ids[i + 1].
+    top_logprobs_TK: of the NUM_TOP most likely tokens there, the likeliest first.
     """
 
     ids: tuple[int, ...]
     scores: Scores
+    top_logprobs_TK: torch.Tensor
 
 
 class OmniReference:
@@ -80,13 +85,14 @@ class OmniReference:
         logits_TV = self.model.language_model(inputs_embeds=embeddings_TD[kept_T][None, :-1], use_cache=False).logits[0]
         # the log-softmax must add no error of its own
         logits_TV = logits_TV.double()
-        top = logits_TV.topk(2, dim=-1)
+        logprobs_TV = logits_TV.log_softmax(-1)
+        top = logprobs_TV.topk(NUM_TOP, dim=-1)
         scores = Scores(
-            logprobs=logits_TV.log_softmax(-1).gather(-1, left[1:, None]).squeeze(-1),
+            logprobs=logprobs_TV.gather(-1, left[1:, None]).squeeze(-1),
             best=top.indices[:, 0],
             margins=top.values[:, 0] - top.values[:, 1],
         )
-        return OmniScores(tuple(left.tolist()), scores)
+        return OmniScores(tuple(left.tolist()), scores, top.values)
 
     def score(self, messages: Sequence[Any], items: Sequence[Item], answer: Sequence[int] = ()) -> OmniScores:
         """Scores of a conversation with its media, and of `answer` after it.
@@ -94,7 +100,10 @@ class OmniReference:
         `items` in the order in which the messages have them; within a message, and after the template put images before
         videos before sounds, each kind keeps its own order.
         """
-        text = self.render(messages)
+        return self.score_text(self.render(messages), items, answer)
+
+    def score_text(self, text: str, items: Sequence[Item], answer: Sequence[int] = ()) -> OmniScores:
+        """The same for a prompt that is rendered already."""
         return self.scores([*self.prompt_ids(text, items), *answer], in_text_order(text, items))
 
     @torch.no_grad()
@@ -113,7 +122,8 @@ class OmniReference:
         if item.pruning_rate == 0:
             return torch.ones(sum(len(tubelet) for tubelet in tubelets), dtype=torch.bool)
         # every position of a tubelet is compared with itself in time only, so a row of them stands for a grid
-        shape: Any = torch.tensor([len(tubelets), 1, len(tubelets[0])])
+        # plain numbers: of a tensor it would take the share in float32, sometimes a token more than the published code
+        shape: Any = (len(tubelets), 1, len(tubelets[0]))
         embeddings: Any = torch.cat(tubelets)
         return compute_retention_mask(video_embeds=embeddings, thw=shape, spatial_merge_size=1, q=item.pruning_rate)
 
