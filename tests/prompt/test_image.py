@@ -11,9 +11,8 @@ import torch
 from PIL import Image
 
 from sglang_nemotron.config_omni import ImageRule
-from sglang_nemotron.prompt import image
 from sglang_nemotron.prompt.cargo import MediaError
-from sglang_nemotron.prompt.image import image_budget, image_grid, image_tokens, picture, resize_normalised
+from sglang_nemotron.prompt.image import image_budget, image_grid, image_tokens, picture
 
 GOLDEN_TOKENS = {
     (224, 224): 256,
@@ -134,61 +133,18 @@ def test_pixels_of_long_and_large_images(image_rule: ImageRule, reference: Calla
         assert (made.pixels_CHW - theirs).abs().max().item() <= 1e-5
 
 
-@pytest.mark.parametrize("fault", ["coefficient", "clamped", "no antialias", "swapped mean", "weights in float64"])
-def test_pixel_comparison_can_fail(
-    fault: str, image_rule: ImageRule, reference: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    width, height = (7990, 3) if fault == "weights in float64" else (900, 600)
-    pixels = random_pixels(width, height, 1)
+@pytest.mark.parametrize("fault", ["clamped", "swapped mean"])
+def test_pixel_comparison_can_fail(fault: str, image_rule: ImageRule, reference: Callable) -> None:
+    pixels = random_pixels(900, 600, 1)
     rule = image_rule
-    image._blocks.cache_clear()
-    if fault == "coefficient":
-        monkeypatch.setattr(image, "CUBIC_A", -0.75)
-    elif fault == "no antialias":
-        monkeypatch.setattr(image.torch, "clamp", lambda x, min: torch.ones_like(x))
-    elif fault == "swapped mean":
+    if fault == "swapped mean":
         rule = ImageRule(16, 2, 1024, 13312, image_rule.mean[::-1], image_rule.std)
-    elif fault == "weights in float64":
-        monkeypatch.setattr(image, "resize_weights", exact_weights)
     made = picture(torch.from_numpy(pixels), rule, image_budget(260, rule)).pixels_CHW
     if fault == "clamped":
         mean, std = (torch.tensor(values)[:, None, None] for values in (rule.mean, rule.std))
         made = ((made * std + mean).clamp(0, 1) - mean) / std
-    image._blocks.cache_clear()
     theirs = reference_pixels(reference(260), Image.fromarray(pixels))
     assert (made - theirs).abs().max().item() > 1e-5
-
-
-def exact_weights(num_in: int, num_out: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `resize_weights`, with centres that are not rounded to float32."""
-    scale = num_in / num_out
-    centre = scale * (torch.arange(num_out, dtype=torch.float64) + 0.5)
-    reach = 2.0 * max(scale, 1.0)
-    first = (centre - reach + 0.5).long().clamp(min=0)
-    last = (centre + reach + 0.5).long().clamp(max=num_in)
-    tap = torch.arange(int((last - first).max()))
-    weights = image._cubic(((tap + first[:, None] - centre[:, None] + 0.5) / max(scale, 1.0)).abs())
-    weights = weights.masked_fill(tap >= (last - first)[:, None], 0.0)
-    return first, (weights / weights.sum(1, keepdim=True)).float()
-
-
-def test_any_memory_layout_gives_the_same_bits(image_rule: ImageRule) -> None:
-    packed = torch.from_numpy(random_pixels(333, 222, 5))
-    planar = packed.permute(2, 0, 1).contiguous().permute(1, 2, 0)
-    assert packed.stride() != planar.stride()
-    results = [picture(pixels, image_rule, 13312).pixels_CHW for pixels in (packed, planar, packed)]
-    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
-
-
-@pytest.mark.parametrize("size_PQ", [(37, 53), (16, 200), (100, 41), (1, 1), (200, 100)])
-def test_resize_to_any_size(size_PQ: tuple[int, int]) -> None:
-    """Also where the result is no whole number of blocks."""
-    pixels = torch.from_numpy(random_pixels(100, 41, 4))
-    ours = resize_normalised(pixels, size_PQ, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    source = pixels.permute(2, 0, 1)[None].double()
-    exact = torch.nn.functional.interpolate(source, size_PQ, mode="bicubic", antialias=True)[0] / 255
-    assert ours.shape == (3, *size_PQ)
-    assert (ours - exact).abs().max().item() <= 1e-5
 
 
 def test_budget_follows_context_and_limit(image_rule: ImageRule) -> None:
