@@ -171,6 +171,23 @@ def _without_ours(asked: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**asked, "mm_processor_kwargs": {key: value for key, value in kwargs.items() if key != OPTIONS}}
 
 
+def nest_items(obj: Any) -> None:
+    """Keeps the items of one prompt together where SGLang makes several requests of it (n > 1), in place.
+
+    It takes the lists for one item per prompt: it refuses two images, and loses all videos and audios but the first.
+    """
+    prompt = obj.text if obj.text is not None else obj.input_ids
+    single = isinstance(prompt, str) or (isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], int))
+    params = obj.sampling_params
+    # sequences of a beam search are one request
+    if not single or not isinstance(params, dict) or (params.get("beam_width") or 1) > 1 or params.get("n", 1) == 1:
+        return
+    for _, field, _ in _KINDS:
+        items = getattr(obj, field)
+        if isinstance(items, list) and items and not isinstance(items[0], list):
+            setattr(obj, field, [items])
+
+
 def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def generate(self: Any, obj: Any, request: Any = None) -> Any:
@@ -179,6 +196,7 @@ def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
             # the body is parsed and kept by the time a handler runs
             body = getattr(request, "_json", None)
             take_options(obj, body if isinstance(body, dict) else {}, service)
+            nest_items(obj)
         return original(self, obj, request)
 
     return generate
