@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ import torch
 from omni_media import frames, pixels, samples
 
 from sglang_nemotron.parity import reference_media
-from sglang_nemotron.parity.client import Answer
+from sglang_nemotron.parity.client import Answer, Client
 from sglang_nemotron.parity.compare import compare
 from sglang_nemotron.parity.reference_media import Item, Sound, Video
 from sglang_nemotron.parity.reference_omni import NUM_TOP, OmniReference, OmniScores
@@ -49,14 +50,18 @@ class Medium:
     heard: Sound | None = None
     by: Literal["base64", "inline", "path"] = "base64"
 
+    @property
+    def encoded(self) -> str:
+        return base64.b64encode(self.data).decode()
+
     def sent(self, folder: Path) -> dict[str, Any]:
         """The part of a message of the openai client."""
-        encoded = base64.b64encode(self.data).decode()
         if self.by == "inline":
-            return {"type": "input_audio", "input_audio": {"data": encoded, "format": self.suffix}}
-        url = f"data:{self.kind}/{self.suffix};base64,{encoded}"
+            return {"type": "input_audio", "input_audio": {"data": self.encoded, "format": self.suffix}}
+        url = f"data:{self.kind}/{self.suffix};base64,{self.encoded}"
         if self.by == "path":
-            path = folder / f"{self.kind}{abs(hash(self.data))}.{self.suffix}"
+            # a name of its own: several clients may be at it at the same time
+            path = folder / f"{uuid.uuid4().hex}.{self.suffix}"
             path.write_bytes(self.data)
             url = str(path)
         return {"type": f"{self.kind}_url", f"{self.kind}_url": {"url": url}}
@@ -179,6 +184,33 @@ def ask_together(url: str, cases: Sequence[Case], folder: Path) -> list[Reply]:
         return list(pool.map(lambda case: ask(url, case, folder), cases))
 
 
+def ask_raw(url: str, case: Case, text: str) -> Answer:
+    """A rendered prompt and its media over SGLang's own /generate, which gives the prompt's logprobs as well.
+
+    The answer's prompt holds the ids as SGLang names them there, from the second on.
+    """
+    data = {kind: [m.encoded for m in case.media if m.kind == kind] for kind in ("image", "video", "audio")}
+    reply = Client(url).post(
+        "/generate",
+        {
+            "text": text,
+            **{f"{kind}_data": items for kind, items in data.items() if items},
+            "mm_processor_kwargs": dict(case.options),
+            "sampling_params": {"temperature": 0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True},
+            "return_logprob": True,
+            "logprob_start_len": 0,
+        },
+    )["meta_info"]
+    prompt, said = reply["input_token_logprobs"][1:], reply["output_token_logprobs"]
+    return Answer(
+        prompt=tuple(token for _, token, *_ in prompt),
+        tokens=tuple(token for _, token, *_ in said),
+        output_logprobs=tuple(logprob for logprob, *_ in said),
+        prompt_logprobs=tuple(logprob for logprob, *_ in prompt),
+        cached=reply["cached_tokens"],
+    )
+
+
 # ---- the reference
 
 
@@ -189,16 +221,20 @@ class Golden:
         self.model = OmniReference(checkpoint)
         self._known: dict[tuple[Case, tuple[int, ...]], OmniScores] = {}
 
+    def prompt(self, case: Case) -> tuple[str, list[Item]]:
+        """(the rendered conversation with a slot for every item, the items)."""
+        items: list[Item] = []
+        for medium in case.media:
+            items += [medium.item, *([medium.heard] if medium.heard else [])]
+        # the published processing puts a video's own sound right behind it
+        heard = iter([medium.heard for medium in case.media if medium.kind == "video"])
+        text = self.model.render(case.rendered())
+        return re.sub("<video>", lambda slot: slot[0] + ("<so_embedding>" if next(heard) else ""), text), items
+
     def scores(self, case: Case, tokens: tuple[int, ...] = ()) -> OmniScores:
         """Scores of the whole conversation and these tokens after it."""
         if (case, tokens) not in self._known:
-            text = self.model.render(case.rendered())
-            items: list[Item] = []
-            for medium in case.media:
-                items += [medium.item, *([medium.heard] if medium.heard else [])]
-            # the published processing puts a video's own sound right behind it
-            heard = iter([medium.heard for medium in case.media if medium.kind == "video"])
-            text = re.sub("<video>", lambda slot: slot[0] + ("<so_embedding>" if next(heard) else ""), text)
+            text, items = self.prompt(case)
             self._known[case, tokens] = self.model.score_text(text, items, tokens)
         return self._known[case, tokens]
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS, CheckpointSpec
+from sglang_nemotron.checkpoint.tower_spec import TOWERS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.cli.server import ServerProcess
 
@@ -51,6 +52,12 @@ OMNI = Served(
 )
 # states kept in the steps of the published checkpoint
 OMNI_PUBLISHED_CHUNKS = Served(replace(OMNI_PRESETS["tiny"], chunk_size=128), _OMNI_ARGS, _SPY)
+# room for less than the largest image
+OMNI_SHORT = Served(OMNI_PRESETS["tiny"], (*_OMNI_ARGS, "--context-length", "1024"), _SPY)
+# a template that leaves a message's parts in their order
+OMNI_IN_ORDER = Served(
+    replace(OMNI_PRESETS["tiny"], towers=replace(TOWERS["tiny"], template="in-order")), _OMNI_ARGS, _SPY
+)
 OMNI_CHUNKED = Served(OMNI_PRESETS["tiny"], (*_OMNI_ARGS, "--chunked-prefill-size", "64"), _SPY)
 OMNI_TP2 = Served(OMNI_PRESETS["tiny"], (*_OMNI_ARGS, "--tp", "2"), (*_SPY, ("OMP_WAIT_POLICY", None)))
 OMNI_NO_BUFFER = Served(

@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 import torch
 from omni_checks import (
+    IMAGE_ID,
+    SOUND_ID,
     TOLERANCE,
     Case,
     Golden,
     Medium,
     ask,
+    ask_raw,
     ask_together,
     assert_equal,
     audio,
@@ -26,11 +29,22 @@ from omni_checks import (
     problem_of,
     video,
 )
-from omni_media import SPEECH, film, photo, recording
-from serving import OMNI, OMNI_CHUNKED, OMNI_NO_BUFFER, OMNI_PUBLISHED_CHUNKS, OMNI_TP2, Served, Servers
+from omni_media import SPEECH, film, photo, pixels, recording
+from serving import (
+    OMNI,
+    OMNI_CHUNKED,
+    OMNI_IN_ORDER,
+    OMNI_NO_BUFFER,
+    OMNI_PUBLISHED_CHUNKS,
+    OMNI_SHORT,
+    OMNI_TP2,
+    Served,
+    Servers,
+)
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from sglang_nemotron.cli.server import ServerProcess
+from sglang_nemotron.parity import reference_media
 from sglang_nemotron.parity.client import Client
 
 # longer than the steps in which states are kept, so that the cache can cover all that stands before it
@@ -228,6 +242,68 @@ def test_each_item_is_encoded_once(served: Served, server: ServerProcess, truth:
     ]
     assert all(reply.cached >= replies[0].media_end for reply in replies[1:]), [reply.cached for reply in replies]
     assert_equal("turn after turn", replies, truth)
+
+
+@pytest.mark.server(OMNI)
+def test_logprobs_of_the_prompt(server: ServerProcess, truth: Golden):
+    """What stands between and after media in a raw prompt, each token given all before it."""
+    first, upright, *_ = photos()
+    short, *_ = sounds()
+    turns = [
+        ("user", [first, short, QUESTION]),
+        ("assistant", ["A lake at dusk, with hills behind it."]),
+        ("user", [upright, QUESTION]),
+    ]
+    flush(server)
+    for one in (Case("raw, two turns", turns), case("all of them")):
+        text, _ = truth.prompt(one)
+        answer = ask_raw(server.url, one, text)
+        wanted = truth.scores(one, answer.tokens)
+        ids, num_prompt = wanted.ids[1:], len(wanted.ids) - len(answer.tokens) - 1
+        assert len(answer.prompt) == num_prompt
+        # a video is one run with its headings: nothing in it is a token to SGLang
+        end = max(i for i, token in enumerate(ids) if token in (IMAGE_ID, SOUND_ID))
+        videos = any(medium.kind == "video" for medium in one.media)
+        places = [i for i in range(end + 1 if videos else 0, num_prompt) if ids[i] not in (IMAGE_ID, SOUND_ID)]
+        assert len(places) > 100 and [answer.prompt[i] for i in places] == [ids[i] for i in places]
+        ours = torch.tensor([*(answer.prompt_logprobs[i] for i in places), *answer.output_logprobs])
+        golden_logprobs = wanted.scores.logprobs[[*places, *range(num_prompt, len(ids))]]
+        worst = float((ours.double() - golden_logprobs).abs().max())
+        print(f"{one.name}: {len(places)} places of the prompt, {worst:.1e}")
+        assert worst <= TOLERANCE
+
+
+@pytest.mark.server(OMNI)
+def test_an_image_within_its_own_limit(server: ServerProcess, truth: Golden, folder: Path):
+    data = photo(1280, 720, seed=11)
+    limited = reference_media.image(pixels(data), max_patches=4 * 500)
+    assert 256 < limited.num_tokens <= 500 < image(data).item.num_tokens
+    for options in ({"max_image_tokens": 500}, {"mm_processor_kwargs": {"images_kwargs": {"max_image_tokens": 500}}}):
+        one = Case("500 tokens", user(Medium("image", data, "png", limited), QUESTION), options)
+        assert_equal("limited", [ask(server.url, one, folder)], truth)
+
+
+@pytest.mark.matrix
+@pytest.mark.server(OMNI_SHORT)
+def test_an_image_within_the_served_context(server: ServerProcess, truth: Golden, folder: Path):
+    data = photo(4000, 300, seed=12)
+    medium = image(data, context=1024)
+    assert medium.item.num_tokens < image(data).item.num_tokens
+    assert_equal("short", [ask(server.url, Case("long image", user(medium, "?")), folder)], truth)
+
+
+@pytest.mark.matrix
+@pytest.mark.server(OMNI_IN_ORDER)
+def test_media_where_the_message_has_them(server: ServerProcess, truth: Golden, folder: Path):
+    first, upright, small, _ = photos()
+    short, stereo, _ = sounds()
+    parts = ["Look: ", first, "then hear", short, upright, clip(0.7), "and, at last, ", stereo, small, QUESTION]
+    one = Case("in order", user(*parts), sampled())
+    text, _ = truth.prompt(one)
+    slots = re.findall("<image>|<video>|<so_embedding>", text)
+    assert slots == ["<image>", "<so_embedding>", "<image>", "<video>", "<so_embedding>", "<image>"]
+    assert text.index("Look") < text.index("<image>") < text.index("then hear")
+    assert_equal("in order", [ask(server.url, one, folder)], truth)
 
 
 # ---- the comparison can fail
