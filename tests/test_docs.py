@@ -7,11 +7,13 @@ import ast
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from sglang_nemotron import cli
+from sglang_nemotron.prompt.options import _TOP, _VARIABLES, ENVIRONMENT, SETTINGS, MediaLimits
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted(
@@ -39,6 +41,14 @@ def make_targets(text: str) -> set[str]:
 def commands(text: str) -> set[str]:
     """Subcommands of `sglang-nemotron` that the text names."""
     return set(re.findall(r"sglang-nemotron ([a-z][a-z-]+)(?![\w.=])", text))
+
+
+def media_variables() -> set[str]:
+    """Variables about media, whose names the code puts together."""
+    settings = (PACKAGE / "host" / "media_settings.py").read_text()
+    endings = set(re.findall(r'_number\(environment, "([A-Z_]+)"', settings))
+    endings |= {field.name.upper() for field in fields(MediaLimits)} | {ending for ending, _ in _VARIABLES.values()}
+    return {ENVIRONMENT + ending for ending in endings}
 
 
 @pytest.mark.parametrize("doc", DOCS, ids=lambda path: path.name)
@@ -118,8 +128,39 @@ def test_flags_of_the_readme_exist():
 @pytest.mark.parametrize("doc", DOCS, ids=lambda path: path.name)
 def test_variables_are_read_somewhere(doc: Path):
     source = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
-    variables = set(re.findall(r"SGLANG_NEMOTRON_[A-Z_]+", doc.read_text()))
+    variables = set(re.findall(r"SGLANG_NEMOTRON_[A-Z_]+", doc.read_text())) - media_variables()
     assert {name for name in variables if f'"{name}"' not in source} == set()
+
+
+def test_media_are_documented():
+    """Every variable and every name of an option, and the numbers that a reader would believe."""
+    text = (ROOT / "docs" / "media.md").read_text()
+    named = set(re.findall(r"`(SGLANG_NEMOTRON_[A-Z_]+)`", text))
+    assert len(named) > 15 and named == media_variables()
+    assert [name for names in SETTINGS.values() for name in names if f"`{name}`" not in text] == []
+    readme = (ROOT / "README.md").read_text()
+    assert [name for name in _TOP if f"`{name}`" not in readme] == []
+    limits = MediaLimits()
+    for page in (text, readme):
+        assert f"1 to {limits.max_video_frames}; -1" in page
+        assert f"{limits.min_image_tokens} to {limits.max_image_tokens}" in page
+
+
+def test_budget_names_are_documented():
+    from sglang_nemotron.reply.budget import BUDGET_NAMES, DEFAULT_GRACE, GRACE_NAME, MAX_BUDGET
+
+    text = (ROOT / "docs" / "replies.md").read_text()
+    assert [name for name in (*BUDGET_NAMES, GRACE_NAME) if f"`{name}`" not in text] == []
+    assert f"`{GRACE_NAME}`, default {DEFAULT_GRACE}" in text and f"from 0 to {MAX_BUDGET:,}" in text
+
+
+def test_parser_names_are_documented():
+    from sglang_nemotron.host.reply_flags import READ_AS_OURS
+
+    text = (ROOT / "docs" / "replies.md").read_text()
+    for field, names in READ_AS_OURS.items():
+        (row,) = re.findall(rf"^\| `--{field.replace('_', '-')}` \| (.*?) \|", text, re.M)
+        assert set(re.findall(r"`([^`]+)`", row)) == set(names)
 
 
 @pytest.mark.parametrize("doc", DOCS, ids=lambda path: path.name)
@@ -138,6 +179,23 @@ def test_every_door_is_in_the_ledger():
 
     ledger = (ROOT / "docs" / "upstream.md").read_text().lower()
     assert [door.name for door in DOORS if door.name.lower() not in ledger] == []
+
+
+def test_every_wrapped_method_is_in_the_ledger():
+    from sglang_nemotron.host import budget, media, reply_http
+
+    ledger = (ROOT / "docs" / "upstream.md").read_text()
+    wrapped = [(owner.__name__, name) for module in (media, reply_http) for owner, name, _ in module._WRAPPED]
+    assert len(wrapped) >= 10
+    assert [names for names in wrapped if any(name not in ledger for name in names)] == []
+    assert budget.GrammarManager.__name__ in ledger
+
+
+def test_every_rebound_table_is_in_the_ledger():
+    from sglang_nemotron.host.tables import TABLES
+
+    ledger = (ROOT / "docs" / "upstream.md").read_text()
+    assert TABLES and [name for name in TABLES if name not in ledger] == []
 
 
 def test_every_patch_is_in_the_ledger():

@@ -21,7 +21,7 @@ from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.config import DecoderSpec, decoder_spec
 from sglang_nemotron.decoder.headers import INDEX, read_headers
 from sglang_nemotron.decoder.weights import DecoderWeights
-from sglang_nemotron.host import doors, startup
+from sglang_nemotron.host import doors, startup, startup_omni
 from sglang_nemotron.host.hf_config import NanoConfig
 
 TOY = PRESETS["toy"]
@@ -120,6 +120,22 @@ def test_support_table_names_every_limit() -> None:
         assert f"`{limit.flag}`" in table, limit.flag
     for name, _ in startup.UNTRIED:
         assert f"`--{name.replace('_', '-')}`" in table, name
+
+
+def flags_of_omni(text: str) -> set[str]:
+    """Flags in the table under the heading of Omni's refusals."""
+    section = text.split("## Refused for Omni", 1)[1].split("\n## ", 1)[0]
+    rows = re.findall(r"^\| (`--.*?) \|", section, re.M)
+    return {flag for row in rows for flag in re.findall(r"`(--[a-z-]+)`", row)}
+
+
+def test_support_table_of_omni_is_the_codes() -> None:
+    limits = {limit.flag for limit in startup_omni.OMNI_LIMITS}
+    text = SUPPORT.read_text()
+    assert flags_of_omni(text) == limits
+    # the comparison can fail both ways
+    assert flags_of_omni(text.replace("`--language-only`", "")) < limits
+    assert flags_of_omni(text.replace("`--enable-lora`", "`--enable-lora`, `--new-flag`")) > limits
 
 
 def test_foreign_http_app_is_refused_for_workers(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
