@@ -13,6 +13,7 @@ Shape letters: H W pixels, C colour channels (3: red, green, blue).
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -88,13 +89,19 @@ def _opened(data: bytes, name: str, limits: ImageLimits) -> Iterator[Image]:
     except UnidentifiedImageError:
         raise MediaError(name, "not an image, or one whose header is broken", f"send {FORMAT_NAMES}") from None
     except Image.DecompressionBombError as error:
-        raise MediaError(name, f"too many pixels: {error}", f"at most {limits.max_pixels:,} pixels") from None
+        raise MediaError(name, _claim(error), f"at most {limits.max_pixels:,} pixels") from None
     except MemoryError:
         raise MediaError(name, "too large to decode in the memory there is", "send a smaller image") from None
     except MediaError:
         raise
     except DECODER_ERRORS as error:
         raise MediaError(name, f"damaged or incomplete image file: {_first_line(error)}") from error
+
+
+def _claim(error: Exception) -> str:
+    """Pillow's count without Pillow's own limit, which is not ours."""
+    claimed = re.search(r"\((\d+) pixels\)", str(error))
+    return f"claims {int(claimed[1]):,} pixels" if claimed else "claims too many pixels"
 
 
 def _first_line(error: Exception) -> str:
