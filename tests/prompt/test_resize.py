@@ -68,8 +68,11 @@ def by_torch(pixels: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
 
 
 def difference(size: tuple[int, int], to: tuple[int, int]) -> float:
+    """The larger of packed pixels' and of planar ones'."""
     pixels = noise(*size)
-    return (resized(pixels, to) - by_torch(pixels, to)).abs().max().item()
+    planar = np.ascontiguousarray(pixels.transpose(2, 0, 1)).transpose(1, 2, 0)
+    expected = by_torch(pixels, to)
+    return max((resized(source, to) - expected).abs().max().item() for source in (pixels, planar))
 
 
 @pytest.mark.parametrize(("size", "to"), SIZES)
@@ -129,29 +132,31 @@ def test_a_picture_of_the_target_size_is_not_resampled() -> None:
     assert (resized(pixels, (100, 41)) - exact).abs().max().item() <= 2e-6
 
 
-@pytest.mark.parametrize("to", [(90, 64), (333, 64), (90, 222)])
-def test_any_memory_gives_the_same_bits(to: tuple[int, int]) -> None:
+@pytest.mark.parametrize("to", [(90, 64), (333, 64), (90, 222), (333, 222)])
+def test_memory_changes_no_more_than_rounding(to: tuple[int, int]) -> None:
+    """Equal bits where the colours lie apart, and equal bits where they are packed."""
     packed = noise(333, 222)
     planes = np.ascontiguousarray(packed.transpose(2, 0, 1))
-    expected = resized(packed, to)
     wide = np.zeros((222, 400, 3), dtype=np.uint8)
     wide[:, 7:340] = packed
     doubled = np.repeat(packed, 2, axis=1)
-    for same in (
+    side_by_side = [packed, torch.from_numpy(packed), wide[:, 7:340], np.ascontiguousarray(packed[::-1])[::-1]]
+    apart = [
         planes.transpose(1, 2, 0),
         torch.from_numpy(planes).permute(1, 2, 0),
-        torch.from_numpy(packed),
-        wide[:, 7:340],
         doubled[:, ::2],
         np.ascontiguousarray(packed[::-1, ::-1])[::-1, ::-1],
         np.asfortranarray(packed),
-    ):
-        assert np.array_equal(same, packed)
-        assert torch.equal(resized(same, to), expected)
-    apart = [np.pad(plane, ((0, 0), (0, 3 * number + 1)))[:, :333] for number, plane in enumerate(planes)]
-    out = torch.full_like(expected, float("nan"))
-    Resizer((to[1], to[0]), rule()).planes_into(apart, out)
-    assert torch.equal(out, expected)
+    ]
+    for group in (side_by_side, apart):
+        assert all(np.array_equal(same, packed) for same in group)
+        assert all(torch.equal(resized(same, to), resized(group[0], to)) for same in group)
+    planar = resized(apart[0], to)
+    assert (resized(packed, to) - planar).abs().max().item() <= 2e-6
+    own = [np.pad(plane, ((0, 0), (0, 3 * number + 1)))[:, :333] for number, plane in enumerate(planes)]
+    out = torch.full_like(planar, float("nan"))
+    Resizer((to[1], to[0]), rule()).planes_into(own, out)
+    assert torch.equal(out, planar)
 
 
 def test_a_source_is_left_as_it_was() -> None:
@@ -176,10 +181,11 @@ def test_pictures_of_one_resizer_do_not_disturb_each_other() -> None:
 @pytest.mark.parametrize("rows", [1, 7, 8, 16, 1000])
 def test_block_sizes_change_no_more_than_rounding(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = resized(noise(333, 222), (210, 100))
-    for name in ("ROWS_OF_WIDE", "ROWS_OF_NARROW", "COLUMNS", "ROWS_APART"):
+    for name in ("ROWS_OF_WIDE", "ROWS_OF_NARROW", "COLUMNS"):
         monkeypatch.setattr(resize, name, rows)
-    monkeypatch.setattr(resize, "CHUNK_BYTES", 333 * 4 * 24)
-    assert (resized(noise(333, 222), (210, 100)) - expected).abs().max().item() <= 2e-6
+    for chunk_rows in (24, 100):
+        monkeypatch.setattr(resize, "CHUNK_BYTES", 333 * 4 * chunk_rows)
+        assert (resized(noise(333, 222), (210, 100)) - expected).abs().max().item() <= 2e-6
 
 
 @pytest.mark.parametrize("huge", [False, True])

@@ -4,7 +4,8 @@ Antialiased bicubic, neither rounded nor clamped, over 255, less the mean, over 
 processors get from torch's `interpolate`. Nothing here may know size rules, files or how many pictures a request has.
 
 Shape letters: C colour channels (red, green, blue), H W pixels of the source, P Q pixels of the result (rows, columns),
-O results of one side, T taps of each; B bands of results, R rows of a band or chunk, K sources in a band's window.
+O results of one side, T taps of each; B bands of results, R rows of a band or chunk, K sources in a band's window,
+X columns of a plane or, of packed pixels, W * C.
 """
 
 from __future__ import annotations
@@ -30,8 +31,6 @@ ROWS_OF_WIDE, ROWS_OF_NARROW, WIDE = 8, 16, 2500
 COLUMNS = 32
 # float32 bytes between the two passes: stays in a core's second cache, yet is tall enough for the second's products
 CHUNK_BYTES = 3 << 20
-# rows of packed pixels that are taken apart at a time
-ROWS_APART = 8
 # memory from here on is asked for in huge pages: malloc maps so much afresh every time, and small pages would make its
 # first touch cost twice as much. What is smaller it mostly has at hand
 HUGE_BYTES = 64 << 20
@@ -52,108 +51,134 @@ def new_pixels(*shape: int) -> torch.Tensor:
 class Resizer:
     """Pictures -> normalised pixels of one target size. One per thread: it owns the scratch memory that it reuses.
 
-    A resize is two passes of banded matrix products, channel by channel. They are hundreds, too small to share: give
-    torch one thread and resize pictures beside each other.
+    A resize is two passes of banded matrix products. They are hundreds, too small to share: give torch one thread and
+    resize pictures beside each other.
     """
 
     def __init__(self, grid: tuple[int, int], rule: ImageRule | VideoRule) -> None:
         self._size_PQ = (grid[0] * rule.patch_size, grid[1] * rule.patch_size)
         self._norms = tuple((1.0 / (255.0 * std), -mean / std) for mean, std in zip(rule.mean, rule.std, strict=True))
-        self._planar_CHW = np.empty((CHANNELS, 0, 0), dtype=np.uint8)
         self._passes: _Passes | None = None
 
     def into(self, rgb_HWC: np.ndarray | torch.Tensor, out_CPQ: torch.Tensor) -> None:
         """rgb_HWC: uint8, of any size and strides. out_CPQ: float32, contiguous, written whole.
 
-        Quickest where each colour's rows lie in one piece (a view of planar memory); other pixels are first brought
-        there, which costs half as much again.
+        Quickest where each colour's rows lie in one piece (a view of planar memory); packed ones cost half more.
         """
-        source_CHW = (rgb_HWC.numpy() if isinstance(rgb_HWC, torch.Tensor) else rgb_HWC).transpose(2, 0, 1)
-        if source_CHW.strides[2] != 1:
-            if self._planar_CHW.shape != source_CHW.shape:
-                self._planar_CHW = np.empty(source_CHW.shape, dtype=np.uint8)
-            # a few rows at a time: what one colour brings to the cache, the others find there
-            for start in range(0, source_CHW.shape[1], ROWS_APART):
-                rows = slice(start, start + ROWS_APART)
-                np.copyto(self._planar_CHW[:, rows], source_CHW[:, rows], casting="no")
-            source_CHW = self._planar_CHW
-        self.planes_into(source_CHW, out_CPQ)
+        source_HWC = rgb_HWC.numpy() if isinstance(rgb_HWC, torch.Tensor) else rgb_HWC
+        height, width, colours = source_HWC.shape
+        if source_HWC.strides[1:] != (colours, 1):
+            self.planes_into(source_HWC.transpose(2, 0, 1), out_CPQ)
+            return
+        assert colours == CHANNELS and source_HWC.dtype == np.uint8, (source_HWC.shape, source_HWC.dtype)
+        # down the columns, the colours of a packed picture are just so many more columns
+        self._ready((height, width), CHANNELS, out_CPQ).run(source_HWC.reshape(height, -1), 0, out_CPQ)
+        for out_PQ, (scale, shift) in zip(out_CPQ, self._norms, strict=True):
+            out_PQ.mul_(scale).add_(shift)
 
     def planes_into(self, planes_CHW: Sequence[np.ndarray] | np.ndarray, out_CPQ: torch.Tensor) -> None:
         """planes_CHW: uint8 red, green and blue, each in memory of its own or not. out_CPQ: as of `into`."""
         assert len(planes_CHW) == CHANNELS and all(plane.dtype == np.uint8 for plane in planes_CHW)
+        passes = self._ready(planes_CHW[0].shape, 1, out_CPQ)
+        for channel in range(CHANNELS):
+            passes.run(planes_CHW[channel], channel, out_CPQ[channel : channel + 1])
+
+    def _ready(self, source_HW: tuple[int, ...], packed: int, out_CPQ: torch.Tensor) -> _Passes:
         assert out_CPQ.shape == (CHANNELS, *self._size_PQ) and out_CPQ.is_contiguous(), out_CPQ.shape
         assert out_CPQ.dtype == torch.float32, out_CPQ.dtype
-        height, width = planes_CHW[0].shape
-        if self._passes is None or self._passes.source_HW != (height, width):
-            self._passes = _Passes((height, width), self._size_PQ, self._norms)
-        for channel, out_PQ in enumerate(out_CPQ):
-            self._passes.run(planes_CHW[channel], channel, out_PQ)
+        height, width = source_HW
+        if self._passes is None or self._passes.made_for != (height, width, packed):
+            # one weight serves all colours of a packed picture, which are normalised afterwards
+            norms = self._norms if packed == 1 else ((1.0, 0.0),)
+            self._passes = _Passes((height, width), packed, self._size_PQ, norms)
+        return self._passes
 
 
 class _Passes:
-    """Everything about a resize but its pixels. Made once: a view costs as much as the product that it is made for."""
+    """Everything about a resize but its pixels. Made once: a view costs as much as the product that it is made for.
+
+    packed: colours that lie side by side in the source's rows, C below; 1 for a plane. norms: (scale, shift) of each
+    kind of run.
+    """
 
     def __init__(
-        self, source_HW: tuple[int, int], size_PQ: tuple[int, int], norms: tuple[tuple[float, float], ...]
+        self,
+        source_HW: tuple[int, int],
+        packed: int,
+        size_PQ: tuple[int, int],
+        norms: tuple[tuple[float, float], ...],
     ) -> None:
-        self.source_HW, self._size_PQ, self._norms = source_HW, size_PQ, norms
-        height, width = source_HW
-        self._block = ROWS_OF_WIDE if width * height > WIDE * size_PQ[0] else ROWS_OF_NARROW
+        (height, width), self._norms = source_HW, norms
+        self.made_for = (height, width, packed)
+        self._keeps_height, self._keeps_width = height == size_PQ[0], width == size_PQ[1]
+        wide = packed * width
+        self._block = ROWS_OF_WIDE if wide * height > WIDE * size_PQ[0] else ROWS_OF_NARROW
         # result rows that go through both passes at a time, whole bands of them
-        self._depth = min(size_PQ[0], max(1, CHUNK_BYTES // (4 * width * self._block)) * self._block)
-        self._across: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-        if width != size_PQ[1]:
-            self._tall_RW = torch.empty((self._depth, width), dtype=torch.float32)
-        if height == size_PQ[0]:
+        self._depth = min(size_PQ[0], max(1, CHUNK_BYTES // (4 * wide * self._block)) * self._block)
+        if not self._keeps_width:
+            self._tall_CRW = torch.empty((packed, self._depth, width), dtype=torch.float32)
+            self._factors = self._factors_across(size_PQ[1])
+        if self._keeps_height:
             return
         self._firsts, weights_BRK = bands(height, size_PQ[0], self._block)
         # normalising is free: the scale rides in the weights, the shift is the weight of one more source, always 1
-        self._window_KW = torch.ones((1 + weights_BRK.shape[2], width), dtype=torch.float32)
-        self._taps_KW = self._window_KW[1:].numpy()
+        self._window_KX = torch.ones((1 + weights_BRK.shape[2], wide), dtype=torch.float32)
+        self._taps_KX = self._window_KX[1:].numpy()
         self._down = [
             torch.cat([torch.full_like(weights_BRK[:, :, :1], shift), weights_BRK * scale], dim=2).unbind()
             for scale, shift in norms
         ]
+        self._packed_RX = torch.empty((self._block if packed > 1 else 0, wide), dtype=torch.float32)
 
-    def run(self, plane_HW: np.ndarray, channel: int, out_PQ: torch.Tensor) -> None:
-        """One channel."""
-        keeps_width = self.source_HW[1] == self._size_PQ[1]
-        for start in range(0, len(out_PQ), self._depth):
-            made_RQ = out_PQ[start : start + self._depth]
-            tall_RW = made_RQ if keeps_width else self._tall_RW[: len(made_RQ)]
-            self._run_down(plane_HW, channel, start, tall_RW)
-            if not keeps_width:
-                factors = self._factors_across(tall_RW)
+    def run(self, source_HX: np.ndarray, kind: int, out: torch.Tensor) -> None:
+        """source_HX: uint8, X = W * C. kind: of norms. out: (C, P, Q), or (1, P, Q) of a plane."""
+        for start in range(0, out.shape[1], self._depth):
+            made_CRQ = out[:, start : start + self._depth]
+            tall_CRW = made_CRQ if self._keeps_width else self._tall_CRW[:, : made_CRQ.shape[1]]
+            if self._keeps_height:
+                rows_RX = source_HX[start : start + tall_CRW.shape[1]]
+                scale, shift = self._norms[kind]
+                tall_CRW.numpy()[:] = _apart(rows_RX, len(tall_CRW))
+                tall_CRW.mul_(scale).add_(shift)
+            else:
+                self._run_down(source_HX, kind, start, tall_CRW)
+            if self._keeps_width:
+                continue
+            for made_RQ, factors in zip(made_CRQ, self._factors, strict=True):
+                num_rows = len(made_RQ)
                 for (source_RK, weights_KO), columns_RO in zip(factors, made_RQ.split(COLUMNS, dim=1), strict=True):
+                    source_RK = source_RK if num_rows == self._depth else source_RK[:num_rows]
                     torch.mm(source_RK, weights_KO, out=columns_RO)
 
-    def _run_down(self, plane_HW: np.ndarray, channel: int, start: int, tall_RW: torch.Tensor) -> None:
-        """Result rows from `start` on, normalised, as wide as the source."""
-        if self.source_HW[0] == self._size_PQ[0]:
-            scale, shift = self._norms[channel]
-            tall_RW.numpy()[:] = plane_HW[start : start + len(tall_RW)]
-            tall_RW.mul_(scale).add_(shift)
-            return
-        num_taps, weights = len(self._taps_KW), self._down[channel]
-        for band, rows_RW in enumerate(tall_RW.split(self._block), start // self._block):
-            first = self._firsts[band]
-            # numpy's copy has the least to do before it starts
-            self._taps_KW[:] = plane_HW[first : first + num_taps]
-            torch.mm(weights[band][: len(rows_RW)], self._window_KW, out=rows_RW)
+    def _run_down(self, source_HX: np.ndarray, kind: int, start: int, tall_CRW: torch.Tensor) -> None:
+        """Result rows from `start` on, as wide as the source."""
+        num_taps, weights, packed = len(self._taps_KX), self._down[kind], len(tall_CRW)
+        for band, rows_CRW in enumerate(tall_CRW.split(self._block, dim=1), start // self._block):
+            first, num_rows = self._firsts[band], rows_CRW.shape[1]
+            # numpy's copies have the least to do before they start
+            self._taps_KX[:] = source_HX[first : first + num_taps]
+            made_RX = rows_CRW[0] if packed == 1 else self._packed_RX[:num_rows]
+            torch.mm(weights[band][:num_rows], self._window_KX, out=made_RX)
+            if packed > 1:
+                rows_CRW.numpy()[:] = _apart(made_RX.numpy(), packed)
 
-    def _factors_across(self, tall_RW: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """(source_RK, weights_KO) of each band of columns. For the memory between the passes, whole or cut short."""
-        num_rows, width = tall_RW.shape
-        if num_rows not in self._across:
-            firsts, weights_BOK = bands(width, self._size_PQ[1], COLUMNS)
-            left = self._size_PQ[1] - COLUMNS * (len(firsts) - 1)
-            weights = [*weights_BOK[:-1], weights_BOK[-1, :left]]
-            self._across[num_rows] = [
+    def _factors_across(self, columns: int) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
+        """(source_RK, weights_KO) of each band of columns, by colour, for a full depth of rows."""
+        firsts, weights_BOK = bands(self._tall_CRW.shape[2], columns, COLUMNS)
+        left = columns - COLUMNS * (len(firsts) - 1)
+        weights = [*weights_BOK[:-1], weights_BOK[-1, :left]]
+        return [
+            [
                 (tall_RW[:, first : first + band_OK.shape[1]], band_OK.t())
                 for first, band_OK in zip(firsts, weights, strict=True)
             ]
-        return self._across[num_rows]
+            for tall_RW in self._tall_CRW
+        ]
+
+
+def _apart(rows_RX: np.ndarray, packed: int) -> np.ndarray:
+    """(R, W * C) -> a view (C, R, W)."""
+    return rows_RX.reshape(len(rows_RX), -1, packed).transpose(2, 0, 1)
 
 
 @functools.lru_cache(maxsize=32)
