@@ -13,17 +13,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from serving import Served
+from serving import OMNI
 
-from sglang_nemotron.checkpoint.spec import OMNI_PRESETS
 from sglang_nemotron.cli.demo_media import clip, photo, speech
 from sglang_nemotron.cli.server import ServerProcess
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-OMNI = Served(
-    checkpoint=OMNI_PRESETS["tiny"],
-    args=("--dtype", "float32", "--reasoning-parser", "nano_v3", "--tool-call-parser", "qwen3_coder"),
-)
 
 # random weights think to the end: what comes back is reasoning, and what went in is counted
 _THOUGHTS = r"reasoning: (?!None)\s*\S(.|\n)*content: (.|\n)*"

@@ -203,10 +203,13 @@ def test_again_from_the_caches(served: Served, server: ServerProcess, truth: Gol
     before = encoded(server)
     alone = [ask(server.url, one, folder) for one in distinct]
     together = ask_together(server.url, distinct, folder)
-    for reply in (*alone, *together):
-        assert reply.cached >= reply.media_end, (reply.case.name, reply.cached, reply.media_end)
-        assert reply.cached > 0
     assert encoded(server) == before
+    for reply in (*alone, *together):
+        if served is OMNI_NO_BUFFER:
+            # it keeps a state at a prompt's very end, for what goes on from there; embeddings have a cache of their own
+            assert reply.cached == 0
+        else:
+            assert reply.cached >= max(reply.media_end, 1), (reply.case.name, reply.cached, reply.media_end)
     assert_equal("again", alone, truth)
     assert_equal("again together", together, truth)
 
@@ -240,7 +243,8 @@ def test_each_item_is_encoded_once(served: Served, server: ServerProcess, truth:
         {"image": 0, "video": 0, "audio": 0},
         {"image": 1, "video": 1, "audio": 0},
     ]
-    assert all(reply.cached >= replies[0].media_end for reply in replies[1:]), [reply.cached for reply in replies]
+    if served is not OMNI_NO_BUFFER:
+        assert all(reply.cached >= replies[0].media_end for reply in replies[1:]), [reply.cached for reply in replies]
     assert_equal("turn after turn", replies, truth)
 
 
