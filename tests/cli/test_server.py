@@ -144,3 +144,14 @@ def test_ports_are_free_and_differ():
 )
 def test_stages(log: str, stage: str):
     assert stage_of(log) == stage
+
+
+def test_serves_without_a_script_beside_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    python = sys.executable
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    _, *rest = server._serve()
+    # a version is the quickest answer that only SGLang's own command line gives
+    asked = [python, *rest[:-1], "version"]
+    said = subprocess.run(asked, capture_output=True, text=True, timeout=300, check=False)
+    assert "sglang" in said.stdout.lower(), said

@@ -19,11 +19,15 @@ from sglang_nemotron.config_omni import omni_spec  # noqa: E402
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     from safetensors.torch import load_file
+    from transformers.models.nemotron_h import NemotronHConfig
     from transformers.models.nemotron_h_omni import modeling_nemotron_h_omni as modeling
     from transformers.models.nemotron_h_omni.configuration_nemotron_h_omni import NemotronH_Omni_Reasoning_V3_Config
 
     torch.manual_seed(0)
     fields = {name: value for name, value in TINY.items() if name != "model_type"}
+    # of transformers' own class, whatever another test registered for the text
+    text = {name: value for name, value in fields.pop("llm_config").items() if name != "model_type"}
+    fields["text_config"] = NemotronHConfig(**text)
     config = NemotronH_Omni_Reasoning_V3_Config(**fields)
     config.vision_config.dtype = torch.float32
     reference = modeling.NemotronH_Omni_Reasoning_V3(config).eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from sglang_nemotron.config_towers import VisionSpec
 from sglang_nemotron.encoders import vision
 from sglang_nemotron.encoders.vision import PatchGenerator, VisionTower, passes, resized_crop
+from sglang_nemotron.ops import full_attention_torch
 
 TOLERANCE = 1e-5
 
@@ -263,11 +265,11 @@ def _joined(lengths: list[int]):
     yield 0, sum(lengths), sum(lengths)
 
 
-FAULTS: dict[str, tuple[str, Callable]] = {
-    "channels last in a patch": ("patchify", _by_pixel),
-    "positions stretched": ("resized_crop", _stretched),
-    "positions nearest": ("resized_crop", _nearest),
-    "images see each other": ("equal_runs", _joined),
+FAULTS: dict[str, tuple[ModuleType, str, Callable]] = {
+    "channels last in a patch": (vision, "patchify", _by_pixel),
+    "positions stretched": (vision, "resized_crop", _stretched),
+    "positions nearest": (vision, "resized_crop", _nearest),
+    "images see each other": (full_attention_torch, "equal_runs", _joined),
 }
 
 
@@ -275,7 +277,7 @@ FAULTS: dict[str, tuple[str, Callable]] = {
 def test_planted_faults_are_seen(
     tiny: Tiny, wanted: list[torch.Tensor], fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vision, *FAULTS[fault])
+    monkeypatch.setattr(*FAULTS[fault])
     assert worst(ours(tiny.tower(), pictures()), wanted) > 100 * TOLERANCE
 
 
@@ -303,8 +305,8 @@ def test_every_row_is_written(tiny: Tiny, wanted: list[torch.Tensor], monkeypatc
     def first_only(lengths: list[int]):
         yield next(iter(whole(lengths)))
 
-    whole = vision.equal_runs
-    monkeypatch.setattr(vision, "equal_runs", first_only)
+    whole = full_attention_torch.equal_runs
+    monkeypatch.setattr(full_attention_torch, "equal_runs", first_only)
     with born_nan():
         assert any(x.isnan().any() for x in ours(tower, pictures()))
 

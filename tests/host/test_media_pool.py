@@ -31,7 +31,7 @@ CONFIG = Path(__file__).parent.parent / "data" / "nano-omni-30b-a3b.config.json"
 SPEC = omni_spec(json.loads(CONFIG.read_text()))
 SETTINGS = media_settings({}, SPEC.image)
 STAMP = f"sgl_shm_mm_{os.getpid()}_pool_"
-TERMS = Terms(SPEC, SETTINGS.bounds, torch.bfloat16, 1, 1024 << 20, 1 << 31, 20.0, STAMP)
+TERMS = Terms(SPEC, SETTINGS.bounds, torch.bfloat16, 1024 << 20, 1 << 31, 20.0, STAMP)
 
 
 @pytest.fixture(scope="module")

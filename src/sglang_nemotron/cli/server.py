@@ -33,6 +33,8 @@ _STAGES = (
     (re.compile(r"Capture .*graph begin", re.IGNORECASE), "capturing CUDA graphs"),
     (re.compile(r"Uvicorn running"), "answering a first request"),
 )
+# where no script lies beside Python: SGLang's module does nothing when it is run as one
+_CLI = "import sys; from sglang.cli.main import main; sys.argv[0] = 'sglang'; sys.exit(main())"
 _FIRST_STAGE = "importing SGLang"
 _TAIL_LINES = 25
 _POLL_S = 0.25
@@ -211,7 +213,7 @@ def free_port() -> int:
 def _serve() -> list[str]:
     """The `sglang` of this very Python, whatever PATH says."""
     script = Path(sys.executable).parent / "sglang"
-    return [str(script), "serve"] if script.is_file() else [sys.executable, "-m", "sglang.cli.main", "serve"]
+    return [str(script), "serve"] if script.is_file() else [sys.executable, "-c", _CLI, "serve"]
 
 
 def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:

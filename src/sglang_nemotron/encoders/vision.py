@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sglang_nemotron import ops
 from sglang_nemotron.config_towers import VisionSpec
 from sglang_nemotron.encoders.linears import PLAIN, Linears, apply, split_over
 
@@ -242,22 +243,8 @@ class Attention(nn.Module):
 
     def forward(self, x_TC: torch.Tensor, lengths: list[int]) -> torch.Tensor:
         qkv_T3HD = apply(self.qkv, x_TC).unflatten(-1, (3, self.num_heads, self.head_dim))
-        out_TE = torch.empty_like(qkv_T3HD[:, 0]).flatten(1)
-        for start, end, length in equal_runs(lengths):
-            q_BHLD, k_BHLD, v_BHLD = qkv_T3HD[start:end].unflatten(0, (-1, length)).permute(2, 0, 3, 1, 4)
-            out_BHLD = F.scaled_dot_product_attention(q_BHLD, k_BHLD, v_BHLD)
-            out_TE[start:end] = out_BHLD.transpose(1, 2).flatten(2).flatten(0, 1)
-        return apply(self.proj, out_TE)
-
-
-def equal_runs(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """(first token, end token, length) of each run of sequences of equal length, back to back."""
-    start = end = 0
-    for i, length in enumerate(lengths):
-        end += length
-        if i + 1 == len(lengths) or lengths[i + 1] != length:
-            yield start, end, length
-            start = end
+        out_THD = ops.full_attention(*qkv_T3HD.unbind(1), lengths=lengths)
+        return apply(self.proj, out_THD.flatten(1))
 
 
 class Mlp(nn.Module):

@@ -109,7 +109,6 @@ def _serve(manager: Any) -> None:
         spec=spec,
         bounds=settings.bounds,
         pixels=config.dtype,
-        threads=settings.threads,
         memory=settings.memory,
         max_file=settings.max_file,
         timeout=settings.timeout,

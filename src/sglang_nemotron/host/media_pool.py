@@ -38,7 +38,8 @@ class _Worker:
         ours, theirs = socket.socketpair()
         environment = {
             **os.environ,
-            "OMP_NUM_THREADS": str(terms.threads),
+            # every thread of ours would else start as many as the machine has cores, and fail where those are many
+            **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
             # no worker ever needs a device, and a context on one costs hundreds of MB
             "CUDA_VISIBLE_DEVICES": "",
         }

@@ -1,7 +1,7 @@
 """What an operator may set about media, read once from the environment; the names are documented here and nowhere else.
 
 SGLANG_NEMOTRON_MEDIA_WORKERS      processes that read media; default: half the cores, 1 to 4
-SGLANG_NEMOTRON_MEDIA_THREADS      threads of each; default: the cores over the workers, 1 to 4
+SGLANG_NEMOTRON_MEDIA_THREADS      that decode a video, and as many that resize it; default: cores / workers, 1 to 4
 SGLANG_NEMOTRON_MEDIA_TIMEOUT      seconds that one item may take to read; default 120
 SGLANG_NEMOTRON_MEDIA_MEMORY_MB    memory that one item may take to read; default 6144, at least 1024
 SGLANG_NEMOTRON_MEDIA_FILE_MB      size of one file, from wherever it comes; default 512
@@ -30,7 +30,6 @@ class MediaSettings:
     """Numbers of the table above. memory and file size in bytes, times in seconds."""
 
     workers: int
-    threads: int
     timeout: float
     memory: int
     max_file: int
@@ -54,15 +53,15 @@ def media_settings(environment: Mapping[str, str], image: ImageRule) -> MediaSet
             **environment,
         }
     )
+    threads = int(_number(environment, "MEDIA_THREADS", min(4, max(1, cores // workers)), 1, 64))
     return MediaSettings(
         workers=workers,
-        threads=int(_number(environment, "MEDIA_THREADS", min(4, max(1, cores // workers)), 1, 64)),
         timeout=_number(environment, "MEDIA_TIMEOUT", 120, 1, 86_400),
         memory=int(_number(environment, "MEDIA_MEMORY_MB", 6144, 1024, 2**20)) << 20,
         max_file=int(_number(environment, "MEDIA_FILE_MB", 512, 1, 2**20)) << 20,
         fetch_seconds=_number(environment, "MEDIA_FETCH_SECONDS", 30, 0.1, 3600),
         options=MediaOptions.from_environment(environment, limits),
-        bounds=Bounds(video=limits, audio=audio),
+        bounds=Bounds(video=limits, audio=audio, threads=threads),
     )
 
 

@@ -36,7 +36,6 @@ class Terms:
     spec: OmniSpec
     bounds: Bounds
     pixels: torch.dtype
-    threads: int
     memory: int
     max_file: int
     timeout: float
@@ -55,7 +54,8 @@ class Laid:
 def serve(connection: Connection) -> None:
     """Answers orders until the other side is gone."""
     terms: Terms = connection.recv()
-    torch.set_num_threads(terms.threads)
+    # many small products: threads inside one cost more than they bring, and several items are read at once anyway
+    torch.set_num_threads(1)
     # nothing may be reported as measured that is not: errors of the first import are found now
     _import_libraries()
     _cap_memory(terms.memory)

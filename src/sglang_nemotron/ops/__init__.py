@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import torch
@@ -27,6 +27,7 @@ __all__ = [
     "conv1d_step",
     "copy_states",
     "experts",
+    "full_attention",
     "gated_norm",
     "route",
     "ssd_prefill",
@@ -38,6 +39,7 @@ FORMS: dict[str, dict[str, str]] = {
     "conv1d": {"cpu": "conv1d_torch", "cuda": "conv1d_sglang"},
     "ssd": {"cpu": "ssd_torch", "cuda": "ssd_sglang"},
     "ssm_step": {"cpu": "ssm_step_torch", "cuda": "ssm_step_sglang"},
+    "full_attention": {"cpu": "full_attention_torch", "cuda": "full_attention_sglang"},
     "gated_norm": {"cpu": "gated_norm_torch", "cuda": "gated_norm_sglang"},
     "router": {"cpu": "router_torch", "cuda": "router_torch"},
     "experts": {"cpu": "experts_torch", "cuda": "experts_torch"},
@@ -53,6 +55,16 @@ def _form(op: str, device_type: str) -> ModuleType:
     module = importlib.import_module(f"sglang_nemotron.ops.{forms[device_type]}")
     logger.info("op %s on %s: %s", op, device_type, forms[device_type])
     return module
+
+
+def full_attention(
+    q_THD: torch.Tensor, k_THD: torch.Tensor, v_THD: torch.Tensor, *, lengths: Sequence[int]
+) -> torch.Tensor:
+    """Attention inside sequences that lie back to back, without a mask; for towers, which keep no cache.
+
+    Returns [T, H, D] in the dtype of q. `lengths` are the sequences' tokens and add up to T.
+    """
+    return _form("full_attention", q_THD.device.type).full_attention(q_THD, k_THD, v_THD, lengths=lengths)
 
 
 def conv1d_prefill(

@@ -19,10 +19,11 @@ from sglang_nemotron.prompt.parcel import Order, Parcel
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a server accepts of one item of each kind."""
+    """What a server accepts of one item of each kind. threads: that decode a video, and as many that resize it."""
 
     video: MediaLimits = field(default_factory=MediaLimits)
     audio: AudioLimits = field(default_factory=AudioLimits)
+    threads: int = 2
 
 
 def measure(order: Order, data: bytes, spec: OmniSpec, bounds: Bounds) -> list[Parcel]:
@@ -60,8 +61,9 @@ def _video(order: Order, data: bytes, content: bytes, spec: OmniSpec, bounds: Bo
     from sglang_nemotron.prompt.video_file import read_clip
 
     options = order.options
-    threads = torch.get_num_threads()
-    clip = read_clip(data, name=order.name, rule=spec.video, options=options, limits=bounds.video, threads=threads)
+    clip = read_clip(
+        data, name=order.name, rule=spec.video, options=options, limits=bounds.video, threads=bounds.threads
+    )
     rate = clip.pruning_rate
     identity = _identity(
         content, "video", clip.grid_HW, clip.headings, rate, options.fps, options.max_frames, spec.video

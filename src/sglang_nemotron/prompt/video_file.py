@@ -5,6 +5,7 @@ Full-size frames live only until they are resized. Which frames to take, grids a
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections import deque
@@ -21,7 +22,8 @@ import torch
 from sglang_nemotron.config_omni import VideoRule
 from sglang_nemotron.prompt.cargo import MediaError, VideoClip
 from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
-from sglang_nemotron.prompt.video import Resizer, new_frames, sample_indices, timestamps, video_clip, video_grid
+from sglang_nemotron.prompt.resize import Resizer
+from sglang_nemotron.prompt.video import new_frames, sample_indices, timestamps, video_clip, video_grid
 from sglang_nemotron.prompt.video_index import VideoIndex, scan
 
 # containers of one video, none of which can name another file or address (a playlist could: HLS, DASH, concat)
@@ -34,6 +36,9 @@ CODECS = (
 SKIPPING = ("h264", "hevc")
 # a frame that cannot be decoded is stood in for by its neighbour in time, up to so many seconds away
 NEIGHBOUR_SECONDS = 1.0
+# pixel formats of which FFmpeg's planar RGB may have the bits of its packed RGB, and on how many rows that is tried
+PLANAR_ALIKE = ("yuv420p", "yuvj420p")
+TRIED_ROWS = 16
 # FFmpeg's disposition bit of a cover picture
 ATTACHED_PICTURE = 1 << 10
 
@@ -259,14 +264,14 @@ def _resize_all(
         tool = tools.get()
         try:
             reformatter, resizers = tool
-            rgb_HWC = _rgb(reformatter.reformat(frame, format="rgb24"))
+            planes_CHW = rgb_planes(frame, reformatter)
             swap, flip = orientation(frame)
             if not swap and not flip:
-                resizers[False].into(rgb_HWC, slot)
+                resizers[False].planes_into(planes_CHW, slot)
             else:
                 # the small picture is turned, not the large one: the resize treats both sides alike
                 small = torch.empty((3, slot.shape[2], slot.shape[1]) if swap else slot.shape, dtype=torch.float32)
-                resizers[swap].into(rgb_HWC, small)
+                resizers[swap].planes_into(planes_CHW, small)
                 slot.copy_((small.transpose(1, 2) if swap else small).flip(flip))
         finally:
             tools.put(tool)
@@ -295,7 +300,46 @@ def _resize_all(
     return out, grid
 
 
-def _rgb(frame: Any) -> np.ndarray:
+def rgb_planes(frame: Any, reformatter: Any) -> Sequence[np.ndarray]:
+    """Red, green and blue of a frame, each (H, W) uint8, with the bits of FFmpeg's rgb24, which the reference reads.
+
+    FFmpeg writes the common pictures as three planes with the same bits, sooner than packed, and planes are resized in
+    half the time. Of the others (10 bits, odd sides) the two differ, so that those are taken apart here.
+    """
+    told = frame.format.name, frame.width, frame.height, int(frame.colorspace), int(frame.color_range)
+    if told[0] in PLANAR_ALIKE and _planes_are_exact(*told):
+        return _read_planes(reformatter.reformat(frame, format="gbrp"))
+    return _read_packed(reformatter.reformat(frame, format="rgb24")).transpose(2, 0, 1)
+
+
+@functools.lru_cache(maxsize=256)
+def _planes_are_exact(kind: str, width: int, height: int, colorspace: int, color_range: int) -> bool:
+    """Tried on a few rows of noise: which code FFmpeg has for it depends on the processor and on the sides."""
+    from av import VideoFrame
+    from av.video.reformatter import VideoReformatter
+
+    if width % 2 or height % 2:
+        return False
+    frame = VideoFrame(width, min(height, TRIED_ROWS), kind)
+    frame.colorspace, frame.color_range = colorspace, color_range
+    noise = np.random.default_rng(width)
+    for plane in frame.planes:
+        plane.update(noise.bytes(plane.buffer_size))
+    planes_CHW = _read_planes(VideoReformatter().reformat(frame, format="gbrp"))
+    packed_HWC = _read_packed(VideoReformatter().reformat(frame, format="rgb24"))
+    return all(np.array_equal(plane_HW, packed_HWC[:, :, colour]) for colour, plane_HW in enumerate(planes_CHW))
+
+
+def _read_planes(frame: Any) -> list[np.ndarray]:
+    """Of a gbrp frame, in the order red, green, blue, not copied: rows may lie apart."""
+    planes = [frame.planes[at] for at in (2, 0, 1)]
+    return [
+        np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width]
+        for plane in planes
+    ]
+
+
+def _read_packed(frame: Any) -> np.ndarray:
     """The pixels of an rgb24 frame, (H, W, 3) uint8, not copied: its rows may lie apart."""
     plane = frame.planes[0]
     rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width * 3]
