@@ -6,10 +6,11 @@ Every other model passes through untouched: whether a server is ours is asked of
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
@@ -24,7 +25,7 @@ from sglang_nemotron.host.media_worker import Terms
 from sglang_nemotron.host.names.http import GenerateReqInput, OpenAIServingChat, TokenizerManager
 from sglang_nemotron.prompt.cargo import MediaError
 from sglang_nemotron.prompt.options import MediaOptions
-from sglang_nemotron.prompt.parcel import OPTIONS, Order, Parcel, Service, drop
+from sglang_nemotron.prompt.parcel import HELD, OPTIONS, Order, Parcel, Service, drop
 from sglang_nemotron.prompt.splice import check_counts
 from sglang_nemotron.prompt.tags import StandIns, TagEncoder
 
@@ -196,9 +197,25 @@ def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
             body = getattr(request, "_json", None)
             take_options(obj, body if isinstance(body, dict) else {}, service)
             nest_items(obj)
+            obj.mm_processor_kwargs[HELD] = held = []
+            return _dropping(original(self, obj, request), held)
         return original(self, obj, request)
 
     return generate
+
+
+async def _dropping(answers: Any, held: list[Parcel]) -> AsyncIterator[Any]:
+    """The answers as they are; then what the request still holds is given back.
+
+    A client that leaves is told to SGLang by an error, whose frames would keep media in shared memory until Python
+    collects its garbage, on an idle server for long.
+    """
+    try:
+        async with contextlib.aclosing(answers):
+            async for answer in answers:
+                yield answer
+    finally:
+        drop(held)
 
 
 def _validate_one_request(original: Callable[..., Any]) -> Callable[..., Any]:

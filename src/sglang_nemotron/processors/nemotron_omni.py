@@ -21,7 +21,7 @@ from sglang_nemotron.models.nemotron_omni import NemotronH_Nano_Omni_Reasoning_V
 from sglang_nemotron.prompt.cargo import MediaError
 from sglang_nemotron.prompt.image import image_budget
 from sglang_nemotron.prompt.options import MediaOptions
-from sglang_nemotron.prompt.parcel import OPTIONS, Kind, Order, Parcel, Service, drop
+from sglang_nemotron.prompt.parcel import HELD, OPTIONS, Kind, Order, Parcel, Service, drop
 from sglang_nemotron.prompt.splice import (
     VIDEO_SLOT,
     Piece,
@@ -84,6 +84,7 @@ class NemotronOmniProcessor(BaseMultimodalProcessor):
         orders = _orders(given, _asked(request_obj, service), service)
         room = _Room(limit, num_text(ids, service.encoder.slots), [order for order, _ in orders], service)
         parcels = await _all([_one(service, order, item, room) for order, item in orders])
+        _held(request_obj).extend(parcel for of_one in parcels for parcel in of_one)
         try:
             return _package(ids, parcels, service, limit)
         except BaseException:
@@ -106,6 +107,12 @@ def _asked(request: Any, service: Service) -> MediaOptions:
     folded = (getattr(request, "mm_processor_kwargs", None) or {}).get(OPTIONS)
     # written by `host.media` alone, which replaces what a client may have put there
     return MediaOptions(**folded) if isinstance(folded, dict) else service.options
+
+
+def _held(request: Any) -> list[Parcel]:
+    """Where parcels wait for the end of their request; a list that nobody reads for a caller that has none."""
+    held = (getattr(request, "mm_processor_kwargs", None) or {}).get(HELD)
+    return held if isinstance(held, list) else []
 
 
 def _orders(given: dict[Kind, list[Any]], options: MediaOptions, service: Service) -> list[tuple[Order, Any]]:

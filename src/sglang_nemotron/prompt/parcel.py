@@ -16,6 +16,8 @@ from sglang_nemotron.prompt.tags import TagEncoder
 Kind = Literal["image", "video", "sound"]
 # the name among SGLang's options of a request under which ours, checked, travel to the processor
 OPTIONS = "__nemotron_media"
+# and that of a list, into which the processor puts the parcels that are to be dropped when the request ends
+HELD = "__nemotron_held"
 
 
 @dataclass(frozen=True, slots=True)
