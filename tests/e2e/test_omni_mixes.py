@@ -19,14 +19,14 @@ from sglang_nemotron.parity.client import Client
 FEW, MANY = range(20), range(1000, 1200)
 # answers in which two tokens stood too close for a float32 sum in another order; more than these are a fault
 MAX_TIES = 0.02
-# what 100 more mixes may add to the memory of a process; the caches are full of the same media by then
+# what 100 more mixes of the same files may add to the memory of a process
 MAX_GROWTH = 64 << 20
 MAX_NEW_DESCRIPTORS = 8
 
 
 def draw_mix(seed: int) -> list[Wish]:
     draw = random.Random(seed)
-    return [draw_wish(draw, Shelf(seed // 20)) for _ in range(draw.randint(1, 5))]
+    return [draw_wish(draw, Shelf(seed // 20 % 5)) for _ in range(draw.randint(1, 5))]
 
 
 def run_mix(url: str, seed: int) -> tuple[int, int, list[str]]:
