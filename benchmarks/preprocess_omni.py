@@ -23,6 +23,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import signal
 import socket
 import statistics
@@ -65,7 +66,9 @@ def stand_in_scheduler(args: Any, ports: Any, *rest: Any) -> None:
         if getattr(request, "rid", None) and hasattr(request, "input_ids"):
             unwrap_shm_features(request)
             num_features = sum(item.feature.numel() for item in request.mm_inputs.mm_items)
-            sock_send(send, AbortReq(rid=request.rid, abort_message=json.dumps([len(request.input_ids), num_features])))
+            told = f"took {len(request.input_ids)} tokens and {num_features} numbers"
+            reason = {"type": "abort", "message": told, "status_code": 400}
+            sock_send(send, AbortReq(rid=request.rid, finished_reason=reason))
 
 
 def idle_detokenizer(*_: Any) -> None:
@@ -179,13 +182,15 @@ class Server:
             raise SystemExit(f"the server of {self.side} ended:\n{self.tail()}") from None
         seconds = time.perf_counter() - began
         told = self.ask("GET", "/benchmark")
-        if len(told["processing"]) != 1 or "[" not in json.dumps(answer):
-            raise SystemExit(f"{self.side} did not hand a request over: {json.dumps(answer)[:500]}")
-        text = json.dumps(answer)
-        tokens, numbers = json.loads(text[text.index("[") : text.index("]") + 1])
-        return {"seconds": seconds, "processing": told["processing"][0], "slip": told["slip"]} | {
-            "prompt_tokens": tokens,
-            "feature_numbers": numbers,
+        found = re.search(r"took (\d+) tokens and (\d+) numbers", json.dumps(answer))
+        if len(told["processing"]) != 1 or found is None:
+            raise SystemExit(f"{self.side} did not hand a request over: {json.dumps(answer)[:500]}\n{self.tail()}")
+        return {
+            "seconds": seconds,
+            "processing": told["processing"][0],
+            "slip": told["slip"],
+            "prompt_tokens": int(found[1]),
+            "feature_numbers": int(found[2]),
         }
 
     def idle_slip(self) -> float:
