@@ -1,6 +1,6 @@
 """Thinking budgets, tools and schemas on a CUDA server: the tests of the CPU server once more, as they are.
 
-Not part of CI, which has no GPU; the results of the last run are in `benchmarks/gpu_replies.json`.
+Not part of CI, which has no GPU; the results of the last run are in `benchmarks/gpu_tests.json`.
 """
 
 from __future__ import annotations
