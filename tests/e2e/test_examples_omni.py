@@ -41,8 +41,9 @@ EXPECTED: dict[str, tuple[tuple[str, ...], str, int]] = {
     "omni_streaming.py": (("photo.jpg",), r"\[(\d{2,}|[2-9]) pieces after", _PHOTO + 30),
     "omni_reasoning.py": (
         ("photo.jpg",),
-        r"== thinking on\nreasoning: (?!None)(.|\n)+== thinking on, at most 40(.|\n)+content: \s*\S(.|\n)+"
-        r"== thinking off\nreasoning: None\ncontent: (?!None)",
+        # what random weights say at this temperature may be a tag alone, so an answer may be empty
+        r"== thinking on\nreasoning: (?!None)(.|\n)+== thinking on, at most 40.*\nreasoning: (?!None)(.|\n)+"
+        r"== thinking off\nreasoning: None\ncontent: ",
         0,
     ),
     # random weights call no tool; that a call comes back parsed is shown by the demo
