@@ -47,7 +47,7 @@ IMAGE_ID = 18
 # of the stream beside them; more than lasts while everything is refused
 STREAM_TOKENS = 1500
 
-# two processes that answer HTTP, few addresses, and pages for two of the requests below
+# two processes that answer HTTP, few addresses, and pages for six pictures at most, given away as if answers were short
 NARROW = Served(
     OMNI.checkpoint,
     (
@@ -55,6 +55,7 @@ NARROW = Served(
         *("--tokenizer-worker-num", "2"),
         *("--allowed-media-domains", "media.example"),
         *("--max-total-tokens", "2048"),
+        *("--schedule-conservativeness", "0.05"),
     ),
     OMNI.env,
 )
@@ -486,6 +487,14 @@ def test_a_killed_worker_costs_its_own_request_alone(server: ServerProcess) -> N
 # ---- other servers
 
 
+def named(server: ServerProcess) -> list[str]:
+    """Files of media that have a name.
+
+    Where several processes answer HTTP, one of them may keep the last file mapped, without a name, until the next.
+    """
+    return [file for file in holdings(server).left if not file.endswith("(deleted)")]
+
+
 @pytest.mark.server(NARROW)
 @pytest.mark.matrix
 def test_two_http_workers_and_allowed_domains(server: ServerProcess) -> None:
@@ -507,16 +516,19 @@ def test_two_http_workers_and_allowed_domains(server: ServerProcess) -> None:
         for address in ("https://elsewhere.example/a.png", "http://127.0.0.1:1/a.png"):
             message = "Media URL domain is not allowed"
             assert refused(server.url, (lambda to=address: url("image", to), ("image 1: ", message))) is None
-    assert eventually(lambda: holdings(server).left == (), 20), holdings(server)
+    assert eventually(lambda: named(server) == [], 20), holdings(server)
 
 
 @pytest.mark.server(NARROW)
 @pytest.mark.matrix
 def test_retraction_gives_the_same_answers(server: ServerProcess) -> None:
     """Requests that are thrown out for want of pages and come back have their media embedded again."""
+    # SGLang keeps room for the whole of an answer that ignores its end, but not of one that must be long
+    unending = {"ignore_eos": False, "min_tokens": 300}
     wishes = [
         Wish(
             [{"role": "user", "content": [part("image", photo(200 + 10 * i, 150, seed=30 + i), "png"), text("And?")]}],
+            unending,
             max_tokens=300,
         )
         for i in range(6)
@@ -524,7 +536,7 @@ def test_retraction_gives_the_same_answers(server: ServerProcess) -> None:
     wishes += [
         Wish(
             [{"role": "user", "content": [part("video", film(64, 64, seed=40 + i, num_frames=8), "mp4"), text("?")]}],
-            {"video_pruning_rate": 0.5},
+            {**unending, "video_pruning_rate": 0.5},
             max_tokens=300,
         )
         for i in range(3)
@@ -533,7 +545,7 @@ def test_retraction_gives_the_same_answers(server: ServerProcess) -> None:
     Client(server.url).flush()
     before = len(server.log_text())
     together = tell_together(server.url, wishes)
-    assert "retract" in server.log_text()[before:].lower(), "nothing was retracted: the server is not tight enough"
+    assert "Retract" in server.log_text()[before:], "nothing was retracted: the server is not tight enough"
     ties = 0
     for wish, said, answer in zip(wishes, together, alone, strict=True):
         assert said is not None and answer is not None
@@ -573,7 +585,10 @@ def test_responses_and_messages_take_an_image(server: ServerProcess) -> None:
     status, answer = post(
         server.url, "/v1/messages", {"model": "default", "max_tokens": 8, "temperature": 0, "messages": [message]}
     )
-    assert status == 200 and json.loads(answer)["usage"]["input_tokens"] > least, answer
+    assert status == 200, answer
+    usage = json.loads(answer)["usage"]
+    # the protocol counts what a cache had apart
+    assert usage["input_tokens"] + usage.get("cache_read_input_tokens", 0) > least, answer
     broken = {**source, "data": base64.b64encode(b"no image").decode()}
     message = {"role": "user", "content": [{"type": "image", "source": broken}, text("Well?")]}
     status, answer = post(server.url, "/v1/messages", {"model": "default", "max_tokens": 8, "messages": [message]})
