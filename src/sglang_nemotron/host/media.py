@@ -197,7 +197,8 @@ def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
             body = getattr(request, "_json", None)
             take_options(obj, body if isinstance(body, dict) else {}, service)
             nest_items(obj)
-            obj.mm_processor_kwargs[HELD] = held = []
+            held: list[Parcel] = []
+            obj.mm_processor_kwargs = {**(obj.mm_processor_kwargs or {}), HELD: held}
             return _dropping(original(self, obj, request), held)
         return original(self, obj, request)
 
