@@ -14,6 +14,7 @@ LIMIT_S = 900
 
 
 @pytest.mark.server
+@pytest.mark.matrix
 def test_demo_shows_every_medium_and_cleans_up(tmp_path: Path):
     done = subprocess.run([*DEMO, "--dir", tmp_path], capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -23,11 +23,11 @@ BROKEN_MODULE = import_error("sglang_nemotron.models.nemotron_h")
 LOST_NAME = lost_name("sglang.srt.layers.layer_boundary", "ExitRows")
 # door -> what breaks it; the rest of the fault's text that the reason must hold
 FAULTS = {
-    "models, import error": (BROKEN_MODULE, "planted: this module is broken"),
     "models, missing overwrite": (NO_OVERWRITE, "would be served by sglang.srt.models.nemotron_h"),
     "models, missing SGLang symbol": (LOST_NAME, "cannot import name 'ExitRows'"),
 }
 MORE_FAULTS = {
+    "models, import error": (BROKEN_MODULE, "planted: this module is broken"),
     "config, import error": (import_error("sglang_nemotron.host.hf_config"), "planted"),
     "startup, import error": (import_error("sglang_nemotron.host.startup"), "planted"),
     "processors, import error": (import_error("sglang_nemotron.processors"), "planted"),

@@ -58,7 +58,7 @@ NINE = (0, 8, 17, 26, 35, 44, 53, 62, 71)
 
 EVERYWHERE = [
     pytest.param(OMNI, id="default", marks=pytest.mark.server(OMNI)),
-    pytest.param(OMNI_CHUNKED, id="chunks of 64", marks=pytest.mark.server(OMNI_CHUNKED)),
+    pytest.param(OMNI_CHUNKED, id="chunks of 64", marks=[pytest.mark.server(OMNI_CHUNKED), pytest.mark.matrix]),
     pytest.param(OMNI_TP2, id="TP=2", marks=[pytest.mark.server(OMNI_TP2), pytest.mark.matrix]),
     pytest.param(OMNI_NO_BUFFER, id="no_buffer", marks=[pytest.mark.server(OMNI_NO_BUFFER), pytest.mark.matrix]),
 ]
