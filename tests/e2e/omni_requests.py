@@ -162,10 +162,11 @@ def difference(wish: Wish, said: Sequence[Said], alone: Said) -> tuple[str | Non
             return f"{len(choice.tokens)} tokens instead of {wish.max_tokens}", False
         apart = [a != b for a, b in zip(choice.tokens, alone.tokens, strict=True)]
         same = apart.index(True) if True in apart else len(apart)
-        worst = max((abs(choice.logprobs[i] - alone.logprobs[i]) for i in range(same)), default=0.0)
-        # a NaN fails
-        if not worst <= TOLERANCE:
-            return f"logprobs differ by {worst:.1e}", False
+        for number in range(same):
+            delta = abs(choice.logprobs[number] - alone.logprobs[number])
+            # a NaN fails
+            if not delta <= TOLERANCE:
+                return f"logprobs differ by {delta:.1e}", False
         if same < len(apart):
             if alone.leads[same] > TIE:
                 return f"token {same + 1} is {choice.tokens[same]!r}, alone {alone.tokens[same]!r}", False
