@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -26,7 +27,8 @@ def full_attention(
     if q_THD.dtype not in (torch.bfloat16, torch.float16) or not _is_built(q_THD.device):
         return full_attention_torch.full_attention(q_THD, k_THD, v_THD, lengths=lengths)
     ends, longest = _ends(tuple(lengths), q_THD.device), max(lengths)
-    return flash_attn_varlen_func(q_THD, k_THD, v_THD, ends, ends, max_seqlen_q=longest, max_seqlen_k=longest)
+    out: Any = flash_attn_varlen_func(q_THD, k_THD, v_THD, ends, ends, max_seqlen_q=longest, max_seqlen_k=longest)
+    return out
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -92,12 +92,12 @@ def decode(data: bytes, *, name: str, limits: AudioLimits) -> Iterator[Block]:
 
 def has_audio(data: bytes) -> bool:
     """Whether FFmpeg sees an audio track: for a video, whose sound may be missing without being an error."""
-    import av
+    from av.error import FFmpegError
 
     try:
         with _open(data) as container:
             return bool(container.streams.audio)
-    except av.error.FFmpegError:
+    except FFmpegError:
         return False
 
 
@@ -198,7 +198,7 @@ def _check_wav_length(data: bytes, name: str, limits: AudioLimits) -> None:
         position += 8 + size + size % 2
 
 
-def _open(data: bytes):
+def _open(data: bytes) -> Any:
     import av
 
     return av.open(io.BytesIO(data), options={"format_whitelist": FFMPEG_FORMATS})
@@ -207,15 +207,16 @@ def _open(data: bytes):
 def _ffmpeg(data: bytes, name: str, limits: AudioLimits) -> Iterator[tuple[np.ndarray, int]]:
     """(samples_SC float32, rate) by FFmpeg, about BLOCK samples at a time."""
     import av
+    from av.error import FFmpegError
 
     try:
         container = _open(data)
-    except av.error.FFmpegError as error:
+    except FFmpegError as error:
         raise MediaError(
             name, "not an audio file that can be read", "WAV, MP3, FLAC, OGG, or AAC or Opus in MP4, WebM or MKV"
         ) from error
     with container:
-        stream = container.streams.best("audio")
+        stream: Any = container.streams.best("audio")
         if stream is None:
             raise MediaError(name, "the file has no audio track")
         _check_header(name, limits, stream.codec_context.sample_rate, stream.codec_context.channels)
@@ -258,7 +259,7 @@ class _Frame(NamedTuple):
 
 def _frames(container, stream: AudioStream, name: str) -> Iterator[_Frame]:
     """Decoded frames of a stream, damaged packets left out up to MAX_DAMAGED of them."""
-    import av
+    from av.error import FFmpegError
 
     num_packets, damaged, last_error = 0, 0, None
     # a generator that has raised is at its end: an error of the demuxer, unlike one of the decoder, is the last
@@ -270,7 +271,7 @@ def _frames(container, stream: AudioStream, name: str) -> Iterator[_Frame]:
                 break
             num_packets += 1
             frames = packet.decode()
-        except av.error.FFmpegError as error:
+        except FFmpegError as error:
             damaged, last_error = damaged + 1, error
             continue
         for frame in frames:

@@ -309,7 +309,7 @@ def rgb_planes(frame: Any, reformatter: Any) -> Sequence[np.ndarray]:
     told = frame.format.name, frame.width, frame.height, int(frame.colorspace), int(frame.color_range)
     if told[0] in PLANAR_ALIKE and _planes_are_exact(*told):
         return _read_planes(reformatter.reformat(frame, format="gbrp"))
-    return _read_packed(reformatter.reformat(frame, format="rgb24")).transpose(2, 0, 1)
+    return list(_read_packed(reformatter.reformat(frame, format="rgb24")).transpose(2, 0, 1))
 
 
 @functools.lru_cache(maxsize=256)
