@@ -56,6 +56,7 @@ BAD: dict[str, tuple[tuple[str, bytes], str]] = {
     "huge id in a batch": (generate(input_ids=[[1001], [TOP_ID]]), f"input_ids holds {TOP_ID}"),
     "fractional id": (completion(prompt=[1001, 1.5]), "validation error"),
     "id of another type": (generate(input_ids=[1001, None]), "validation error"),
+    "a hundred thousand answers": (chat(n=100_000), "n is 100000; allowed: 1 to 1024"),
     "temperature": (chat(temperature=-1), "temperature must be"),
     "temperature NaN": (raw('{$, "temperature": NaN}'), "json_invalid"),
     "temperature infinite": (raw('{$, "temperature": Infinity}'), "json_invalid"),

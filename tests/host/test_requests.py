@@ -35,6 +35,13 @@ def test_top_logprobs() -> None:
             requests.check_logprobs(count, 10)
 
 
+def test_number_of_answers() -> None:
+    for params in (None, [], {}, {"n": 1}, {"n": requests.MAX_ANSWERS}):
+        requests.check_num_answers(params)
+    with pytest.raises(ValueError, match="n is 100000; allowed: 1 to 1024"):
+        requests.check_num_answers({"n": 100000})
+
+
 @pytest.mark.parametrize(("architecture", "stopped"), [("NemotronHForCausalLM", True), ("LlamaForCausalLM", False)])
 def test_other_models_are_untouched(architecture: str, stopped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []

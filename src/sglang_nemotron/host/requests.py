@@ -14,6 +14,9 @@ from typing import Any
 from sglang_nemotron.host.names.http import TokenizerManager
 from sglang_nemotron.host.refusal import ARCHITECTURES, Refused
 
+# answers to one prompt
+MAX_ANSWERS = 1024
+
 _METHOD = "_validate_one_request"
 _INIT = "init_tokenizer_and_processor"
 
@@ -34,6 +37,16 @@ def check_logprobs(top_logprobs: Any, vocab_size: int) -> None:
         raise ValueError(f"top_logprobs is {top_logprobs}; allowed: 0 to {vocab_size}, the size of the vocabulary")
 
 
+def check_num_answers(sampling_params: Any) -> None:
+    """ValueError for more answers to one prompt than a server can begin without standing still for everybody else.
+
+    SGLang makes a request of each in one go, in the loop that answers HTTP.
+    """
+    count = sampling_params.get("n") if isinstance(sampling_params, dict) else None
+    if isinstance(count, int) and count > MAX_ANSWERS:
+        raise ValueError(f"n is {count}; allowed: 1 to {MAX_ANSWERS} answers to one prompt. Send several requests")
+
+
 def open_check() -> None:
     """Puts the check in front of SGLang's own validation of a request; may be repeated."""
     validate = getattr(TokenizerManager, _METHOD)
@@ -49,6 +62,7 @@ def open_check() -> None:
         if ours:
             # an embedding request has none
             check_logprobs(getattr(obj, "top_logprobs_num", None), self.model_config.vocab_size)
+            check_num_answers(getattr(obj, "sampling_params", None))
         return validate(self, obj, input_ids)
 
     checked.checks_token_ids = True  # type: ignore[attr-defined]
