@@ -26,7 +26,10 @@ print("Load weight begin", flush=True)
 if model.endswith("dies"):
     print("\\n".join(f"line {n}" for n in range(100)) + "\\nreason: planted", flush=True)
     sys.exit(3)
-if model.endswith("hangs"):
+if model.endswith("taken"):
+    print("ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 1): address already in use")
+    sys.stdout.flush()
+if model.endswith(("hangs", "taken")):
     time.sleep(600)
 print("BYTECODE", os.environ.get("PYTHONDONTWRITEBYTECODE"), "MINE", os.environ.get("MINE"), flush=True)
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -100,6 +103,13 @@ def test_a_server_that_dies_says_why(tmp_path: Path):
 def test_a_server_that_hangs_is_ended(tmp_path: Path):
     process = ServerProcess(tmp_path / "hangs", log_path=tmp_path / "server.log", time_limit_s=2.0)
     with pytest.raises(ServerFailed, match=r"not ready after \d+ s; it was loading weights"):
+        process.start()
+    assert _group(process.pid) == []
+
+
+def test_a_port_that_was_taken_meanwhile_is_named(tmp_path: Path):
+    process = ServerProcess(tmp_path / "taken", log_path=tmp_path / "server.log")
+    with pytest.raises(ServerFailed, match=f"port {process.port} is in use"):
         process.start()
     assert _group(process.pid) == []
 

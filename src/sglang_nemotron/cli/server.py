@@ -35,6 +35,7 @@ _STAGES = (
 )
 # where no script lies beside Python: SGLang's module does nothing when it is run as one
 _CLI = "import sys; from sglang.cli.main import main; sys.argv[0] = 'sglang'; sys.exit(main())"
+_PORT_TAKEN = "address already in use"
 _FIRST_STAGE = "importing SGLang"
 _TAIL_LINES = 25
 _POLL_S = 0.25
@@ -165,7 +166,11 @@ class ServerProcess:
             spent = time.monotonic() - began
             if self._process.poll() is not None:
                 self._fail(f"the server ended with exit code {self._process.returncode} after {spent:.0f} s")
-            now = stage_of(self.log_text())
+            log = self.log_text()
+            if _PORT_TAKEN in log:
+                # SGLang's HTTP server then ends, and the processes around it wait for ever
+                self._fail(f"port {self.port} is in use: something else bound it while the server started")
+            now = stage_of(log)
             if self._progress is not None and (now != stage or spent - told >= _REMIND_S):
                 self._progress(now, spent)
                 told = spent
