@@ -269,7 +269,7 @@ FAULTS: dict[str, tuple[ModuleType, str, Callable]] = {
     "channels last in a patch": (vision, "patchify", _by_pixel),
     "positions stretched": (vision, "resized_crop", _stretched),
     "positions nearest": (vision, "resized_crop", _nearest),
-    "images see each other": (full_attention_torch, "equal_runs", _joined),
+    "images see each other": (full_attention_torch, "_equal_runs", _joined),
 }
 
 
@@ -305,8 +305,8 @@ def test_every_row_is_written(tiny: Tiny, wanted: list[torch.Tensor], monkeypatc
     def first_only(lengths: list[int]):
         yield next(iter(whole(lengths)))
 
-    whole = full_attention_torch.equal_runs
-    monkeypatch.setattr(full_attention_torch, "equal_runs", first_only)
+    whole = full_attention_torch._equal_runs
+    monkeypatch.setattr(full_attention_torch, "_equal_runs", first_only)
     with born_nan():
         assert any(x.isnan().any() for x in ours(tower, pictures()))
 

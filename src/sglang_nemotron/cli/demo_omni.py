@@ -7,7 +7,7 @@ given the media shows in the server's own token counts.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sglang_nemotron.cli.demo_media import clip, photo, speech
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 PHOTO_TOKENS = 300
 SPEECH_TOKENS = 60
 CLIP_TOKENS = 252
+# SGLang keeps a prompt's state where it parts from an earlier one, else at its end: this one parts before any is kept
+PHOTO_SYSTEM = {"role": "system", "content": "You are shown a photo."}
 # of the clip's own sound, four seconds
 HEARD_TOKENS = 45
 
@@ -37,7 +39,7 @@ def omni_requests(client: OpenAI, model: str) -> Iterator[Row]:
 
     text = _about(talk, "no media", [], "What do you see?", 0)
     yield text
-    yield _about(talk, "a photo", [seen], "What do you see?", PHOTO_TOKENS)
+    yield _about(talk, "a photo", [seen], "What do you see?", PHOTO_TOKENS, system=[PHOTO_SYSTEM])
     yield _second_turn(talk, seen)
     yield _about(talk, "a spoken sentence", [heard], "When does the ferry leave?", SPEECH_TOKENS)
     silent = _about(talk, "a clip", [watched], "What rolls across the field?", CLIP_TOKENS)
@@ -51,12 +53,19 @@ def omni_requests(client: OpenAI, model: str) -> Iterator[Row]:
 
 
 def _about(
-    talk: Talk, name: str, media: list[dict[str, Any]], question: str, least: int, *, listen: bool = False
+    talk: Talk,
+    name: str,
+    media: list[dict[str, Any]],
+    question: str,
+    least: int,
+    *,
+    listen: bool = False,
+    system: Sequence[dict[str, Any]] = (),
 ) -> Row:
     """One question about some media, whose tokens must be in the prompt."""
     content = [*media, {"type": "text", "text": question}]
     body = thinking(False)["extra_body"] | ({"use_audio_in_video": True} if listen else {})
-    row, reply = talk.ask(name, [{"role": "user", "content": content}], max_tokens=32, extra_body=body)
+    row, reply = talk.ask(name, [*system, {"role": "user", "content": content}], max_tokens=32, extra_body=body)
     require(row, row.prompt_tokens > least, f"the prompt has {row.prompt_tokens} tokens, the media take {least}")
     require(row, bool(reply.choices[0].message.content), "the answer is empty")
     return row
@@ -65,6 +74,7 @@ def _about(
 def _second_turn(talk: Talk, seen: dict[str, Any]) -> Row:
     """The photo again, with an answer and another question after it: what came before must be in the cache."""
     messages = [
+        PHOTO_SYSTEM,
         {"role": "user", "content": [seen, {"type": "text", "text": "What do you see?"}]},
         {"role": "assistant", "content": "The sun over a lake."},
         {"role": "user", "content": "Is it morning or evening?"},

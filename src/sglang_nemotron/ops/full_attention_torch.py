@@ -18,7 +18,7 @@ def full_attention(
 ) -> torch.Tensor:
     """Same contract as `full_attention_reference.full_attention`; no mask is ever made."""
     out_THD = torch.empty_like(q_THD)
-    for start, end, length in equal_runs(lengths):
+    for start, end, length in _equal_runs(lengths):
         q_BHLD, k_BHLD, v_BHLD = (
             x[start:end].unflatten(0, (-1, length)).transpose(1, 2) for x in (q_THD, k_THD, v_THD)
         )
@@ -27,7 +27,7 @@ def full_attention(
     return out_THD
 
 
-def equal_runs(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+def _equal_runs(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
     """(first token, end token, length) of each run of sequences of equal length, back to back."""
     start = end = 0
     for i, length in enumerate(lengths):
