@@ -43,13 +43,13 @@ def prose(pick: random.Random, words: int) -> str:
     )
 
 
-def reply(tokens: int) -> tuple[str, Reply]:
-    """A reply of about this many tokens, half of it thinking, most of the rest in string arguments of 20 calls."""
+def reply(tokens: int, num_calls: int = CALLS) -> tuple[str, Reply]:
+    """A reply of about this many tokens, half of it thinking, most of the rest in string arguments of the calls."""
     pick = random.Random(tokens)
     thought, answer = prose(pick, tokens // 2).strip(), prose(pick, tokens // 10).strip()
     text, calls = f"{thought}\n</think>\n{answer}\n", []
-    for number in range(CALLS):
-        body = prose(pick, max(4, (tokens * 4 // 10 - CALLS * 60) // CALLS)).strip()
+    for number in range(num_calls):
+        body = prose(pick, max(4, (tokens * 4 // 10 - num_calls * 60) // num_calls)).strip()
         text += (
             f"<tool_call>\n<function=set>\n<parameter=s>\n{body}\n</parameter>\n<parameter=i>\n{number}\n</parameter>\n"
             "</function>\n</tool_call>\n"

@@ -36,10 +36,10 @@ from sglang_nemotron.cli.server import ServerProcess  # noqa: E402
 HOOK = str(ROOT / "benchmarks" / "reply_hook")
 
 
-def one_round(server: ServerProcess, times: Path, num_streams: int, tokens: int) -> dict[str, Any]:
+def one_round(server: ServerProcess, times: Path, num_streams: int, size: tuple[int, int]) -> dict[str, Any]:
     """Processor seconds of the HTTP process, in all and in parsers, and tokens, while the streams run."""
     http = psutil.Process(server.pid)
-    text, expected = reply(tokens)
+    text, expected = reply(*size)
     before, parsed = http.cpu_times(), seconds_and_calls(times)
     began = time.monotonic()
     heard = streams(server, [(text, {"tools": OPENAI_TOOLS})] * num_streams)
@@ -67,10 +67,12 @@ def seconds_and_calls(times: Path) -> tuple[float, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=300, help="about this many words a reply; bytes are tokens here")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--tokens", type=int, default=120, help="about this many words a reply; bytes are tokens here")
+    parser.add_argument("--calls", type=int, default=2, help="tool calls in each reply")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "reply_streams.json")
     options = parser.parse_args()
+    size = (options.tokens, options.calls)
     with tempfile.TemporaryDirectory() as folder:
         times, intree = Path(folder) / "times", Path(folder) / "intree"
         # a script is in the prompt as hexadecimal digits, each a token
@@ -89,7 +91,7 @@ def main() -> None:
             for _ in range(options.rounds):
                 for side in results:
                     intree.touch() if side == "in-tree" else intree.unlink(missing_ok=True)
-                    results[side].append(one_round(server, times, options.streams, options.tokens))
+                    results[side].append(one_round(server, times, options.streams, size))
                     print(side, results[side][-1], flush=True)
     record = {
         "date": datetime.date.today().isoformat(),
