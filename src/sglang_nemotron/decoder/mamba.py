@@ -7,6 +7,7 @@ N state size, S slots, K conv width, W = K-1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -42,6 +43,21 @@ def _per_head(num_heads: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(num_heads, dtype=torch.float32), requires_grad=False)
 
 
+def _sum_over_peers(spec: DecoderSpec, ranks: Ranks) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Adds a rank's [T, 1] sums of squares to those of its `shards.norm_peers`, the ranks that share its one group."""
+    if spec.num_groups == 1:
+        return ranks.mixer_all_reduce
+    group = shards.groups_of_rank(spec, ranks.mixer_tp_rank, ranks.mixer_tp_size).start
+
+    def add(squares_T1: torch.Tensor) -> torch.Tensor:
+        # there is no process group of the peers alone: all ranks add up, and each group has its own column
+        squares_TG = squares_T1.new_zeros(squares_T1.shape[0], spec.num_groups)
+        squares_TG[:, group] = squares_T1[:, 0]
+        return ranks.mixer_all_reduce(squares_TG)[:, group : group + 1]
+
+    return add
+
+
 class MambaMixer(nn.Module):
     """Mamba-2 with grouped B and C, a gated grouped RMSNorm and no biases but the convolution's.
 
@@ -56,8 +72,8 @@ class MambaMixer(nn.Module):
         self.num_heads = spec.mamba_num_heads // tp
         self.num_groups = max(spec.num_groups, tp) // tp
         self.conv_channels = self.inner + 2 * self.num_groups * spec.state_size
-        self.norm_groups, self.norm_group_size, self.norm_spans_ranks = shards.norm_groups(spec, tp)
-        self.reduce_sum = ranks.mixer_all_reduce if self.norm_spans_ranks else None
+        self.norm_groups, self.norm_group_size, spans_ranks = shards.norm_groups(spec, tp)
+        self.reduce_sum = _sum_over_peers(spec, ranks) if spans_ranks else None
         self.in_proj = MergedColumnParallelLinear(
             input_size=spec.hidden_size,
             output_sizes=list(shards.mamba_in_proj_sections(spec, tp)),
