@@ -239,7 +239,8 @@ def test_without_thinking_a_conversation_only_grows(render):
 
 def test_sglang_recognises_the_family(tokenizer):
     # SGLang picks its parsers from the template's text
-    detection = pytest.importorskip("sglang.srt.parser.template_detection")
+    from sglang.srt.parser import template_detection as detection
+
     template = tokenizer.chat_template
     always, toggle = detection.detect_reasoning_pattern(template)
     assert not always and (toggle.toggle_param, toggle.default_enabled) == ("enable_thinking", True)

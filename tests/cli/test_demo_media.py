@@ -17,8 +17,9 @@ TEST_MEDIA = Path(__file__).parents[1] / "data" / "media"
 
 
 def test_the_photo_is_a_photo():
-    image = pytest.importorskip("PIL.Image")
-    picture = image.open(io.BytesIO(demo_media.photo()))
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(demo_media.photo()))
     assert (picture.format, picture.size, picture.mode) == ("JPEG", (640, 480), "RGB")
     # not a plain surface: bright sun, dark hills
     low, high = picture.convert("L").getextrema()

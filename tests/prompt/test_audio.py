@@ -187,12 +187,12 @@ def test_how_a_sound_is_cut_does_not_matter(pieces: list[int], clips: int) -> No
 
 
 def test_equal_to_in_tree_on_ordinary_audio() -> None:
-    parakeet = pytest.importorskip("sglang.srt.models.parakeet")
+    from sglang.srt.models.parakeet import ParakeetExtractor
     from transformers import PretrainedConfig
 
     config = {"num_mel_bins": 128, "sampling_rate": 16_000, "subsampling_factor": 8}
     config |= {"subsampling_conv_kernel_size": 3, "subsampling_conv_stride": 2}
-    in_tree = parakeet.ParakeetExtractor(PretrainedConfig(**config))
+    in_tree = ParakeetExtractor(PretrainedConfig(**config))
     samples_S = recording(2 * CLIP + 33_333)
     theirs = in_tree([samples_S], sampling_rate=16_000, return_tensors="pt")
     ours = sound(samples_S, RULE)
