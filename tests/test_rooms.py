@@ -27,8 +27,10 @@ MAY_IMPORT = {
     "config_omni": {"config", "config_towers", "config_values"},
     "ops": {"config", "host.names", "host.drift"},
     "state": {"config", "ops", "host.names", "host.drift"},
-    "encoders": {*OMNI, "config", "ops", "state", "host.names", "host.drift"},
-    "decoder": {"config", "ops", "state", "host.names", "host.drift"},
+    # what a checkpoint has against a config: the two that fill parameters say it alike
+    "faults": set(),
+    "encoders": {*OMNI, "config", "faults", "ops", "state", "host.names", "host.drift"},
+    "decoder": {"config", "faults", "ops", "state", "host.names", "host.drift"},
     # what SGLang hands a model besides layers: configs, its own class for other families, quantisation
     "models": {
         *(*OMNI, "config", "ops", "state", "encoders", "decoder", "host.names", "host.drift"),
@@ -55,7 +57,10 @@ MAY_IMPORT = {
 KEPT = {"host.doors": {"__init__", "cli"}}
 MAY_IMPORT_SGLANG = "host"
 # imported with SGLang and Triton blocked
-PURE = ("config", "config_values", "config_towers", "config_omni", "prompt", "reply", "state.layout", "checkpoint")
+PURE = (
+    *("config", "config_values", "config_towers", "config_omni", "faults"),
+    *("prompt", "reply", "state.layout", "checkpoint"),
+)
 
 
 def sources(root: Path) -> Iterator[tuple[str, Path]]:
@@ -222,6 +227,7 @@ RULES: dict[Callable[[Path], list[str]], list[tuple[str, str]]] = {
         ("decoder/stack.py", "from sglang_nemotron.host import doors\n"),
         ("host/startup.py", "from sglang_nemotron.host.doors import prove_all\n"),
         ("config.py", "from . import ops\n"),
+        ("faults.py", "from sglang_nemotron import config\n"),
         ("attic/old.py", ""),
     ],
     sglang_outside_host: [

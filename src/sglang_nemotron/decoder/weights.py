@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +18,7 @@ from torch import nn
 from sglang_nemotron.config import DecoderSpec
 from sglang_nemotron.decoder import shards
 from sglang_nemotron.decoder.dequantise import Dequantiser
+from sglang_nemotron.faults import Faults
 
 # scales of a quantised linear beside its weight; all of them optional in the file, none of them optional in a layer
 SCALE_LEAVES = ("weight_scale", "weight_scale_2", "input_scale")
@@ -33,7 +34,6 @@ IGNORED = {
 # scales in the order a kernel wants are made from the loaded ones afterwards
 UNFILLED = (".k_scale", ".v_scale", "_blockscale_swizzled")
 _PACKED_PER_BYTE = 2
-_LISTED = 12
 
 
 @dataclass(frozen=True)
@@ -62,30 +62,6 @@ class StagedModel(Protocol):
     ) -> Iterator[tuple[str, nn.Parameter]]: ...
 
 
-@dataclass
-class _Report:
-    unknown: list[str] = field(default_factory=list)
-    repeated: list[str] = field(default_factory=list)
-    shapes: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    unfilled: list[str] = field(default_factory=list)
-
-    def raise_if_any(self) -> None:
-        parts = []
-        for title, names in (
-            ("tensors the model has no place for", self.unknown),
-            ("tensors that appear twice", self.repeated),
-            ("tensors of a wrong shape", self.shapes),
-            ("tensors that are missing", self.missing),
-            ("parameters that nothing filled", self.unfilled),
-        ):
-            if names:
-                more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-                parts.append(f"{len(names)} {title}: {', '.join(sorted(names)[:_LISTED])}{more}")
-        if parts:
-            raise ValueError("the checkpoint does not fit the config: " + "; ".join(parts))
-
-
 class DecoderWeights:
     """The table of one decoder: checkpoint name -> target; `check` on headers alone, `load` into a model."""
 
@@ -99,11 +75,11 @@ class DecoderWeights:
 
     def check(self, headers: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
         """Names and shapes of a whole checkpoint, from headers {name: (dtype, shape)}; ValueError lists the faults."""
-        report = _Report()
+        faults = Faults()
         for name, (dtype, shape) in headers.items():
-            self._check_one(name, dtype, shape, report)
-        self._check_missing(set(headers), range(self.spec.num_layers), report)
-        report.raise_if_any()
+            self._check_one(name, dtype, shape, faults)
+        self._check_missing(set(headers), range(self.spec.num_layers), faults)
+        faults.raise_if_any()
 
     def load(self, model: StagedModel, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Streams `weights` into the parameters of `model`; returns the names of the parameters filled.
@@ -112,30 +88,30 @@ class DecoderWeights:
         """
         stage = model.stage
         parameters = dict(model.named_parameters(remove_duplicate=False))
-        report, seen = _Report(), set()
+        faults, seen = Faults(), set()
         filled: dict[str, set[Any]] = {}
-        for name, leaf, tensor in self._stream(weights, seen, report):
+        for name, leaf, tensor in self._stream(weights, seen, faults):
             if self._elsewhere(name, stage, parameters):
                 continue
-            self._fill(name, leaf, tensor, parameters, filled, report)
+            self._fill(name, leaf, tensor, parameters, filled, faults)
         if not self._loaded_once:
-            self._check_missing(seen, stage, report, parameters)
-            self._check_unfilled(parameters, filled, report)
-        report.raise_if_any()
+            self._check_missing(seen, stage, faults, parameters)
+            self._check_unfilled(parameters, filled, faults)
+        faults.raise_if_any()
         self._loaded_once = True
         return set(filled)
 
     def _stream(
-        self, weights: Iterable[tuple[str, torch.Tensor]], seen: set[str], report: _Report
+        self, weights: Iterable[tuple[str, torch.Tensor]], seen: set[str], faults: Faults
     ) -> Iterator[tuple[str, str, torch.Tensor]]:
-        """(base name, leaf, tensor), dequantised if asked for; unknown and repeated names go to the report."""
+        """(base name, leaf, tensor), dequantised if asked for; unknown and repeated names are faults."""
         dequantiser = Dequantiser() if self.dequantise else None
         for name, tensor in weights:
             if name in seen:
-                report.repeated.append(name)
+                faults.repeated.append(name)
                 continue
             seen.add(name)
-            if not self._check_one(name, str(tensor.dtype), tuple(tensor.shape), report):
+            if not self._check_one(name, str(tensor.dtype), tuple(tensor.shape), faults):
                 continue
             base, leaf = self._split(name)
             if dequantiser is None:
@@ -147,7 +123,7 @@ class DecoderWeights:
             if whole is not None:
                 yield base, "weight", whole
         if dequantiser is not None:
-            report.missing.extend(dequantiser.incomplete())
+            faults.missing.extend(dequantiser.incomplete())
 
     def _split(self, name: str) -> tuple[str, str]:
         """Checkpoint name -> (table key, leaf); a plain parameter is its own key."""
@@ -156,30 +132,30 @@ class DecoderWeights:
             return base + ".weight", leaf
         return name, "weight"
 
-    def _check_one(self, name: str, dtype: str, shape: tuple[int, ...], report: _Report) -> bool:
-        """Whether the tensor has a use; faults go to the report."""
+    def _check_one(self, name: str, dtype: str, shape: tuple[int, ...], faults: Faults) -> bool:
+        """Whether the tensor has a use; what is wrong with it goes to the faults."""
         base, leaf = self._split(name)
         target = self.targets.get(base)
         if target is None or (leaf != "weight" and not target.linear):
             if not any(re.fullmatch(pattern, name) for pattern in IGNORED):
-                report.unknown.append(f"{name} {list(shape)}")
+                faults.unknown.append(f"{name} {list(shape)}")
             return False
         if leaf == "weight" and not _fits(target, dtype, shape):
-            report.shapes.append(f"{name} is {list(shape)}, the config says {list(target.shape)}")
+            faults.shapes.append(f"{name} is {list(shape)}, the config says {list(target.shape)}")
             return False
         return True
 
     def _check_missing(
-        self, seen: set[str], stage: range, report: _Report, parameters: Mapping[str, Any] | None = None
+        self, seen: set[str], stage: range, faults: Faults, parameters: Mapping[str, Any] | None = None
     ) -> None:
         for name, target in self.targets.items():
             if name in seen or (parameters is not None and self._elsewhere(name, stage, parameters)):
                 continue
             if target.parameter == "lm_head.weight" and self.spec.tie_embeddings:
                 continue
-            report.missing.append(f"{name} {list(target.shape)}")
+            faults.missing.append(f"{name} {list(target.shape)}")
 
-    def _check_unfilled(self, parameters: Mapping[str, Any], filled: dict[str, set[Any]], report: _Report) -> None:
+    def _check_unfilled(self, parameters: Mapping[str, Any], filled: dict[str, set[Any]], faults: Faults) -> None:
         parts: dict[str, set[Any]] = {}
         for target in self.targets.values():
             parts.setdefault(target.parameter, set()).add(target.part)
@@ -190,7 +166,7 @@ class DecoderWeights:
                 continue
             wanted = parts.get(_family(name))
             if wanted is None or filled.get(name, set()) != wanted:
-                report.unfilled.append(f"{name} {list(parameters[name].shape)}")
+                faults.unfilled.append(f"{name} {list(parameters[name].shape)}")
 
     def _elsewhere(self, name: str, stage: range, parameters: Mapping[str, Any]) -> bool:
         """Whether a known tensor belongs to another pipeline stage."""
@@ -209,7 +185,7 @@ class DecoderWeights:
         tensor: torch.Tensor,
         parameters: Mapping[str, nn.Parameter],
         filled: dict[str, set[Any]],
-        report: _Report,
+        faults: Faults,
     ) -> None:
         target = self.targets[name]
         parameter_name = _leaf_of(target.parameter, leaf)
@@ -218,7 +194,7 @@ class DecoderWeights:
             # a scale whose layer is not quantised here: the KV cache's, or activations'
             original = name.removesuffix("weight") + leaf if leaf != "weight" else name
             if not any(re.fullmatch(pattern, original) for pattern in IGNORED):
-                report.unknown.append(f"{original} {list(tensor.shape)}")
+                faults.unknown.append(f"{original} {list(tensor.shape)}")
             return
         # scalars have no rows to rewrite
         if target.rewrite is not None and tensor.dim() > 0 and tensor.shape[0] > 1:

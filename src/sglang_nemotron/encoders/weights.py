@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 import torch
 
 from sglang_nemotron.config_omni import OmniSpec
 from sglang_nemotron.encoders.towers import Towers
+from sglang_nemotron.faults import Faults
 
 # the decoder's tensors are those of a text checkpoint behind this
 TEXT_PREFIX = "language_model."
@@ -36,31 +36,6 @@ IGNORED = {
 }
 # vectors that scale a branch of a block; published files have none, and transformers writes ones
 UNIT = re.compile(r"vision_model\.radio_model\.model\.blocks\.\d+\.layer_scale[12]\.lambda1")
-_LISTED = 12
-
-
-@dataclass
-class _Faults:
-    unknown: list[str] = field(default_factory=list)
-    repeated: list[str] = field(default_factory=list)
-    shapes: list[str] = field(default_factory=list)
-    values: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-
-    def raise_if_any(self) -> None:
-        parts = []
-        for title, names in (
-            ("tensors the model has no place for", self.unknown),
-            ("tensors that appear twice", self.repeated),
-            ("tensors of a wrong shape", self.shapes),
-            ("tensors of values that are not supported", self.values),
-            ("tensors that are missing", self.missing),
-        ):
-            if names:
-                more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-                parts.append(f"{len(names)} {title}: {', '.join(sorted(names)[:_LISTED])}{more}")
-        if parts:
-            raise ValueError("the checkpoint does not fit the config: " + "; ".join(parts))
 
 
 class TowerWeights:
@@ -76,7 +51,7 @@ class TowerWeights:
 
     def check(self, headers: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
         """Names and shapes from headers {name: (dtype, shape)} of a whole checkpoint; ValueError lists the faults."""
-        faults = _Faults()
+        faults = Faults()
         own = {name: shape for name, (_, shape) in headers.items() if not name.startswith(TEXT_PREFIX)}
         for name, shape in own.items():
             self._known(name, shape, faults)
@@ -91,7 +66,7 @@ class TowerWeights:
         `towers` is None where another pipeline stage holds them. The first call is a checkpoint and must be complete;
         later calls are updates and may hold any part of one. Names of filled tensors of `Towers` go into `filled`.
         """
-        faults, seen = _Faults(), set()
+        faults, seen = Faults(), set()
         tensors = {} if towers is None else _tensors(towers)
         for name, tensor in weights:
             if name.startswith(TEXT_PREFIX):
@@ -109,7 +84,7 @@ class TowerWeights:
         faults.raise_if_any()
         self._loaded_once = True
 
-    def _known(self, name: str, shape: tuple[int, ...], faults: _Faults, tensor: torch.Tensor | None = None) -> bool:
+    def _known(self, name: str, shape: tuple[int, ...], faults: Faults, tensor: torch.Tensor | None = None) -> bool:
         """Whether the tensor has a place; faults are kept."""
         if name not in self.targets:
             if UNIT.fullmatch(name):
@@ -125,7 +100,7 @@ class TowerWeights:
             return False
         return True
 
-    def _check_missing(self, seen: set[str], faults: _Faults) -> None:
+    def _check_missing(self, seen: set[str], faults: Faults) -> None:
         faults.missing.extend(f"{name} {list(shape)}" for name, (_, shape) in self.targets.items() if name not in seen)
 
 
