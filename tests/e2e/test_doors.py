@@ -54,6 +54,13 @@ MORE_FAULTS = {
 }
 ALL = [pytest.param(name, id=name) for name in FAULTS]
 ALL += [pytest.param(name, id=name, marks=pytest.mark.matrix) for name in MORE_FAULTS]
+# what another model must not notice: without the platform nothing serves on a CPU, and the method of TokenizerManager
+# that a fault removes is one that SGLang itself calls
+HARMLESS = [
+    name
+    for name, (fault, _) in (FAULTS | MORE_FAULTS).items()
+    if not name.startswith("platform") and "TokenizerManager" not in fault.after
+]
 
 
 def start(checkpoint: Path, servers: Servers, env: dict[str, str]) -> ServerProcess:
@@ -130,11 +137,9 @@ def test_another_model_serves_under_every_fault(llama: Path, servers: Servers, t
 
 @pytest.mark.server
 @pytest.mark.matrix
-@pytest.mark.parametrize("name", [name for name in FAULTS | MORE_FAULTS if not name.startswith("platform")])
+@pytest.mark.parametrize("name", HARMLESS)
 def test_another_model_serves(name: str, llama: Path, servers: Servers, tmp_path: Path) -> None:
     fault, _ = (FAULTS | MORE_FAULTS)[name]
-    if "TokenizerManager" in fault.after:
-        pytest.skip("SGLang itself calls the method that this fault removes")
     with start(llama, servers, plant(tmp_path, fault)) as server:
         assert_serves(server)
 
