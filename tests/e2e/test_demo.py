@@ -42,6 +42,7 @@ def test_demo_shows_every_request_and_cleans_up(tmp_path: Path):
     assert _servers_of(tmp_path) == []
 
 
+@pytest.mark.server
 def test_demo_whose_server_cannot_start_shows_its_last_lines(tmp_path: Path):
     done = subprocess.run(
         [*DEMO, "--dir", tmp_path],
@@ -70,6 +71,7 @@ def test_demo_on_a_port_in_use_says_so_at_once(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_demo_that_is_ended_ends_its_server(number: signal.Signals, tmp_path: Path):
     demo = subprocess.Popen([*DEMO, "--dir", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

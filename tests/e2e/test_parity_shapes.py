@@ -26,6 +26,9 @@ from sglang_nemotron.parity.compare import compare, noise, verdict
 from sglang_nemotron.parity.prompts import make_prompts
 from sglang_nemotron.parity.reference import Reference
 
+# SGLang starts for real, if not as a server
+pytestmark = pytest.mark.server
+
 TOY = PRESETS["toy"]
 # around 4 taps and SSM chunks of 16; the longest spans 18 chunks
 LENGTHS = (1, 2, 3, 4, 5, 15, 16, 17, 31, 33, 300)

@@ -12,7 +12,7 @@ from serving import START_LIMIT_S, Servers
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.cli.server import ServerFailed, ServerProcess
 
-pytestmark = pytest.mark.matrix
+pytestmark = [pytest.mark.server, pytest.mark.matrix]
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 CALL = "<tool_call>\n<function=f>\n</function>\n</tool_call>"
