@@ -7,6 +7,7 @@ Omni) pass through to the parent unchanged.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from sglang_nemotron.config_omni import OmniSpec, is_nano_omni, omni_spec
@@ -58,9 +59,21 @@ def _text_config(fields: dict[str, Any]) -> NanoConfig:
     return NanoConfig(**text)
 
 
-def _adopt(config: Any, fields: dict[str, Any], spec: OmniSpec) -> None:
+def _read(config: Any, parent_init: Callable[..., None], given: dict[str, Any]) -> None:
+    """What both classes' `__init__` does; a config that we do not claim is the parent's alone."""
+    fields = _fields(type(config), given)
+    if is_nano_omni(fields) is not None:
+        parent_init(**given)
+        return
+    fields, spec = _published(fields), omni_spec(fields)
+    text = _text_config(fields)
+    parent_init(**_parents_view(fields, spec, text))
+    _adopt(config, fields, spec, text)
+
+
+def _adopt(config: Any, fields: dict[str, Any], spec: OmniSpec, text: NanoConfig) -> None:
     """Puts our reading on a config that SGLang's class has just built."""
-    config.llm_config = _text_config(fields)
+    config.llm_config = text
     config.omni_spec = spec
     # where SGLang looks to learn that a model sees images, and to leave memory for the tower
     config.vision_config = copy.deepcopy(fields["vision_config"])
@@ -75,12 +88,12 @@ def _adopt(config: Any, fields: dict[str, Any], spec: OmniSpec) -> None:
         config.eos_token_id = list(spec.decoder.eos_token_ids)
 
 
-def _parents_view(fields: dict[str, Any], spec: OmniSpec) -> dict[str, Any]:
+def _parents_view(fields: dict[str, Any], spec: OmniSpec, text: NanoConfig) -> dict[str, Any]:
     """What SGLang's class accepts: its own text fields, which are replaced by ours right after."""
     kept = {name: value for name, value in fields.items() if name != "model_type"}
     # its default is another normalisation, which a config rebuilt from this one would take for a statement
     normalisation = {"norm_mean": list(spec.image.mean), "norm_std": list(spec.image.std)}
-    return {**kept, **normalisation, "llm_config": _text_config(fields).to_dict()}
+    return {**kept, **normalisation, "llm_config": text.to_dict()}
 
 
 class _Ours:
@@ -100,15 +113,10 @@ class NanoOmniConfig(_Ours, NemotronH_Nano_Omni_Reasoning_V3_Config):
 
     model_type = "NemotronH_Nano_Omni_Reasoning_V3"
 
-    # transformers builds configs, and their defaults, from keyword arguments alone
+    # transformers builds configs, and their defaults, from keyword arguments alone; it also makes each subclass a
+    # dataclass, whose generated __init__ would hide one inherited from `_Ours`
     def __init__(self, **kwargs: Any) -> None:
-        fields = _fields(type(self), kwargs)
-        if is_nano_omni(fields) is not None:
-            super().__init__(**kwargs)
-            return
-        fields, spec = _published(fields), omni_spec(fields)
-        super().__init__(**_parents_view(fields, spec))
-        _adopt(self, fields, spec)
+        _read(self, super().__init__, kwargs)
 
 
 class TransformersOmniConfig(_Ours, NemotronH_Omni_Reasoning_V3_Config):
@@ -117,13 +125,7 @@ class TransformersOmniConfig(_Ours, NemotronH_Omni_Reasoning_V3_Config):
     model_type = "nemotron_h_omni"
 
     def __init__(self, **kwargs: Any) -> None:
-        fields = _fields(type(self), kwargs)
-        if is_nano_omni(fields) is not None:
-            super().__init__(**kwargs)
-            return
-        fields, spec = _published(fields), omni_spec(fields)
-        super().__init__(**_parents_view(fields, spec))
-        _adopt(self, fields, spec)
+        _read(self, super().__init__, kwargs)
 
 
 def omni_spec_of(config: Any) -> OmniSpec:
