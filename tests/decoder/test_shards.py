@@ -172,11 +172,6 @@ def repeat_rows(tensor, name, sections, grouped, spec, tp_size):
     return torch.cat(parts)
 
 
-def reversed_span(size, tp_rank, tp_size):
-    each = size // tp_size
-    return range(size - (tp_rank + 1) * each, size - tp_rank * each)
-
-
 FAULTS = {
     "groups tiled": ("_expand", tile_groups, 2, 8),
     "rows repeated": ("_expand", repeat_rows, 2, 4),

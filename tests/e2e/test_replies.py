@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +10,6 @@ from scripted import SCRIPTED, Heard, ask, asks, script, stream, streams
 
 from sglang_nemotron.cli.server import ServerProcess
 
-_ROOM = str(Path(__file__).parents[1] / "reply")
-if _ROOM not in sys.path:
-    sys.path.append(_ROOM)
 pytest.register_assert_rewrite("test_reply_cases")
 
 from reply_texts import OPENAI_TOOLS  # noqa: E402

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from encoder_rig import TINY, Tiny, scatter
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from encoder_rig import TINY, Tiny, scatter  # noqa: E402
-
-from sglang_nemotron.config_omni import omni_spec  # noqa: E402
+from sglang_nemotron.config_omni import omni_spec
 
 
 @pytest.fixture(scope="session")

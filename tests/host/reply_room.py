@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-_ROOM = str(Path(__file__).parents[1] / "reply")
-if _ROOM not in sys.path:
-    sys.path.append(_ROOM)
 pytest.register_assert_rewrite("test_reply_cases", "test_intree_fails")
 
 from reply_texts import OPENAI_TOOLS, TOOLS  # noqa: E402

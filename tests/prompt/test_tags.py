@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -163,7 +162,3 @@ def test_ids_that_differ_from_the_config_are_refused(tokenizer):
 
     with pytest.raises(ValueError, match="<image> is token 18 to the tokenizer, 21 to the config"):
         TagEncoder(tokenizer, dataclasses.replace(TOKENS, image_id=21))
-
-
-def test_the_room_is_pure():
-    assert "sglang." not in Path(TagEncoder.__init__.__code__.co_filename).read_text().replace("sglang_nemotron.", "")
