@@ -62,6 +62,14 @@ def test_tools_of_messages_count() -> None:
         reply_http.check_request_tools(request)
 
 
+def test_a_request_keeps_its_schema_as_it_came() -> None:
+    parameters = {"type": "object", "properties": {"x": {"type": "varchar"}}}
+    request = chat(tools=[tool("f", parameters)])
+    reply_http.check_request_tools(request)
+    assert request.tools is not None and request.tools[0].function.parameters == parameters
+    assert parameters["properties"] == {"x": {"type": "varchar"}}
+
+
 # ---- the prompt
 
 
@@ -268,3 +276,16 @@ def test_the_proof_fails_where_requests_pass_by(monkeypatch: pytest.MonkeyPatch)
         patch.setattr(reply_http, "_WRAPPED", ((GenerateReqInput, "no_such", lambda method: method),))
         with pytest.raises(AttributeError, match="GenerateReqInput has no no_such"):
             reply_http.open_requests()
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_manager_is_asked_once_whose_model_it_has(ours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(reply_http, "is_ours", lambda config: asked.append(config) or ours)
+    generate = reply_http._generate_request(lambda self, obj, request: obj)
+    # two models in one process, as in tests, do not answer for each other
+    managers = [SimpleNamespace(model_config=SimpleNamespace(hf_config=name)) for name in ("one", "other")]
+    for manager in (*managers, *managers):
+        obj = generate(manager, GenerateReqInput(text="t", sampling_params={"thinking_budget": 5}))
+        assert ("custom_params" in obj.sampling_params) == ours
+    assert asked == ["one", "other"]

@@ -4,7 +4,6 @@ its thinking budget under one private name. Models whose replies are not ours to
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,6 +25,8 @@ from sglang_nemotron.reply.schema import check_tools
 _NAMES = (*BUDGET_NAMES, GRACE_NAME)
 # where the prompt's end travels between two of SGLang's methods, on an object that both hold
 _TAIL = "nemotron_prompt_tail"
+# what a manager knows of its model after its first request
+_OURS = "nemotron_replies_are_ours"
 
 
 # ---- chat and responses requests
@@ -38,8 +39,7 @@ def check_request_tools(request: Any) -> None:
         declared.extend(tool.model_dump() for tool in getattr(message, "tools", None) or ())
     for tool in declared:
         if isinstance(tool["function"].get("parameters"), dict):
-            # SGLang does this too, though not on every endpoint
-            tool["function"]["parameters"] = copy.deepcopy(tool["function"]["parameters"])
+            # SGLang does this too, though not on every endpoint; a dump is a copy, so the request stays as it came
             normalize_json_schema_types(tool["function"]["parameters"])
     check_tools(declared)
 
@@ -139,10 +139,17 @@ def _declared_names(body: Mapping[str, Any]) -> list[str]:
     return [name for name in names if isinstance(name, str)]
 
 
+def _answers_ours(manager: Any) -> bool:
+    """`is_ours` of a manager's one model, asked once: it copies the config, and this runs in the event loop."""
+    if not hasattr(manager, _OURS):
+        setattr(manager, _OURS, is_ours(manager.model_config.hf_config))
+    return getattr(manager, _OURS)
+
+
 def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def generate(self: Any, obj: Any, request: Any = None) -> Any:
-        if isinstance(obj, GenerateReqInput) and is_ours(self.model_config.hf_config):
+        if isinstance(obj, GenerateReqInput) and _answers_ours(self):
             # the body is parsed and kept by the time a handler runs
             body = getattr(request, "_json", None)
             path = request.url.path if isinstance(body, dict) else ""
