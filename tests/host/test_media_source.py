@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import os
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from full_place import opened
 from PIL import Image
 from sglang.srt.utils.common import ImageData, VideoData, configure_media_url_security
 
@@ -65,6 +67,38 @@ def test_base64_of_any_length_survives_its_pieces(length: int, monkeypatch: Any)
 def test_a_picture_of_pillow() -> None:
     picture = Image.new("RGB", (3, 2), (1, 2, 3))
     assert Image.open(io.BytesIO(_bytes(picture))).getpixel((2, 1)) == (1, 2, 3)
+
+
+@pytest.mark.parametrize("room", [0, 1, 5000, len(DATA) - 1])
+def test_a_full_shared_memory_falls_back_to_disk(room: int, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(media_source, "_PIECE", 1024)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(media_source.os, "fdopen", lambda file, mode, buffering: opened(file, mode, room))
+    text = base64.b64encode(DATA).decode()
+    for item in (f"data:video/mp4;base64,{text}", text, DATA):
+        fetched = _fetch(item)
+        # from its first byte, whatever memory had taken
+        assert Path(fetched.path).parent == tmp_path and _left() == []
+        assert Path(fetched.path).read_bytes() == DATA
+        fetched.drop()
+    # what is wrong with an item is said, and not tried twice
+    with pytest.raises(MediaError, match="no base64"):
+        _fetch("QUJD=RUZH")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_can_be_written_nothing_stays(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+
+    def full(file: int, mode: str, buffering: int) -> Any:
+        made = opened(file, mode, 100)
+        made.room = 100
+        return made
+
+    monkeypatch.setattr(media_source.os, "fdopen", full)
+    with pytest.raises(OSError, match="No space left"):
+        _fetch(DATA)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ import base64
 import gc
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from full_place import opened
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -112,3 +114,35 @@ def test_wrong_padding_is_refused(text: str) -> None:
 def test_a_body_that_breaks_off_is_refused() -> None:
     with pytest.raises(ValueError, match="ends inside a string"):
         _read(b'{"url": "data:a/b;base64,' + b"A" * 500, 64)
+
+
+@pytest.mark.parametrize("room", [0, 1, 700, 6000])
+def test_a_full_shared_memory_goes_on_on_disk(room: int, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(media_spool, "_PIECE", 64)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(media_spool, "open", lambda path, mode, buffering: opened(path, mode, room), raising=False)
+    data = os.urandom(5000)
+    url = "data:video/mp4;base64," + base64.b64encode(data).decode()
+    assert room < len(url)
+    short, spools = _read(json.dumps({"video_url": {"url": url}, "x": "y"}).encode(), 333)
+    assert len(short) < 200
+    (spool,) = spools
+    assert os.readlink(f"/proc/self/fd/{spool.file.fileno()}").startswith(f"{tmp_path}/")
+    fetched = fetch(json.loads(short)["video_url"]["url"], name="video 1", max_file=10_000, seconds=1, stamp=STAMP)
+    assert Path(fetched.path).read_bytes() == data
+    fetched.drop()
+    # without a name from the start, so that nothing can stay
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: Any) -> None:
+    def full(path: Any, mode: str, buffering: int) -> Any:
+        made = opened(path, mode, 100)
+        made.room = 100 if str(path).startswith("/dev/shm") else 500
+        return made
+
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(media_spool, "open", full, raising=False)
+    with pytest.raises(OSError, match="No space left"):
+        _read(b'{"url": "data:a/b;base64,' + b"A" * 600 + b'"}', 64)
+    assert list(tmp_path.iterdir()) == []

@@ -10,16 +10,15 @@ import binascii
 import contextlib
 import io
 import os
-import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+from sglang_nemotron.host.media_places import in_shared_or_temporary, write_all
 from sglang_nemotron.host.media_spool import Spool, spooled
-from sglang_nemotron.host.media_worker import SHARED
 from sglang_nemotron.host.names.media import ImageData, VideoData, download_remote_media
 from sglang_nemotron.prompt.cargo import MediaError
 
@@ -50,13 +49,13 @@ def fetch(item: Any, *, name: str, max_file: int, seconds: float, stamp: str) ->
     if isinstance(item, str):
         return _fetch_text(item, name, max_file, seconds, stamp)
     if isinstance(item, bytes | bytearray | memoryview):
-        return _keep([bytes(item)], name, max_file, stamp)
+        return _keep(lambda: [bytes(item)], name, max_file, stamp)
     save = getattr(item, "save", None)
     if save is not None and hasattr(item, "getbands"):
         # a picture of Pillow's, from a program that calls the engine directly
         buffer = io.BytesIO()
         save(buffer, format="PNG", compress_level=1)
-        return _keep([buffer.getvalue()], name, max_file, stamp)
+        return _keep(lambda: [buffer.getvalue()], name, max_file, stamp)
     raise MediaError(
         name, f"cannot be read from a {type(item).__name__}", "give a URL, a data URI, base64, a path or bytes"
     )
@@ -65,17 +64,18 @@ def fetch(item: Any, *, name: str, max_file: int, seconds: float, stamp: str) ->
 def _fetch_text(text: str, name: str, max_file: int, seconds: float, stamp: str) -> Fetched:
     scheme = text[:8].lower()
     if scheme.startswith(("http://", "https://")):
-        return _keep([_download(text, name, seconds)], name, max_file, stamp)
+        downloaded = _download(text, name, seconds)
+        return _keep(lambda: [downloaded], name, max_file, stamp)
     if scheme.startswith("data:"):
         head, comma, _ = text[:1024].partition(",")
         if not comma:
             raise MediaError(name, "the data URI has no comma after its type")
-        return _keep(_decoded(text, len(head) + 1, name, max_file), name, max_file, stamp)
+        return _keep(lambda: _decoded(text, len(head) + 1, name, max_file), name, max_file, stamp)
     if scheme.startswith("file://"):
         return Fetched(unquote(urlparse(text).path), ours=False)
     if len(text) < _MOST_PATH and "\0" not in text and os.path.isfile(text):
         return Fetched(text, ours=False)
-    return _keep(_decoded(text, 0, name, max_file), name, max_file, stamp)
+    return _keep(lambda: _decoded(text, 0, name, max_file), name, max_file, stamp)
 
 
 def _download(url: str, name: str, seconds: float) -> bytes:
@@ -128,31 +128,27 @@ def _no_media(name: str, text: str, start: int) -> MediaError:
     return MediaError(name, f"{told!r} is no URL, no file here and no base64", "give one of these")
 
 
-def _keep(pieces: Any, name: str, max_file: int, stamp: str) -> Fetched:
-    """Writes bytes into a file in memory, or where that is full, on disk."""
-    pieces = iter(pieces)
-    for folder in (SHARED, Path(tempfile.gettempdir())):
+def _keep(pieces: Callable[[], Iterable[bytes]], name: str, max_file: int, stamp: str) -> Fetched:
+    """Writes bytes into a file in memory, or where that is full, on disk, for which `pieces` begins anew."""
+
+    def keep_in(folder: Path) -> Fetched:
         path = str(folder / f"{stamp}{uuid.uuid4().hex}")
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except OSError:
-            continue
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "wb", buffering=0) as file:
-                _write(file, pieces, name, max_file)
-            return Fetched(path, ours=True)
+                _write(file, pieces(), name, max_file)
         except BaseException:
             os.unlink(path)
             raise
-    raise OSError(f"neither {SHARED} nor {tempfile.gettempdir()} can be written to")
+        return Fetched(path, ours=True)
+
+    return in_shared_or_temporary(keep_in)
 
 
-def _write(file: io.FileIO, pieces: Iterator[bytes], name: str, max_file: int) -> None:
+def _write(file: io.FileIO, pieces: Iterable[bytes], name: str, max_file: int) -> None:
     total = 0
     for piece in pieces:
         total += len(piece)
         if total > max_file:
             raise MediaError(name, f"the file has {total} bytes or more", f"at most {max_file}")
-        view = memoryview(piece)
-        while view:
-            view = view[file.write(view) :]
+        write_all(file, piece)

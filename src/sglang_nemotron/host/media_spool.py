@@ -7,6 +7,7 @@ random name that lives as long as the request that brought it, so that no other 
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -14,9 +15,10 @@ import tempfile
 import uuid
 import weakref
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
-from sglang_nemotron.host.media_worker import SHARED
+from sglang_nemotron.host.media_places import in_shared_or_temporary, write_all
 
 # shorter strings stay where they are; the first so many bytes also decide whether a string is base64
 LONG = 2**18
@@ -27,6 +29,8 @@ _BEGIN = re.compile(
     rb'"(?:data:[A-Za-z0-9.+/;=_-]{0,80};base64,)?'
 )
 _BEFORE = 64
+# bytes copied at once from memory to disk
+_PIECE = 2**20
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 _SERVER = "sglang.srt.entrypoints.http_server"
 _ENDPOINTS = ("/v1/chat/completions", "/generate", "/v1/messages")
@@ -36,10 +40,32 @@ class Spool:
     """Base64 in a file without a name, which goes with this object."""
 
     def __init__(self, stamp: str) -> None:
-        self.file: BinaryIO = _nameless(stamp)
+        self.file: BinaryIO = in_shared_or_temporary(functools.partial(_nameless, stamp))
+        self._stamp = stamp
+        self._on_disk = False
 
     def size(self) -> int:
         return self.file.tell()
+
+    def write(self, data: bytes) -> None:
+        """Appends; where memory is full, the file goes on on disk. OSError where that is full too."""
+        begin = self.size()
+        try:
+            write_all(self.file, data)
+        except OSError:
+            if self._on_disk:
+                raise
+            self._move_to_disk()
+            # memory may have taken a part
+            write_all(self.file, data[self.size() - begin :])
+
+    def _move_to_disk(self) -> None:
+        size = self.size()
+        with self.file as full:
+            self.file = _nameless(self._stamp, Path(tempfile.gettempdir()))
+            self._on_disk = True
+            for start in range(0, size, _PIECE):
+                write_all(self.file, os.pread(full.fileno(), min(_PIECE, size - start), start))
 
 
 _spools: weakref.WeakValueDictionary[str, Spool] = weakref.WeakValueDictionary()
@@ -111,7 +137,7 @@ class Body:
         _spools[name] = self._spool
         self.spools.append(self._spool)
         self._keep(self._pending[: begin.end()] + name.encode(), b"")
-        _write(self._spool.file, rest)
+        self._spool.write(rest)
 
     def _go_on(self, chunk: bytes) -> None:
         assert self._spool is not None
@@ -119,7 +145,7 @@ class Body:
         part = chunk if end < 0 else chunk[:end]
         if part.translate(None, _BASE64):
             raise ValueError(f"a string of base64 holds other characters after {self._spool.size()} bytes")
-        _write(self._spool.file, part)
+        self._spool.write(part)
         if end >= 0:
             self._spool = None
             self._pending = b""
@@ -140,20 +166,9 @@ async def short_body(chunks: AsyncIterator[bytes], stamp: str) -> tuple[bytes, l
     return body.finish(), body.spools
 
 
-def _nameless(stamp: str) -> Any:
-    for folder in (str(SHARED), tempfile.gettempdir()):
-        path = os.path.join(folder, f"{stamp}{uuid.uuid4().hex}")
-        try:
-            # unbuffered: the bytes are copied once, by the kernel, without the interpreter's lock
-            file = open(path, "x+b", buffering=0)  # noqa: SIM115
-        except OSError:
-            continue
-        os.unlink(path)
-        return file
-    raise OSError(f"neither {SHARED} nor {tempfile.gettempdir()} can be written to")
-
-
-def _write(file: BinaryIO, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
+def _nameless(stamp: str, folder: Path) -> BinaryIO:
+    path = folder / f"{stamp}{uuid.uuid4().hex}"
+    # unbuffered: the bytes are copied once, by the kernel, without the interpreter's lock
+    file = open(path, "x+b", buffering=0)  # noqa: SIM115
+    os.unlink(path)
+    return file
