@@ -16,7 +16,13 @@ from torch import nn
 
 from sglang_nemotron.config_omni import is_nano_omni
 from sglang_nemotron.encoders.parallel import ParallelLinears
-from sglang_nemotron.encoders.project import image_embeddings, interleave, retention_mask, tubelet_embeddings
+from sglang_nemotron.encoders.project import (
+    image_embeddings,
+    interleave,
+    retention_mask,
+    sound_embeddings,
+    tubelet_embeddings,
+)
 from sglang_nemotron.encoders.towers import Towers
 from sglang_nemotron.encoders.weights import TEXT_PREFIX, TowerWeights
 from sglang_nemotron.host.hf_config_omni import omni_spec_of
@@ -130,8 +136,8 @@ class NemotronH_Nano_Omni_Reasoning_V3(nn.Module):
         mels: list[Any] = [item.feature for item in items]
         frames: list[Any] = [item.model_specific_data["num_frames"] for item in items]
         clips = [mel for mel_NTF in mels for mel in mel_NTF]
-        encoded = towers.sound_encoder(clips, [count for counts in frames for count in counts])
-        rows = towers.sound_projection(torch.cat(encoded)).split([clip.shape[0] for clip in encoded])
+        counts_of_clips = [count for counts in frames for count in counts]
+        rows = sound_embeddings(towers.sound_encoder, towers.sound_projection, clips, counts_of_clips)
         per_item, start = [], 0
         for counts in frames:
             end = start + len(counts)
