@@ -187,11 +187,7 @@ def decoder_spec(config: Mapping[str, Any] | object) -> DecoderSpec:
     reason = _left_to_others(outer, text)
     if reason is not None:
         raise ValueError(f"not a Nemotron 3 Nano decoder: {reason}")
-    for name, allowed in _IMPLEMENTED.items():
-        value = text.get(name)
-        if (None if value is ABSENT else value) not in allowed:
-            named = ", ".join(repr(v) for v in allowed if v is not None) or "null"
-            raise ValueError(f"{name}={value!r} is not supported; allowed: {named}")
+    text.check(_IMPLEMENTED)
     pattern = _read_pattern(text)
     return DecoderSpec(
         hidden_size=text.one(count, "hidden_size"),
@@ -264,9 +260,11 @@ def _outer_and_text(config: Mapping[str, Any] | object) -> tuple[Fields, Fields]
     outer = Fields(config)
     if not nested:
         return outer, outer
-    first, *others = (_plain(value) for _, value in nested)
-    if any(other != first for other in others):
-        raise ValueError(f"the config contradicts itself: {' and '.join(TEXT_KEYS)} differ; keep one of them")
+    # a config object is copied to be compared
+    if len(nested) > 1:
+        first, *others = (_plain(value) for _, value in nested)
+        if any(other != first for other in others):
+            raise ValueError(f"the config contradicts itself: {' and '.join(TEXT_KEYS)} differ; keep one of them")
     return outer, Fields(nested[0][1])
 
 

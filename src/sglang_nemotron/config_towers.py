@@ -68,12 +68,10 @@ class Part(Fields):
         return Part(f"{self.name}.{name}" if self.name != "config" else name, value)
 
     def check(self, implemented: Mapping[str, tuple[Any, ...]]) -> None:
-        """ValueError for the first field whose value is not among those implemented."""
-        for name, allowed in implemented.items():
-            value = self.get(name)
-            if (None if value is ABSENT else value) not in allowed:
-                named = ", ".join(repr(v) for v in allowed if v is not None) or "null"
-                raise ValueError(f"{self.name}: {name}={value!r} is not supported; allowed: {named}")
+        try:
+            super().check(implemented)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
 
     def same(self, name: str, value: Any, wanted: Any) -> None:
         if value != wanted:

@@ -65,6 +65,14 @@ class Fields:
             raise ValueError(f"the config has no {names[0]}{also}, which is required")
         return default
 
+    def check(self, implemented: Mapping[str, tuple[Any, ...]]) -> None:
+        """ValueError for the first field whose value is not among those implemented; None there: absent or null."""
+        for name, allowed in implemented.items():
+            value = self.get(name)
+            if (None if value is ABSENT else value) not in allowed:
+                named = ", ".join(repr(v) for v in allowed if v is not None) or "null"
+                raise ValueError(f"{name}={value!r} is not supported; allowed: {named}")
+
     def _is_class_default(self, name: str, convert: Callable[[str, Any], Any], value: Any) -> bool:
         for cls in self._class.__mro__ if self._class else ():
             default = vars(cls).get(name)
