@@ -212,33 +212,42 @@ def header(offset: int, code: str, value: int) -> bytes:
     return WAV[:offset] + struct.pack(code, value) + WAV[offset + struct.calcsize(code) :]
 
 
+NO_AUDIO_FILE = "not an audio file that can be read (WAV, MP3, FLAC, OGG, or AAC or Opus in MP4, WebM or MKV)"
+# name -> (file, words of the message: ours alone, no library's)
 BAD = {
     "empty": (b"", "the file is empty"),
-    "one byte": (b"R", "not an audio file"),
-    "zeros": (bytes(100_000), "not an audio file"),
-    "a text file": (b"This is not an MP3 but a letter.\n" * 4000, "not an audio file"),
-    "noise": (np.random.default_rng(0).bytes(200_000), "not an audio file"),
-    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(1000), "not an audio file"),
-    "a playlist": (b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n", "not an"),
-    "a list of files": (b"ffconcat version 1.0\nfile '/etc/hostname'\n", "not an audio file"),
-    "an MP3's first bytes, then text": (SPEECH[:40] + b"and then a letter\n" * 4000, ""),
-    "a header alone": (WAV[:44], "truncated"),
-    "a WAV without samples": (written(np.zeros((0, 1)), 16_000, "WAV", "PCM_16"), ""),
+    "one byte": (b"R", NO_AUDIO_FILE),
+    "zeros": (bytes(100_000), NO_AUDIO_FILE),
+    "a text file": (b"This is not an MP3 but a letter.\n" * 4000, NO_AUDIO_FILE),
+    "noise": (np.random.default_rng(0).bytes(200_000), NO_AUDIO_FILE),
+    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(1000), NO_AUDIO_FILE),
+    "a playlist": (
+        b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n",
+        NO_AUDIO_FILE,
+    ),
+    "a list of files": (b"ffconcat version 1.0\nfile '/etc/hostname'\n", NO_AUDIO_FILE),
+    "an MP3's first bytes, then text": (SPEECH[:40] + b"and then a letter\n" * 4000, NO_AUDIO_FILE),
+    "a header alone": (WAV[:44], "truncated: the header promises 3.00 s, 0.00 s are there"),
+    "a WAV without samples": (written(np.zeros((0, 1)), 16_000, "WAV", "PCM_16"), "the file holds no audio samples"),
     "half a WAV": (WAV[: len(WAV) // 2], "truncated: the header promises 3.00 s, 1.50 s are there"),
-    "half a FLAC": ((lambda data: data[: len(data) // 2])(written(tones(16_000, 1, 3.0), 16_000, "FLAC")), ""),
-    "half an MP4": (AAC[: len(AAC) // 2], "not an audio file"),
+    "half a FLAC": (
+        (lambda data: data[: len(data) // 2])(written(tones(16_000, 1, 3.0), 16_000, "FLAC")),
+        "damaged after 0.0 s: ",
+    ),
+    "half an MP4": (AAC[: len(AAC) // 2], NO_AUDIO_FILE),
     "half an MKV": (
         (lambda data: data[: len(data) // 2])(muxed("matroska", "flac", tones(48_000, 2, 3.0))),
-        "truncated",
+        "truncated: the header promises 3.00 s, 1.44 s are there",
     ),
-    "an MP4 of 0 bytes of sound": (AAC[:40], "not an audio file"),
+    "an MP4 of 0 bytes of sound": (AAC[:40], NO_AUDIO_FILE),
     "a video without sound": (muxed("mp4", "", None, video=True), "the file has no audio track"),
-    "a rate of 0": (header(24, "<I", 0), ""),
+    "a rate of 0": (header(24, "<I", 0), NO_AUDIO_FILE),
     "a rate of 1 Hz": (header(24, "<I", 1), "sample rate of 1 Hz (from 1000 to 384000 Hz)"),
     "a rate of 2 GHz": (header(24, "<I", 2_000_000_000), "sample rate of 2000000000 Hz"),
-    "no channels": (header(22, "<H", 0), ""),
+    "no channels": (header(22, "<H", 0), "the file has no audio track"),
     "9 channels": (written(tones(16_000, 9), 16_000, "WAV", "PCM_16"), "9 channels (1 to 8)"),
-    "65,535 channels": (header(22, "<H", 65_535), ""),
+    # the first is what PyAV 19 makes of it, the second PyAV 18
+    "65,535 channels": (header(22, "<H", 65_535), ("65535 channels (1 to 8)", "the file has no audio track")),
     "0.01 s": (written(tones(16_000, 1, 0.01), 16_000, "WAV", "PCM_16"), "lasts 0.010 s (at least 0.1 s of audio)"),
 }
 
@@ -247,8 +256,9 @@ BAD = {
 def test_a_bad_file_is_refused_by_name_and_soon(kind: str) -> None:
     data, wanted = BAD[kind]
     start = time.process_time()
-    assert wanted in str(refusal(data))
+    said = str(refusal(data))
     assert time.process_time() - start < 2
+    assert any(words in said for words in ([wanted] if isinstance(wanted, str) else wanted)), said
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 3e30])
@@ -325,4 +335,4 @@ def test_damage_in_the_middle() -> None:
     assert abs(len(read_audio(bytes(scratched), name="audio 1")) - 80_000) < 4000
     flac = bytearray(written(tones(16_000, 1, 5.0), 16_000, "FLAC"))
     flac[len(flac) // 4 :] = np.random.default_rng(0).bytes(len(flac) - len(flac) // 4)
-    refusal(bytes(flac))
+    assert refusal(bytes(flac)).problem.startswith("damaged after ")
