@@ -7,14 +7,14 @@ Shape suffixes: T tokens, V vocabulary.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sglang_nemotron.config import decoder_spec, is_nano
+from sglang_nemotron.config import DecoderSpec, decoder_spec, is_nano
 from sglang_nemotron.decoder.dequantise import Dequantiser
 
 _SCALES = ("weight_scale", "weight_scale_2")
@@ -65,14 +65,7 @@ class Reference:
 def _load(model_dir: Path, dtype: torch.dtype) -> Any:
     from transformers.models.nemotron_h import NemotronHConfig, NemotronHForCausalLM
 
-    path = model_dir / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{model_dir} has no config.json; give the folder of a checkpoint")
-    raw = json.loads(path.read_text())
-    reason = is_nano(raw)
-    if reason is not None:
-        raise ValueError(f"{path}: {reason}")
-    spec = decoder_spec(raw)
+    spec = decoder_spec(read_config(model_dir, is_nano))
     config: Any = NemotronHConfig.from_pretrained(model_dir)
     # weights come dequantised; transformers would look for a quantiser of its own
     if getattr(config, "quantization_config", None) is not None:
@@ -83,17 +76,41 @@ def _load(model_dir: Path, dtype: torch.dtype) -> Any:
     )
     model, info = loaded
     absent = {"lm_head.weight"} if spec.tie_embeddings else set()
-    if set(info["missing_keys"]) - absent or info["unexpected_keys"] or info["mismatched_keys"]:
+    check_whole(model_dir, info, missing=set(info["missing_keys"]) - absent)
+    settle(model, spec)
+    return model.eval()
+
+
+def read_config(model_dir: Path, left_to_others: Callable[[dict[str, Any]], str | None]) -> dict[str, Any]:
+    """The config.json of a checkpoint's folder; ValueError if there is none or `left_to_others` has a reason."""
+    path = model_dir / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{model_dir} has no config.json; give the folder of a checkpoint")
+    raw = json.loads(path.read_text())
+    reason = left_to_others(raw)
+    if reason is not None:
+        raise ValueError(f"{path}: {reason}")
+    return raw
+
+
+def check_whole(model_dir: Path, info: dict[str, Any], missing: Collection[str]) -> None:
+    """ValueError unless transformers used every tensor and lacks none: `info` is its own account of a loading.
+
+    missing: what is left of its missing keys without those that a checkpoint may lack.
+    """
+    if missing or info["unexpected_keys"] or info["mismatched_keys"]:
         raise ValueError(f"transformers cannot use {model_dir} whole: {info}")
+
+
+def settle(decoder: Any, spec: DecoderSpec) -> None:
+    """Makes up for what transformers' NemotronHForCausalLM leaves out of a checkpoint when it loads one."""
     if spec.tie_embeddings:
         # transformers 5.19 ties nothing for this class
-        model.lm_head.weight = model.model.embeddings.weight
-    low, high = spec.time_step_limit
-    for layer in model.model.layers:
+        decoder.lm_head.weight = decoder.model.embeddings.weight
+    for layer in decoder.model.layers:
         # 5.19 takes time_step_min for the lower bound, in prefill only, and never reads the config's field
         if hasattr(layer.mixer, "time_step_limit"):
-            layer.mixer.time_step_limit = (low, high)
-    return model.eval()
+            layer.mixer.time_step_limit = spec.time_step_limit
 
 
 def dequantised_tensors(model_dir: Path) -> Iterator[tuple[str, torch.Tensor]]:

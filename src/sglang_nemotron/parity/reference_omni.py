@@ -9,7 +9,6 @@ Shape suffixes: T tokens, V vocabulary, D width of the language model, K the mos
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import torch
 
 from sglang_nemotron.config import decoder_spec
 from sglang_nemotron.config_omni import is_nano_omni
-from sglang_nemotron.parity.reference import Scores, dequantised_tensors
+from sglang_nemotron.parity.reference import Scores, check_whole, dequantised_tensors, read_config, settle
 from sglang_nemotron.parity.reference_media import Image, Item, Sound, Video
 
 # of each position, the most likely tokens whose logprobs are kept
@@ -189,30 +188,15 @@ def load_omni(model_dir: Path, dtype: torch.dtype = torch.float32) -> Any:
     from transformers.models.nemotron_h_omni.configuration_nemotron_h_omni import NemotronH_Omni_Reasoning_V3_Config
     from transformers.models.nemotron_h_omni.modeling_nemotron_h_omni import NemotronH_Omni_Reasoning_V3
 
-    path = model_dir / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{model_dir} has no config.json; give the folder of a checkpoint")
-    raw = json.loads(path.read_text())
-    reason = is_nano_omni(raw)
-    if reason is not None:
-        raise ValueError(f"{path}: {reason}")
+    raw = read_config(model_dir, is_nano_omni)
     config: Any = NemotronH_Omni_Reasoning_V3_Config(**_for_transformers(raw))
     tensors = {name: tensor for name, tensor in dequantised_tensors(model_dir) if not _UNUSED.search(name)}
     loaded: Any = NemotronH_Omni_Reasoning_V3.from_pretrained(
         None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True
     )
     model, info = loaded
-    missing = [name for name in info["missing_keys"] if not _IMPLIED.search(name)]
-    if missing or info["unexpected_keys"] or info["mismatched_keys"]:
-        raise ValueError(f"transformers cannot use {model_dir} whole: {info}")
-    spec = decoder_spec(raw)
-    decoder = model.language_model
-    if spec.tie_embeddings:
-        decoder.lm_head.weight = decoder.model.embeddings.weight
-    for layer in decoder.model.layers:
-        # 5.19 takes time_step_min for the lower bound, in prefill only, and never reads the config's field
-        if hasattr(layer.mixer, "time_step_limit"):
-            layer.mixer.time_step_limit = spec.time_step_limit
+    check_whole(model_dir, info, missing=[name for name in info["missing_keys"] if not _IMPLIED.search(name)])
+    settle(model.language_model, decoder_spec(raw))
     return model.eval()
 
 
