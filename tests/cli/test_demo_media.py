@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sglang_nemotron.cli import demo, demo_media
+from sglang_nemotron.prompt import libraries
 
 TEST_MEDIA = Path(__file__).parents[1] / "data" / "media"
 
@@ -48,7 +49,7 @@ def test_both_models_are_shown_unless_one_is_asked_for():
 
 
 def test_without_the_extra_text_alone_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr(demo, "missing_packages", lambda: ["av", "librosa"])
+    monkeypatch.setattr(libraries, "missing", lambda: ["av", "librosa"])
     assert _acts() == ["Nemotron 3 Nano"]
     assert capsys.readouterr().out == (
         "text only, since Omni needs av, librosa: pip install 'sglang-nemotron[omni]'\n\n"
@@ -68,11 +69,11 @@ def test_what_is_missing_is_found_without_importing_it():
         "        if name in ('av', 'PIL'): raise ModuleNotFoundError(name)\n"
         "sys.meta_path.insert(0, Missing())\n"
         "from sglang_nemotron.cli import demo, demo_media\n"
-        "assert not {'av', 'librosa', 'PIL'} & set(sys.modules)\n"
+        "assert not {'av', 'librosa', 'PIL', 'soundfile', 'soxr'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert demo_media.missing_packages() == []
+    assert libraries.missing() == []
 
 
 def test_every_architecture_of_the_demo_has_a_class_to_look_for():

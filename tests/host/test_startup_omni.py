@@ -18,8 +18,9 @@ from sglang.srt.server_args import prepare_server_args
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.config_omni import omni_spec
-from sglang_nemotron.host import doors, media, startup, startup_omni, tables
+from sglang_nemotron.host import doors, startup, startup_omni, tables
 from sglang_nemotron.host.names.args import override_providers
+from sglang_nemotron.prompt import libraries
 
 CACHE = "SGLANG_VLM_CACHE_SIZE_MB"
 
@@ -129,7 +130,7 @@ def test_limits_name_fields_that_sglang_has(toy: Path) -> None:
 def test_missing_library_refuses_omni_and_says_what_to_install(
     toy: Path, tmp_path: Path, proved: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(media, "missing_libraries", lambda: ["av", "pillow"])
+    monkeypatch.setattr(libraries, "missing", lambda: ["av", "pillow"])
     with pytest.raises(ValueError, match=r"with av, pillow, which are not installed; run: pip install 'sglang"):
         resolve(toy)
     write_checkpoint(PRESETS["toy"], tmp_path)

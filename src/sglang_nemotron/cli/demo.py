@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS, CheckpointSpec
-from sglang_nemotron.cli.demo_media import missing_packages
 from sglang_nemotron.cli.demo_omni import omni_requests
 from sglang_nemotron.cli.demo_requests import DemoFailed, Row, all_requests
 from sglang_nemotron.cli.server import ServerFailed, ServerProcess
+from sglang_nemotron.prompt import libraries
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -104,7 +104,7 @@ def _acts(size: str, only: str | None) -> list[_Act]:
     acts = [] if only == "omni" else [_Act("Nemotron 3 Nano", "", PRESETS[size], all_requests)]
     if only == "text":
         return acts
-    missing = ", ".join(missing_packages())
+    missing = ", ".join(libraries.missing())
     if not missing:
         return [*acts, _Act("Nemotron 3 Nano Omni", "-omni", OMNI_PRESETS[size], omni_requests)]
     remedy = f"Omni needs {missing}: pip install 'sglang-nemotron[omni]'"

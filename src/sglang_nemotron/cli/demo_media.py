@@ -5,21 +5,13 @@ Knows file formats by name only; nothing about models, tokens or servers.
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import math
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent / "media"
-# module -> package of the extra `omni` that has it
-_NEEDED = {"PIL": "pillow", "av": "av", "librosa": "librosa"}
 
 WIDTH, HEIGHT = 640, 480
-
-
-def missing_packages() -> list[str]:
-    """Packages of the extra `omni` that are not installed; nothing is imported to find out."""
-    return [package for module, package in _NEEDED.items() if importlib.util.find_spec(module) is None]
 
 
 def photo() -> bytes:

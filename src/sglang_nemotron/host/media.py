@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import importlib.util
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -90,12 +89,6 @@ def _forget(job: asyncio.Task[list[Parcel]]) -> None:
     """For a result that nobody waits for any more; looking at an error keeps asyncio from logging it."""
     if not job.cancelled() and job.exception() is None:
         drop(job.result())
-
-
-def missing_libraries() -> list[str]:
-    """Libraries of the `omni` extra that are not installed, by the names that pip knows."""
-    wanted = {"av": "av", "librosa": "librosa", "PIL": "pillow", "soundfile": "soundfile", "soxr": "soxr"}
-    return sorted(package for module, package in wanted.items() if importlib.util.find_spec(module) is None)
 
 
 def _serve(manager: Any) -> None:

@@ -19,6 +19,7 @@ from sglang_nemotron.host.hf_config_omni import omni_spec_of
 from sglang_nemotron.host.names.args import envs, get_device_memory_capacity, override_providers, resolving_view
 from sglang_nemotron.host.startup import LIMITS, Limit
 from sglang_nemotron.host.tables import OMNI
+from sglang_nemotron.prompt import libraries
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +70,7 @@ def resolve(server_args: Any, hf_config: Any, *, http_app: str) -> dict[str, Any
 
 def check_libraries() -> None:
     """ValueError that says what to install, if a library that reads media is missing."""
-    from sglang_nemotron.host.media import missing_libraries
-
-    missing = missing_libraries()
+    missing = libraries.missing()
     if missing:
         raise ValueError(
             f"Nemotron 3 Nano Omni reads images, video and sound with {', '.join(missing)}, which "

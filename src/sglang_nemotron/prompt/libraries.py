@@ -1,0 +1,13 @@
+"""The libraries that read media, and which of them are not installed. Nothing is imported to find out."""
+
+from __future__ import annotations
+
+import importlib.util
+
+# module -> package of the extra `omni` that has it, or that brings it
+LIBRARIES = {"av": "av", "librosa": "librosa", "PIL": "pillow", "soundfile": "soundfile", "soxr": "soxr"}
+
+
+def missing() -> list[str]:
+    """Packages that are not installed, by the names that pip knows, sorted."""
+    return sorted(package for module, package in LIBRARIES.items() if importlib.util.find_spec(module) is None)
