@@ -128,8 +128,6 @@ class DecoderStack(nn.Module):
             if self.pp_group.is_last_rank
             else PPMissingLayer(return_tuple=True)
         )
-        # layers whose input is captured for a draft model or for hidden-state consumers
-        self.layers_to_capture: set[int] = set()
 
     def forward(
         self,
@@ -140,23 +138,15 @@ class DecoderStack(nn.Module):
         pp_proxy_tensors: PPProxyTensors | None = None,
         inputs_embeds: torch.Tensor | None = None,
     ) -> Any:
-        """Normed hidden states of the last stage, or the tensors for the next one; captured states beside them."""
-        captured: list[Any] = []
+        """Normed hidden states of the last stage, or the tensors for the next one."""
         x_TD = self._enter(input_ids, forward_batch, pp_proxy_tensors, inputs_embeds)
         for layer_id in range(self.start_layer, self.end_layer):
-            layer = self.block(layer_id)
-            if layer_id in self.layers_to_capture:
-                x_TD, snapshot = layer.boundary.capture_output(x_TD, forward_batch)
-                captured.append(snapshot)
             with get_global_expert_distribution_recorder().with_current_layer(layer_id):
-                x_TD = layer(x_TD, forward_batch, plan, slots_of)
+                x_TD = self.block(layer_id)(x_TD, forward_batch, plan, slots_of)
         if not self.pp_group.is_last_rank:
             return residual_batch.to_pp(x_TD, forward_batch)
         x_TD = residual_batch.complete_output(x_TD, forward_batch)
-        if self.end_layer in self.layers_to_capture:
-            captured.append(residual_batch.snapshot(x_TD, forward_batch))
-        x_TD = residual_batch.final_norm(x_TD, forward_batch, self.norm_f)
-        return (x_TD, captured) if captured else x_TD
+        return residual_batch.final_norm(x_TD, forward_batch, self.norm_f)
 
     def block(self, layer_id: int) -> Block:
         """A layer of this stage by its number in the model."""

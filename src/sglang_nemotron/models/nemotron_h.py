@@ -70,7 +70,6 @@ class NemotronHForCausalLM(nn.Module):
         self.model = DecoderStack(self.spec, self.ranks, layer_quant, prefix=add_prefix("model", prefix))
         self.lm_head = self._head(layer_quant, prefix)
         self.logits_processor = LogitsProcessor(config)
-        self.capture_aux_hidden_states = False
         # inside another model, a checkpoint names this one's tensors behind the same prefix
         self.weights = DecoderWeights(
             self.spec, self.ranks.mixer_tp_size, dequantise=self.dequantise, prefix=add_prefix("", prefix)
@@ -114,10 +113,7 @@ class NemotronHForCausalLM(nn.Module):
         self._track(plan, pool)
         if not self.pp_group.is_last_rank:
             return hidden
-        captured = None
-        if self.capture_aux_hidden_states:
-            hidden, captured = hidden
-        return self.logits_processor(input_ids, hidden, self.lm_head, forward_batch, captured)
+        return self.logits_processor(input_ids, hidden, self.lm_head, forward_batch)
 
     def _plan(self, forward_batch: ForwardBatch) -> tuple[StepPlan | None, PoolView]:
         linear = getattr(get_attn_backend(), "linear_attn_backend", None)
@@ -170,9 +166,6 @@ class NemotronHForCausalLM(nn.Module):
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.embed_tokens
-
-    def get_embed_and_head(self) -> tuple[Any, Any]:
-        return self.model.embed_tokens.weight, self.lm_head.weight
 
     @classmethod
     def get_model_config_for_expert_location(cls, config: Any) -> Any:

@@ -171,9 +171,6 @@ class NemotronH_Nano_Omni_Reasoning_V3(nn.Module):
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
 
-    def get_embed_and_head(self) -> tuple[Any, Any]:
-        return self.language_model.get_embed_and_head()
-
     @property
     def lm_head(self) -> nn.Module:
         return self.language_model.lm_head
