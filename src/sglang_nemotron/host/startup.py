@@ -37,10 +37,12 @@ class Limit:
     cpu_only: bool = False
 
 
-def _flag(name: str, why: str, *, unset: Any = None, cpu_only: bool = False) -> Limit:
+def flag(name: str, why: str, *, unset: Any = None, cpu_only: bool = False) -> Limit:
+    """The limit of a flag by its field in SGLang's arguments; `unset` is its value where the user said nothing."""
+
     def given(view: Any) -> Any:
         value = getattr(view, name, None)
-        return None if value in (None, False, unset) else value
+        return None if value in (None, False, unset) or value == [] else value
 
     return Limit("--" + name.replace("_", "-"), given, why, cpu_only)
 
@@ -53,32 +55,32 @@ _ALL_EXPERTS = "the CPU form of the experts expects a shard of every expert on e
 
 # docs/support.md holds the same table for readers, with what was tried; tests compare the two
 LIMITS: tuple[Limit, ...] = (
-    _flag("speculative_algorithm", "no draft model of this family is served, and states cannot be rolled back"),
-    _flag("enable_two_batch_overlap", _OVERLAP),
-    _flag("enable_single_batch_overlap", _OVERLAP),
-    _flag("enable_pdmux", _OVERLAP),
-    _flag("attn_cp_size", _SEQUENCE, unset=1),
-    _flag("dcp_size", _SEQUENCE, unset=1),
-    _flag("enable_prefill_cp", _SEQUENCE),
-    _flag("enable_int8_mamba_checkpoint", _STATES),
-    _flag("enable_unified_memory", _STATES),
-    _flag("enable_linear_replayssm", _STATES),
-    _flag("mamba_backend", _KERNEL, unset="triton"),
-    _flag("enable_mamba_cache_stochastic_rounding", _KERNEL),
-    _flag("cuda_graph_backend_prefill", "a prefill's plan changes from step to step", unset="disabled"),
-    _flag("enable_nvidia_megakernel", _KERNEL),
-    _flag("kt_weight_path", "experts in host memory (KTransformers) are not wired to our experts"),
-    _flag("enable_paged_experts", "paged experts are not wired to our experts"),
-    _flag("enable_layernorm_sp", "norms split over the sequence are not wired to our stack"),
-    _flag("quantize_and_serve", "quantising while loading is not wired to our loader; quantise the checkpoint first"),
-    _flag("modelopt_quant", "quantising while loading is not wired to our loader; quantise the checkpoint first"),
-    _flag("attn_dp_size", "SGLang's torch_native attention cannot pad a batch over ranks", unset=1, cpu_only=True),
-    _flag("enable_hierarchical_cache", "the host tier of the cache is moved by CUDA kernels", cpu_only=True),
-    _flag("ep_size", _ALL_EXPERTS, unset=1, cpu_only=True),
-    _flag("moe_a2a_backend", _ALL_EXPERTS, unset="none", cpu_only=True),
-    _flag("enable_eplb", _ALL_EXPERTS, cpu_only=True),
-    _flag("ep_num_redundant_experts", _ALL_EXPERTS, unset=0, cpu_only=True),
-    _flag("enable_lora", "the LoRA layers of a batch are CUDA or Triton kernels", cpu_only=True),
+    flag("speculative_algorithm", "no draft model of this family is served, and states cannot be rolled back"),
+    flag("enable_two_batch_overlap", _OVERLAP),
+    flag("enable_single_batch_overlap", _OVERLAP),
+    flag("enable_pdmux", _OVERLAP),
+    flag("attn_cp_size", _SEQUENCE, unset=1),
+    flag("dcp_size", _SEQUENCE, unset=1),
+    flag("enable_prefill_cp", _SEQUENCE),
+    flag("enable_int8_mamba_checkpoint", _STATES),
+    flag("enable_unified_memory", _STATES),
+    flag("enable_linear_replayssm", _STATES),
+    flag("mamba_backend", _KERNEL, unset="triton"),
+    flag("enable_mamba_cache_stochastic_rounding", _KERNEL),
+    flag("cuda_graph_backend_prefill", "a prefill's plan changes from step to step", unset="disabled"),
+    flag("enable_nvidia_megakernel", _KERNEL),
+    flag("kt_weight_path", "experts in host memory (KTransformers) are not wired to our experts"),
+    flag("enable_paged_experts", "paged experts are not wired to our experts"),
+    flag("enable_layernorm_sp", "norms split over the sequence are not wired to our stack"),
+    flag("quantize_and_serve", "quantising while loading is not wired to our loader; quantise the checkpoint first"),
+    flag("modelopt_quant", "quantising while loading is not wired to our loader; quantise the checkpoint first"),
+    flag("attn_dp_size", "SGLang's torch_native attention cannot pad a batch over ranks", unset=1, cpu_only=True),
+    flag("enable_hierarchical_cache", "the host tier of the cache is moved by CUDA kernels", cpu_only=True),
+    flag("ep_size", _ALL_EXPERTS, unset=1, cpu_only=True),
+    flag("moe_a2a_backend", _ALL_EXPERTS, unset="none", cpu_only=True),
+    flag("enable_eplb", _ALL_EXPERTS, cpu_only=True),
+    flag("ep_num_redundant_experts", _ALL_EXPERTS, unset=0, cpu_only=True),
+    flag("enable_lora", "the LoRA layers of a batch are CUDA or Triton kernels", cpu_only=True),
 )
 
 # what SGLang does around any model and nobody has tried with ours: served, with a warning
@@ -140,9 +142,9 @@ def check_flags(view: Any, *, on_cpu: bool, limits: tuple[Limit, ...] = LIMITS) 
     for name, unset in UNTRIED:
         value = getattr(view, name, None)
         if value not in (unset, None, False):
-            flag = "--" + name.replace("_", "-")
+            said = "--" + name.replace("_", "-")
             logger.warning(
-                "%s %s was never tried with sglang-nemotron's classes; docs/support.md lists what was", flag, value
+                "%s %s was never tried with sglang-nemotron's classes; docs/support.md lists what was", said, value
             )
 
 

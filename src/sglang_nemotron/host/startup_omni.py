@@ -17,7 +17,7 @@ from sglang_nemotron.config_omni import OmniSpec
 from sglang_nemotron.host import startup
 from sglang_nemotron.host.hf_config_omni import omni_spec_of
 from sglang_nemotron.host.names.args import envs, get_device_memory_capacity, override_providers, resolving_view
-from sglang_nemotron.host.startup import LIMITS, Limit
+from sglang_nemotron.host.startup import LIMITS, Limit, flag
 from sglang_nemotron.host.tables import OMNI
 from sglang_nemotron.prompt import libraries
 
@@ -27,28 +27,20 @@ _APART = "towers and decoder run in one process here"
 _REPLICAS = "the towers are split or repeated over all ranks of tensor parallelism, which then see the same media"
 
 
-def _flag(name: str, why: str, *, unset: Any = None) -> Limit:
-    def given(view: Any) -> Any:
-        value = getattr(view, name, None)
-        return None if value in (None, False, unset) or value == [] else value
-
-    return Limit("--" + name.replace("_", "-"), given, why)
-
-
 # docs/support.md holds the same table for readers
 OMNI_LIMITS: tuple[Limit, ...] = (
-    _flag("attn_dp_size", _REPLICAS, unset=1),
-    _flag("mm_enable_dp_encoder", _REPLICAS),
-    _flag("encoder_only", _APART),
-    _flag("language_only", _APART),
-    _flag("enable_adaptive_dispatch_to_encoder", _APART),
-    _flag(
+    flag("attn_dp_size", _REPLICAS, unset=1),
+    flag("mm_enable_dp_encoder", _REPLICAS),
+    flag("encoder_only", _APART),
+    flag("language_only", _APART),
+    flag("enable_adaptive_dispatch_to_encoder", _APART),
+    flag(
         "language_model_only", "the towers are always built; a server without media needs no flag, and the text model"
     ),
-    _flag("enable_prefix_mm_cache", _APART),
-    _flag("enable_mm_global_cache", _APART),
-    _flag("mm_attention_backend", "the towers call torch's own attention, so the flag would have no effect"),
-    _flag("enable_lora", "adapters of a decoder inside another model are not wired"),
+    flag("enable_prefix_mm_cache", _APART),
+    flag("enable_mm_global_cache", _APART),
+    flag("mm_attention_backend", "the towers call torch's own attention, so the flag would have no effect"),
+    flag("enable_lora", "adapters of a decoder inside another model are not wired"),
 )
 
 # of the device's memory: what the cache of embeddings may take when the user says nothing
