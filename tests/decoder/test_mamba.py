@@ -56,7 +56,7 @@ class PlainLinear(nn.Module):
 
 
 def build(spec: DecoderSpec, rank: int, tp_size: int, all_reduce: AllReduce) -> mamba.MambaMixer:
-    ranks = Ranks("tp", rank, tp_size, tp_size, tp_size, all_reduce.of(rank))
+    ranks = Ranks("tp", rank, tp_size, tp_size, all_reduce.of(rank))
     mixer = mamba.MambaMixer(spec, ranks, None, "mixer")
     w = {name: part.float() for name, part in rank_weights(mixer_weights(spec), spec, rank, tp_size).items()}
     mixer.in_proj.weight, mixer.out_proj.weight = w["in_proj"], w["out_proj"]

@@ -44,7 +44,7 @@ def published_omni_config(text: dict[str, Any], towers: TowerSpec, dtype: str) -
         # absent from the published file; readers default to float32
         del nested["mamba_ssm_cache_dtype"]
     return {
-        **_outer(towers, dtype, nested["max_position_embeddings"]),
+        **_outer(towers, nested["max_position_embeddings"]),
         "architectures": ["NemotronH_Nano_Omni_Reasoning_V3"],
         "model_type": "NemotronH_Nano_Omni_Reasoning_V3",
         "torch_dtype": dtype,
@@ -113,7 +113,7 @@ def preprocessor_config(towers: TowerSpec) -> dict[str, Any]:
     }
 
 
-def _outer(towers: TowerSpec, dtype: str, max_length: int) -> dict[str, Any]:
+def _outer(towers: TowerSpec, max_length: int) -> dict[str, Any]:
     return {
         "downsample_ratio": 0.5,
         "eos_token_id": _EOS_ID,

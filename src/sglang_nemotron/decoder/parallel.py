@@ -24,7 +24,6 @@ class Ranks:
     mixer_tp_rank: int
     mixer_tp_size: int
     attn_tp_size: int
-    tp_size: int
     mixer_all_reduce: Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -37,7 +36,6 @@ def current_ranks() -> Ranks:
             mixer_tp_rank=parallel.attn_tp_rank,
             mixer_tp_size=parallel.attn_tp_size,
             attn_tp_size=parallel.attn_tp_size,
-            tp_size=parallel.tp_size,
             mixer_all_reduce=attn_tp_all_reduce,
         )
     return Ranks(
@@ -45,6 +43,5 @@ def current_ranks() -> Ranks:
         mixer_tp_rank=parallel.tp_rank,
         mixer_tp_size=parallel.tp_size,
         attn_tp_size=parallel.attn_tp_size,
-        tp_size=parallel.tp_size,
         mixer_all_reduce=tensor_model_parallel_all_reduce,
     )

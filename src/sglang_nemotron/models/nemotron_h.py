@@ -123,12 +123,12 @@ class NemotronHForCausalLM(nn.Module):
                 f"{type(self.config).__module__}.{type(self.config).__name__}"
             )
         if self._pool is None:
-            self._pool = self._bind(linear.req_to_token_pool, forward_batch)
+            self._pool = self._bind(linear.req_to_token_pool)
         if forward_batch.forward_mode.is_idle():
             return None, self._pool
         return make_plan(linear.forward_metadata, forward_batch), self._pool
 
-    def _bind(self, req_to_token_pool: Any, forward_batch: ForwardBatch) -> PoolView:
+    def _bind(self, req_to_token_pool: Any) -> PoolView:
         params = self.config.mamba2_cache_params
         kv_pool = getattr(get_attn_backend(), "token_to_kv_pool", None)
         kv_dtype = getattr(kv_pool, "dtype", torch.bfloat16)

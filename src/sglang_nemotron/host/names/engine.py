@@ -5,7 +5,6 @@ Plain static re-exports. A name that SGLang drops makes this import fail, and th
 
 from __future__ import annotations
 
-from sglang.srt.configs.mamba_utils import Mamba2CacheParams, Mamba2StateDType, Mamba2StateShape
 from sglang.srt.distributed import tensor_model_parallel_all_reduce
 from sglang.srt.eplb.expert_distribution import get_global_expert_distribution_recorder
 from sglang.srt.eplb.expert_location import ModelConfigForExpertLocation
@@ -40,7 +39,6 @@ from sglang.srt.managers.schedule_batch import Modality, MultimodalDataItem, Mul
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch, PPProxyTensors
 from sglang.srt.model_executor.forward_context import get_attn_backend
 from sglang.srt.model_executor.runner import get_is_capture_mode
-from sglang.srt.model_loader.weight_utils import default_weight_loader
 from sglang.srt.models.utils import WeightsMapper
 from sglang.srt.runtime_context import get_exec, get_parallel
 from sglang.srt.utils import LazyValue, add_prefix, get_current_device_stream_fast, make_pp_layers
@@ -52,9 +50,6 @@ __all__ = [
     "FusedMoE",
     "LazyValue",
     "LogitsProcessor",
-    "Mamba2CacheParams",
-    "Mamba2StateDType",
-    "Mamba2StateShape",
     "MergedColumnParallelLinear",
     "Modality",
     "ModelConfigForExpertLocation",
@@ -82,7 +77,6 @@ __all__ = [
     "attn_tp_all_reduce",
     "declare_attn",
     "declare_ffn",
-    "default_weight_loader",
     "filter_moe_weight_param_global_expert",
     "general_mm_embed_routine",
     "get_attn_backend",
