@@ -22,6 +22,7 @@ from sglang_nemotron.host.media_source import Fetched, fetch
 from sglang_nemotron.host.media_spool import open_bodies
 from sglang_nemotron.host.media_worker import Terms
 from sglang_nemotron.host.names.http import GenerateReqInput, OpenAIServingChat, TokenizerManager
+from sglang_nemotron.host.wrapping import Wrapped, first_unwrapped, wrap_once
 from sglang_nemotron.prompt.cargo import MediaError
 from sglang_nemotron.prompt.options import MediaOptions
 from sglang_nemotron.prompt.parcel import HELD, OPTIONS, Order, Parcel, Service, drop
@@ -324,7 +325,7 @@ def _check_template(serving: Any, request: Any, result: Any) -> None:
 
 # ---- registration
 
-_WRAPPED: tuple[tuple[type, str, Callable[[Callable[..., Any]], Callable[..., Any]]], ...] = (
+_WRAPPED: tuple[Wrapped, ...] = (
     (TokenizerManager, "init_tokenizer_and_processor", _init_processor),
     (TokenizerManager, "generate_request", _generate_request),
     (TokenizerManager, "_validate_one_request", _validate_one_request),
@@ -338,29 +339,10 @@ _MARK = "reads_nemotron_media"
 
 def open_media() -> None:
     """Puts ours around SGLang's methods; may be repeated."""
-    for owner, name, wrap in _WRAPPED:
-        method = owner.__dict__.get(name)
-        if method is None:
-            raise AttributeError(f"SGLang's {owner.__name__} has no {name} of its own")
-        if not _wraps_ours(method):
-            wrapped = wrap(method)
-            setattr(wrapped, _MARK, True)
-            setattr(owner, name, wrapped)
+    wrap_once(_WRAPPED, _MARK)
 
 
 def media_is_ours() -> str | None:
     """None if media pass through ours, else what does not."""
-    for owner, name, _ in _WRAPPED:
-        if not _wraps_ours(getattr(owner, name, None)):
-            return f"{owner.__name__}.{name} does not show media to us"
-    return None
-
-
-def _wraps_ours(method: Any) -> bool:
-    """Whether ours is in the chain: another row may have wrapped the same method after us."""
-    while method is not None:
-        # functools.wraps copies marks outwards, so that the mark alone would not say whose wrapper this is
-        if _MARK in vars(method):
-            return True
-        method = getattr(method, "__wrapped__", None)
-    return False
+    unwrapped = first_unwrapped(_WRAPPED, _MARK)
+    return unwrapped and f"{unwrapped} does not show media to us"

@@ -18,6 +18,7 @@ from sglang_nemotron.host.names.http import (
 from sglang_nemotron.host.prompt_tail import prompt_tail
 from sglang_nemotron.host.replies import PromptTail
 from sglang_nemotron.host.reply_flags import BUDGET, PARSER, TOOLS, is_ours
+from sglang_nemotron.host.wrapping import Wrapped, first_unwrapped, wrap_once
 from sglang_nemotron.reply.budget import BUDGET_NAMES, GRACE_NAME, read_budget
 from sglang_nemotron.reply.reasoning import opening
 from sglang_nemotron.reply.schema import check_tools
@@ -161,28 +162,20 @@ def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
 
 # ---- registration
 
-_WRAPPED: tuple[tuple[type, str, Callable[[Callable[..., Any]], Callable[..., Any]]], ...] = (
+_WRAPPED: tuple[Wrapped, ...] = (
     (OpenAIServingChat, "_process_messages", _process_messages),
     (OpenAIServingResponses, "_make_request", _make_request),
     (TokenizerManager, "generate_request", _generate_request),
 )
+_MARK = "reads_nemotron_replies"
 
 
 def open_requests() -> None:
     """Puts ours around SGLang's methods; may be repeated."""
-    for owner, name, wrap in _WRAPPED:
-        if name not in owner.__dict__:
-            raise AttributeError(f"SGLang's {owner.__name__} has no {name} of its own")
-        method = owner.__dict__[name]
-        if not getattr(method, "reads_nemotron_replies", False):
-            wrapped = wrap(method)
-            wrapped.reads_nemotron_replies = True  # type: ignore[attr-defined]
-            setattr(owner, name, wrapped)
+    wrap_once(_WRAPPED, _MARK)
 
 
 def requests_are_ours() -> str | None:
     """None if requests pass through ours, else which do not."""
-    for owner, name, _ in _WRAPPED:
-        if not getattr(getattr(owner, name, None), "reads_nemotron_replies", False):
-            return f"{owner.__name__}.{name} does not show requests to our parsers"
-    return None
+    unwrapped = first_unwrapped(_WRAPPED, _MARK)
+    return unwrapped and f"{unwrapped} does not show requests to our parsers"
