@@ -205,6 +205,23 @@ def test_platform_fault_has_its_own_remedy(monkeypatch: pytest.MonkeyPatch, clea
     assert "serves nothing here" in fault.remedy
 
 
+def test_where_a_door_failed_is_in_the_debug_log(
+    monkeypatch: pytest.MonkeyPatch, clean_refusal: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("no hinges")
+
+    monkeypatch.setattr(doors, "open_all", broken)
+    with caplog.at_level("DEBUG", logger="sglang_nemotron"):
+        refusal.guarded("all", doors.__name__, "open_all")
+        doors._guarded(ROWS["platform"], broken)
+    said = [record for record in caplog.records if record.levelname == "DEBUG"]
+    assert [record.name for record in said] == [refusal.__name__, doors.__name__]
+    for record in said:
+        assert record.exc_info is not None and str(record.exc_info[1]) == "no hinges"
+        assert record.exc_text is not None and "in broken" in record.exc_text
+
+
 # ---- where SGLang has no override providers: the command line is looked at instead
 
 

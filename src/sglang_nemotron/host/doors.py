@@ -7,6 +7,7 @@ tests walk the same rows. Imports every room; imported by the package root and t
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sglang_nemotron.host import drift, refusal
+
+logger = logging.getLogger(__name__)
 
 Stage = Literal["args", "engine", "http"]
 
@@ -374,6 +377,7 @@ def _guarded(door: Door, step: Callable[[], object]) -> bool:
         step()
     # the one place that turns any fault of a door into a refusal: the host would log it and go on without us
     except Exception as fault:
+        logger.debug("door %s failed", door.name, exc_info=True)
         refusal.refuse(door.name, f"{type(fault).__name__}: {fault}", door.remedy)
         return False
     return True

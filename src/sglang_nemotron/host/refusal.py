@@ -57,6 +57,8 @@ def guarded(door: str, module: str, function: str) -> None:
         getattr(importlib.import_module(module), function)()
     # the boundary to a host that would swallow the fault and serve someone else's code
     except Exception as fault:
+        # the reason is one line for the user; the way to it is for whoever mends it
+        logger.debug("door %s failed", door, exc_info=True)
         refuse(door, f"{type(fault).__name__}: {fault}")
 
 
