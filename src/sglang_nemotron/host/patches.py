@@ -13,13 +13,7 @@ def plain_pin_memory() -> None:
     SGLang pins a mask unconditionally (schedule_batch.py, extra_buffer), and torch raises where there is no
     accelerator to pin for. Called by the CPU platform alone.
     """
-    if is_plain_pin_memory():
-        return
     torch.Tensor.pin_memory = _unpinned  # type: ignore[method-assign]
-
-
-def is_plain_pin_memory() -> bool:
-    return torch.Tensor.pin_memory is _unpinned
 
 
 # torch's own signature takes a device, positional or by name
