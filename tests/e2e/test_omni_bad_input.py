@@ -186,7 +186,7 @@ BAD: dict[str, Bad] = {
         lambda: chat(good(), part("image", png(60_000, 60_000), "png")),
         ("image 2: claims 3,600,000,000 pixels", "at most 89,478,485 pixels"),
     ),
-    "video without frames": (lambda: video(without_frames()), ("video 1: ",)),
+    "video without frames": (lambda: video(without_frames()), ("video 1: has a video track without frames",)),
     "video without a table of contents": (lambda: video(clip()[: len(clip()) // 2]), ("video 1: ", "cut off")),
     "sound called a video": (lambda: video(recording(0.5, seed=4)), ("video 1: is not a video",)),
     "NaN samples": (lambda: audio(not_a_number()), ("audio 1: holds a NaN", "samples must be finite")),
@@ -208,24 +208,24 @@ BAD: dict[str, Bad] = {
     "bad base64": (lambda: url("image", "data:image/png;base64,@@@@"), ("image 1: '@@@@'", "no base64")),
     "base64 that ends early": (
         lambda: url("image", uri("image", photo(60, 60, seed=6), "png")[:-3]),
-        ("image 1: ",),
+        ("image 1: '", "is no URL, no file here and no base64"),
     ),
     "a data URI without data": (lambda: url("audio", "data:audio/wav"), ("audio 1: the data URI has no comma",)),
     "long base64 with a hole": (
         lambda: url("video", uri("video", os.urandom(600_000), "mp4")[:-200_000] + "*" + "A" * 199_999),
-        ("base64",),
+        ("video 1: '", "is no URL, no file here and no base64"),
     ),
     "audio beyond the context": (
         lambda: audio(silence(3000)),
-        ("audio 1: the prompt needs 37", "at most 327"),
+        ("audio 1: the prompt needs 37540 tokens or more", "at most 32761 fit"),
     ),
     "images beyond the context": (
         lambda: chat(*[small()] * 130),
-        ("image ", ": the prompt needs 328", "at most 327"),
+        ("image 113: the prompt needs 32853 tokens or more", "at most 32761 fit"),
     ),
     "too many images to look at": (
         lambda: chat(*[small()] * 300),
-        ("300 media items: the prompt needs", "at most 327"),
+        ("300 media items: the prompt needs 42529 tokens or more", "at most 32761 fit"),
     ),
     "more items than slots": (
         lambda: generate([1001, IMAGE_ID, 1002], image_data=[photo_base64(), photo_base64()]),
