@@ -93,9 +93,10 @@ def _told(order: Order, fault: Exception, terms: Terms) -> MediaError:
         return MediaError(fault.item, fault.problem, fault.limit)
     if isinstance(fault, MemoryError) or "can't allocate memory" in str(fault):
         return MediaError(order.name, "needs too much memory to read", f"at most {terms.memory >> 20} MB")
+    # no reader foresaw it: it may be a fault of ours
+    traceback.print_exception(fault)
     if isinstance(fault, ValueError):
         return MediaError(order.name, str(fault))
-    traceback.print_exception(fault)
     return MediaError(order.name, f"cannot be read ({type(fault).__name__}: {str(fault)[:200]})")
 
 
