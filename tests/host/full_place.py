@@ -7,7 +7,7 @@ import io
 import os
 from typing import Any
 
-from sglang_nemotron.host.media_worker import SHARED
+from sglang_nemotron.host.media_places import SHARED
 
 
 class Full(io.FileIO):

@@ -17,15 +17,18 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
+from video_media import encode
 
 from sglang_nemotron.config_omni import omni_spec
+from sglang_nemotron.host.media_places import SHARED
 from sglang_nemotron.host.media_pool import Pool
 from sglang_nemotron.host.media_settings import media_settings
 from sglang_nemotron.host.media_shm import receive_inline
-from sglang_nemotron.host.media_worker import SHARED, Terms
+from sglang_nemotron.host.media_worker import Terms
 from sglang_nemotron.prompt.cargo import MediaError
 from sglang_nemotron.prompt.options import MediaOptions
 from sglang_nemotron.prompt.parcel import Order, Parcel
+from sglang_nemotron.prompt.video_file import read_clip
 
 CONFIG = Path(__file__).parent.parent / "data" / "nano-omni-30b-a3b.config.json"
 SPEC = omni_spec(json.loads(CONFIG.read_text()))
@@ -61,6 +64,26 @@ def test_an_image_in_the_served_dtype(pool: Pool, tmp_path: Path) -> None:
     assert parcel.feature.shape[1] * parcel.feature.shape[2] == parcel.num_tokens * 4 * 256
     (again,) = _measure(pool, "image", path)
     assert again.identity == parcel.identity and torch.equal(again.feature, parcel.feature)
+
+
+def test_a_video_is_made_in_the_served_dtype(pool: Pool, tmp_path: Path) -> None:
+    data = encode(40, width=320, height=180, rate=4)
+    (tmp_path / "a.mp4").write_bytes(data)
+    (parcel,) = _measure(pool, "video", tmp_path / "a.mp4")
+    clip = read_clip(data, name="v", rule=SPEC.video, options=MediaOptions(), limits=SETTINGS.bounds.video)
+    assert parcel.feature.dtype == torch.bfloat16
+    assert torch.equal(parcel.feature, clip.frames_TCHW.bfloat16())
+
+
+def test_a_video_that_fails_late_leaves_no_file(pool: Pool, tmp_path: Path) -> None:
+    data = bytearray(encode(40, width=320, height=180, rate=4, options={"g": "1"}))
+    half = data.index(b"mdat") + (len(data) - data.index(b"mdat")) // 2
+    # from the middle on the frames' own bytes are gone, while the table of contents after them stays
+    data[half : data.rindex(b"moov") - 4] = bytes(data.rindex(b"moov") - 4 - half)
+    (tmp_path / "a.mp4").write_bytes(data)
+    with pytest.raises(MediaError, match=r"video 7: .*(cannot be decoded|damaged)"):
+        _measure(pool, "video", tmp_path / "a.mp4")
+    assert not [name for name in os.listdir(SHARED) if name.startswith(STAMP)]
 
 
 def test_a_sound_in_float32(pool: Pool, tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from sglang.srt.managers import io_struct, mm_utils
 from sglang.srt.managers.schedule_batch import Modality, MultimodalDataItem
 from sglang.srt.utils.msgpack_utils import enc_hook, ext_hook
 
-from sglang_nemotron.host import media_worker
+from sglang_nemotron.host import media_places, media_worker
+from sglang_nemotron.host.media_places import SHARED
 from sglang_nemotron.host.media_shm import LaidTensor, receive_inline, receive_shared
-from sglang_nemotron.host.media_worker import SHARED, lay
+from sglang_nemotron.host.media_worker import lay
 
 STAMP = f"sgl_shm_mm_{os.getpid()}_"
 TENSOR = torch.arange(24, dtype=torch.float32).view(2, 3, 4)
@@ -85,7 +86,7 @@ def test_a_full_shared_memory_falls_back_to_disk(tmp_path: Path, monkeypatch: An
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(media_worker.os, "posix_fallocate", full)
-    monkeypatch.setattr(media_worker.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(media_places.tempfile, "gettempdir", lambda: str(tmp_path))
     # what posix_fallocate would have sized
     monkeypatch.setattr(media_worker.mmap, "mmap", _Sized(media_worker.mmap.mmap))
     laid = lay(TENSOR, torch.float32, STAMP)

@@ -17,8 +17,9 @@ from PIL import Image
 from sglang.srt.utils.common import ImageData, VideoData, configure_media_url_security
 
 from sglang_nemotron.host import media_source
+from sglang_nemotron.host.media_places import SHARED
 from sglang_nemotron.host.media_source import Fetched, fetch
-from sglang_nemotron.host.media_worker import SHARED, read_file
+from sglang_nemotron.host.media_worker import read_file
 from sglang_nemotron.prompt.cargo import MediaError
 
 DATA = bytes(range(256)) * 9000

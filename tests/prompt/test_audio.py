@@ -170,16 +170,17 @@ def test_a_sound_is_its_clips() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.integers(0, 9000), max_size=8), st.integers(0, 3))
-def test_how_a_sound_is_cut_does_not_matter(pieces: list[int], clips: int) -> None:
+@given(st.lists(st.integers(0, 9000), max_size=8), st.integers(0, 3), st.integers(1, 3))
+def test_how_a_sound_is_cut_does_not_matter(pieces: list[int], clips: int, threads: int) -> None:
     short = SoundRule(16_000, 128, 8, 3, 2, clip_seconds=1)
     samples_S = recording(sum(pieces) + clips * 16_000)
-    measure, start = SoundMeasure(short), 0
-    for piece in pieces:
-        measure.add(samples_S[start : start + piece])
-        start += piece
-    measure.add(samples_S[start:])
-    cut, whole = measure.finish(), sound(samples_S, short)
+    start = 0
+    with SoundMeasure(short, threads) as measure:
+        for piece in pieces:
+            measure.add(samples_S[start : start + piece])
+            start += piece
+        measure.add(samples_S[start:])
+        cut, whole = measure.finish(), sound(samples_S, short)
     assert torch.equal(cut.mel_NTF, whole.mel_NTF) and cut.tokens_N == whole.tokens_N
     assert [frames * 160 for frames in cut.num_frames_N] == [
         s // 160 * 160 for s in clip_samples(len(samples_S), short)

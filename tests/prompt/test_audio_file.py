@@ -185,9 +185,11 @@ def test_speech_from_bytes_to_tokens() -> None:
 
 
 @pytest.mark.parametrize("data", [SPEECH, written(tones(44_100, 2, 61.0), 44_100, "WAV", "PCM_16")])
-def test_measuring_while_decoding_changes_nothing(data: bytes) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_measuring_while_decoding_changes_nothing(data: bytes, threads: int) -> None:
     before = threading.active_count()
-    measured, whole = read_sound(data, RULE, name="audio 1"), sound(read_audio(data, name="audio 1"), RULE)
+    measured = read_sound(data, RULE, name="audio 1", threads=threads)
+    whole = sound(read_audio(data, name="audio 1"), RULE)
     assert torch.equal(measured.mel_NTF, whole.mel_NTF) and measured.tokens_N == whole.tokens_N
     assert threading.active_count() == before
 

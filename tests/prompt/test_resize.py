@@ -181,7 +181,7 @@ def test_pictures_of_one_resizer_do_not_disturb_each_other() -> None:
 @pytest.mark.parametrize("rows", [1, 7, 8, 16, 1000])
 def test_block_sizes_change_no_more_than_rounding(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = resized(noise(333, 222), (210, 100))
-    for name in ("ROWS_OF_WIDE", "ROWS_OF_NARROW", "COLUMNS"):
+    for name in ("PACKED_ROWS", "COLUMNS"):
         monkeypatch.setattr(resize, name, rows)
     for chunk_rows in (24, 100):
         monkeypatch.setattr(resize, "CHUNK_BYTES", 333 * 4 * chunk_rows)

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from sglang_nemotron.host.media_worker import SHARED, Laid
+from sglang_nemotron.host.media_places import SHARED
+from sglang_nemotron.host.media_worker import Laid
 from sglang_nemotron.host.names.media import ShmPointerMMData
 
 

@@ -7,12 +7,12 @@ file that kills it kills nothing else: its memory is capped, and so is its time.
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 import signal
 import stat
 import sys
-import tempfile
 import traceback
 import uuid
 from dataclasses import dataclass
@@ -22,11 +22,10 @@ from pathlib import Path
 import torch
 
 from sglang_nemotron.config_omni import OmniSpec
+from sglang_nemotron.host.media_places import in_shared_or_temporary
 from sglang_nemotron.prompt.cargo import MediaError
 from sglang_nemotron.prompt.measure import Bounds, measure
 from sglang_nemotron.prompt.parcel import Order, Parcel
-
-SHARED = Path("/dev/shm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +72,14 @@ def serve(connection: Connection) -> None:
 
 
 def _answer(order: Order, path: str, terms: Terms) -> list[Parcel] | MediaError:
-    laid: list[Parcel] = []
+    shelf = Shelf(terms)
     try:
         data = read_file(path, order.name, terms.max_file)
-        for parcel in measure(order, data, terms.spec, terms.bounds):
-            dtype = torch.float32 if parcel.kind == "sound" else terms.pixels
-            laid.append(parcel.carrying(lay(parcel.feature, dtype, terms.stamp)))
-        return laid
+        parcels = measure(order, data, terms.spec, terms.bounds, shelf.new)
+        return [parcel.carrying(shelf.laid(parcel)) for parcel in parcels]
     # the one boundary where any fault of a decoder becomes the request's own
     except Exception as fault:
-        for parcel in laid:
-            with contextlib.suppress(OSError):
-                os.unlink(parcel.feature.path)
+        shelf.clear()
         return _told(order, fault, terms)
 
 
@@ -118,31 +113,69 @@ def read_file(path: str, name: str, max_file: int) -> bytes:
         return file.read(found.st_size)
 
 
+class Shelf:
+    """The files of one order: features are copied into them, or made in them in the first place."""
+
+    def __init__(self, terms: Terms) -> None:
+        self._pixels, self._stamp = terms.pixels, terms.stamp
+        self._made: list[Laid] = []
+        # by the address of their memory
+        self._own: dict[int, Laid] = {}
+
+    def new(self, *shape: int) -> torch.Tensor:
+        """Uninitialised pixels in a file, of the type that the server takes: a video copied is 0.1 s and 400 MB."""
+        laid, mapped = reserve(shape, self._pixels, self._stamp)
+        self._made.append(laid)
+        tensor = torch.frombuffer(mapped, dtype=laid.dtype).view(shape)
+        self._own[tensor.data_ptr()] = laid
+        return tensor
+
+    def laid(self, parcel: Parcel) -> Laid:
+        """The file that a feature lies in, a new one unless it was made in one."""
+        feature = parcel.feature
+        own = self._own.get(feature.data_ptr())
+        if own is not None:
+            assert own.shape == tuple(feature.shape) and own.dtype == feature.dtype, (own, feature.shape)
+            return own
+        laid = lay(feature, torch.float32 if parcel.kind == "sound" else self._pixels, self._stamp)
+        self._made.append(laid)
+        return laid
+
+    def clear(self) -> None:
+        for laid in self._made:
+            with contextlib.suppress(OSError):
+                os.unlink(laid.path)
+
+
 def lay(tensor: torch.Tensor, dtype: torch.dtype, stamp: str) -> Laid:
-    """Writes a tensor into a new file in shared memory, or where that is full, on disk."""
-    size = tensor.numel() * dtype.itemsize
-    try:
-        return _lay_in(SHARED, tensor, dtype, stamp, size)
-    except OSError:
-        return _lay_in(Path(tempfile.gettempdir()), tensor, dtype, stamp, size)
+    """Writes a tensor into a new file."""
+    laid, mapped = reserve(tuple(tensor.shape), dtype, stamp)
+    torch.frombuffer(mapped, dtype=dtype).view(tensor.shape).copy_(tensor)
+    return laid
 
 
-def _lay_in(folder: Path, tensor: torch.Tensor, dtype: torch.dtype, stamp: str, size: int) -> Laid:
+def reserve(shape: tuple[int, ...], dtype: torch.dtype, stamp: str) -> tuple[Laid, mmap.mmap]:
+    """A new file in shared memory, or where that is full, on disk; and its memory, unmapped once nothing refers to it.
+
+    OSError where there is no room at all.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    path, mapped = in_shared_or_temporary(lambda folder: _reserve_in(folder, size, stamp))
+    return Laid(str(path), shape, dtype), mapped
+
+
+def _reserve_in(folder: Path, size: int, stamp: str) -> tuple[Path, mmap.mmap]:
     path = folder / f"{stamp}{uuid.uuid4().hex}"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         # reserved at once: a page that is missing later would kill the process that writes it
         os.posix_fallocate(descriptor, 0, size)
-        with mmap.mmap(descriptor, size) as mapped:
-            out = torch.frombuffer(mapped, dtype=dtype).view(tensor.shape)
-            out.copy_(tensor)
-            del out
+        return path, mmap.mmap(descriptor, size)
     except BaseException:
         os.unlink(path)
         raise
     finally:
         os.close(descriptor)
-    return Laid(str(path), tuple(tensor.shape), dtype)
 
 
 def _import_libraries() -> None:
@@ -151,6 +184,9 @@ def _import_libraries() -> None:
     import soundfile  # noqa: F401
     import soxr  # noqa: F401
     from PIL import Image  # noqa: F401
+
+    # compiles: neither the first request's time nor its memory
+    from sglang_nemotron.prompt import resize_rows  # noqa: F401
 
 
 def _cap_memory(memory: int) -> None:

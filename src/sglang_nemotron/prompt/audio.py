@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,23 +60,34 @@ def sound_tokens(num_samples: int, rule: SoundRule) -> int:
 
 def sound(samples_S: np.ndarray | torch.Tensor, rule: SoundRule) -> Sound:
     """Measure mono float32 samples at the rule's rate. Finite samples only: `read_audio` refuses others."""
-    measure = SoundMeasure(rule)
-    measure.add(np.asarray(samples_S))
-    return measure.finish()
+    with SoundMeasure(rule) as measure:
+        measure.add(np.asarray(samples_S))
+        return measure.finish()
 
 
 class SoundMeasure:
     """A sound that arrives in pieces: `add` each, then `finish`. The cuts change nothing in the result, not a bit.
 
-    Holds one clip of samples (2 MB) and the mel of the clips before it (1.5 MB each), so that a file can be measured
-    while it is decoded and its samples are never all in memory.
+    A context manager. threads: clips measured at once, in threads of their own, or here and now if it is 1. Holds that
+    many clips of samples and two more (2 MB each) and the mel of the clips before them (1.5 MB each), so that a file
+    can be measured while it is decoded and its samples are never all in memory.
     """
 
-    def __init__(self, rule: SoundRule) -> None:
+    def __init__(self, rule: SoundRule, threads: int = 1) -> None:
         self._rule = rule
-        self._clip_S = np.empty(rule.clip_seconds * rule.sample_rate, dtype=np.float32)
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="mel") if threads > 1 else None
+        self._clip_S = self._new_clip()
         self._filled = 0
+        self._waiting: deque[Future[np.ndarray]] = deque()
         self._mels_TF: list[np.ndarray] = []
+
+    def __enter__(self) -> SoundMeasure:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
     def add(self, samples_S: np.ndarray) -> None:
         assert samples_S.ndim == 1 and samples_S.dtype == np.float32, (samples_S.shape, samples_S.dtype)
@@ -92,15 +105,29 @@ class SoundMeasure:
         (last,) = clip_samples(self._filled, self._rule)
         self._clip_S[self._filled : last] = 0.0
         self._close(last)
+        while self._waiting:
+            self._collect()
         num_frames_N = tuple(len(mel) for mel in self._mels_TF)
         mel_NTF = torch.zeros(len(num_frames_N), max(num_frames_N), self._rule.num_mels)
         for index, mel_TF in enumerate(self._mels_TF):
             mel_NTF[index, : len(mel_TF)] = torch.from_numpy(mel_TF)
         return Sound(mel_NTF, num_frames_N, tuple(clip_tokens(frames, self._rule) for frames in num_frames_N))
 
+    def _new_clip(self) -> np.ndarray:
+        return np.empty(self._rule.clip_seconds * self._rule.sample_rate, dtype=np.float32)
+
     def _close(self, num_samples: int) -> None:
-        self._mels_TF.append(clip_mel(self._clip_S[:num_samples], self._rule))
-        self._filled = 0
+        samples_S, self._filled = self._clip_S[:num_samples], 0
+        if self._pool is None:
+            self._mels_TF.append(clip_mel(samples_S, self._rule))
+            return
+        self._waiting.append(self._pool.submit(clip_mel, samples_S, self._rule))
+        self._clip_S = self._new_clip()
+        if len(self._waiting) > self._threads:
+            self._collect()
+
+    def _collect(self) -> None:
+        self._mels_TF.append(self._waiting.popleft().result())
 
 
 def clip_mel(samples_S: np.ndarray, rule: SoundRule) -> np.ndarray:

@@ -3,7 +3,7 @@
 libsndfile (soundfile) reads what is stored as plain samples or FLAC, exactly as librosa does for the users of the
 reference; FFmpeg (PyAV) reads the rest. Nothing here may know the model's rate, the network or SGLang.
 
-Shape letters: S samples, C channels.
+Shape letters: S samples, C channels, F frames.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import numpy as np
 from sglang_nemotron.prompt.cargo import MediaError
 
 if TYPE_CHECKING:
-    from av.audio.frame import AudioFrame
     from av.audio.stream import AudioStream
 
 BLOCK = 65_536
@@ -233,28 +232,38 @@ def _ffmpeg(data: bytes, name: str, limits: AudioLimits) -> Iterator[tuple[np.nd
             if other is not stream:
                 # the enumeration has no stable public name; 48 is AVDISCARD_ALL
                 other.discard = type(other.discard)(48)
-        pending: list[np.ndarray] = []
-        num_pending, found, rate = 0, 0.0, 0
+        pending: list[_Frame] = []
+        num_pending, found = 0, 0.0
         for frame in _frames(container, stream, name):
-            if num_pending and (num_pending >= BLOCK or frame.rate != rate or frame.channels != pending[0].shape[1]):
-                yield np.concatenate(pending), rate
+            if num_pending and (num_pending >= BLOCK or not frame.continues(pending[0])):
+                yield _joined(pending), pending[0].rate
                 pending, num_pending = [], 0
-            rate = frame.rate
-            pending.append(frame.samples_SC)
-            num_pending, found = num_pending + len(frame.samples_SC), found + len(frame.samples_SC) / rate
+            pending.append(frame)
+            num_samples = len(frame.channels[0])
+            num_pending, found = num_pending + num_samples, found + num_samples / frame.rate
         if pending:
-            yield np.concatenate(pending), rate
+            yield _joined(pending), pending[0].rate
         if promised is not None and promised - found > MAX_MISSING_SECONDS:
             raise _truncated(name, promised, found)
 
 
 class _Frame(NamedTuple):
-    samples_SC: np.ndarray
+    """The samples of each channel, float32, and their rate in Hz."""
+
+    channels: list[np.ndarray]
     rate: int
 
-    @property
-    def channels(self) -> int:
-        return self.samples_SC.shape[1]
+    def continues(self, other: _Frame) -> bool:
+        return self.rate == other.rate and len(self.channels) == len(other.channels)
+
+
+def _joined(frames: list[_Frame]) -> np.ndarray:
+    """(S, C), each channel in one piece of memory."""
+    parts_CF = list(zip(*(frame.channels for frame in frames), strict=True))
+    samples_CS = np.empty((len(parts_CF), sum(map(len, parts_CF[0]))), dtype=np.float32)
+    for samples_S, parts_F in zip(samples_CS, parts_CF, strict=True):
+        np.concatenate(parts_F, out=samples_S)
+    return samples_CS.T
 
 
 def _frames(container, stream: AudioStream, name: str) -> Iterator[_Frame]:
@@ -275,17 +284,20 @@ def _frames(container, stream: AudioStream, name: str) -> Iterator[_Frame]:
             damaged, last_error = damaged + 1, error
             continue
         for frame in frames:
-            yield _Frame(_samples(frame), frame.sample_rate)
+            yield _Frame(_channels(frame), frame.sample_rate)
     if damaged > max(1.0, MAX_DAMAGED * num_packets):
         raise MediaError(name, f"damaged: {damaged} of {num_packets} packets cannot be decoded") from last_error
 
 
-def _samples(frame: AudioFrame) -> np.ndarray:
-    """A frame as float32 (S, C), full scale 1, as libsndfile scales integers."""
+def _channels(frame: Any) -> list[np.ndarray]:
+    """The samples of each channel of a frame, float32, full scale 1, as libsndfile scales integers."""
+    if frame.format.name == "fltp":
+        # what most decoders give, in frames of some 20 ms: not copied
+        return [np.frombuffer(plane, dtype=np.float32, count=frame.samples) for plane in frame.planes]
     array = frame.to_ndarray()
-    samples_SC = array.T if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels)
-    if samples_SC.dtype == np.uint8:
-        return (samples_SC.astype(np.float32) - 128.0) / 128.0
-    if samples_SC.dtype.kind == "i":
-        return samples_SC.astype(np.float32) / np.float32(2 ** (8 * samples_SC.dtype.itemsize - 1))
-    return samples_SC.astype(np.float32, copy=False)
+    samples_CS = array if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels).T
+    if samples_CS.dtype == np.uint8:
+        samples_CS = (samples_CS.astype(np.float32) - 128.0) / 128.0
+    elif samples_CS.dtype.kind == "i":
+        samples_CS = samples_CS.astype(np.float32) / np.float32(2 ** (8 * samples_CS.dtype.itemsize - 1))
+    return list(samples_CS.astype(np.float32, copy=False))

@@ -37,22 +37,26 @@ def read_audio(data: bytes, *, name: str, rate: int = 16_000, limits: AudioLimit
     return samples_S
 
 
-def read_sound(data: bytes, rule: SoundRule, *, name: str, limits: AudioLimits | None = None) -> Sound:
+def read_sound(
+    data: bytes, rule: SoundRule, *, name: str, limits: AudioLimits | None = None, threads: int = 1
+) -> Sound:
     """`sound(read_audio(data))`, bit for bit, with the decoder in a thread of its own and without the whole samples.
 
-    The samples are resampled and measured here while the next ones are decoded: about the time of the longer half.
+    The samples are resampled here, and measured in so many threads, while the next ones are decoded: about the time of
+    decoding alone, or of all of it over the number of cores.
     """
     limits = limits or AudioLimits()
-    measure, num_samples = SoundMeasure(rule), 0
+    num_samples = 0
     blocks = _Ahead(decode(data, name=name, limits=limits))
-    try:
-        for samples_S in _resampled(iter(blocks), rule.sample_rate):
-            measure.add(samples_S)
-            num_samples += len(samples_S)
-    finally:
-        blocks.close()
-    _check_length(num_samples / rule.sample_rate, name, limits)
-    return measure.finish()
+    with SoundMeasure(rule, threads) as measure:
+        try:
+            for samples_S in _resampled(iter(blocks), rule.sample_rate):
+                measure.add(samples_S)
+                num_samples += len(samples_S)
+        finally:
+            blocks.close()
+        _check_length(num_samples / rule.sample_rate, name, limits)
+        return measure.finish()
 
 
 def _check_length(seconds: float, name: str, limits: AudioLimits) -> None:

@@ -45,6 +45,7 @@ class Picture:
     num_tokens: int
 
     def __post_init__(self) -> None:
+        assert self.pixels_CHW.dtype == torch.float32, self.pixels_CHW.dtype
         _check_pixels(self.pixels_CHW, 3, self.grid_HW)
         _check_tokens(self.num_tokens, self.grid_HW)
 
@@ -53,7 +54,7 @@ class Picture:
 class VideoClip:
     """One video, sampled, ready for the vision tower.
 
-    frames_TCHW: float32, normalised; T is a multiple of the frames per tubelet (the last frame is repeated).
+    frames_TCHW: float32 or narrower, normalised; T is a multiple of the frames per tubelet, the last one repeated.
     grid_HW: (rows, columns) in patches of every frame. tokens_per_tubelet: before pruning, after the pixel shuffle.
     headings: the text before each tubelet, one per tubelet, in order.
     pruning_rate: q in [0, 1), 0 is off. num_kept: tokens of the whole clip left after pruning; the first tubelet is
@@ -68,6 +69,7 @@ class VideoClip:
     num_kept: int
 
     def __post_init__(self) -> None:
+        assert self.frames_TCHW.dtype in (torch.float32, torch.bfloat16, torch.float16), self.frames_TCHW.dtype
         _check_pixels(self.frames_TCHW, 4, self.grid_HW)
         _check_tokens(self.tokens_per_tubelet, self.grid_HW)
         num_frames, num_tubelets = self.frames_TCHW.shape[0], len(self.headings)
@@ -115,8 +117,8 @@ class Sound:
 
 
 def _check_pixels(pixels: torch.Tensor, ndim: int, grid_HW: tuple[int, int]) -> None:
-    """float32, ndim axes ending in (3, H, W), H and W the same whole number of pixels per patch."""
-    assert pixels.ndim == ndim and pixels.dtype == torch.float32, (pixels.shape, pixels.dtype)
+    """ndim axes ending in (3, H, W), H and W the same whole number of pixels per patch."""
+    assert pixels.ndim == ndim, pixels.shape
     *_, channels, height, width = pixels.shape
     rows, columns = grid_HW
     assert channels == CHANNELS and rows > 0 and columns > 0, (pixels.shape, grid_HW)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import importlib.util
 
 # module -> package of the extra `omni` that has it, or that brings it
-LIBRARIES = {"av": "av", "librosa": "librosa", "PIL": "pillow", "soundfile": "soundfile", "soxr": "soxr"}
+LIBRARIES = {
+    "av": "av",
+    "librosa": "librosa",
+    "numba": "numba",
+    "PIL": "pillow",
+    "soundfile": "soundfile",
+    "soxr": "soxr",
+}
 
 
 def missing() -> list[str]:

@@ -15,19 +15,26 @@ from sglang_nemotron.prompt.audio_decode import AudioLimits
 from sglang_nemotron.prompt.cargo import MediaError, Sound
 from sglang_nemotron.prompt.options import MediaLimits
 from sglang_nemotron.prompt.parcel import Order, Parcel
+from sglang_nemotron.prompt.resize import Memory, new_pixels
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a server accepts of one item of each kind. threads: that decode a video, and as many that resize it."""
+    """What a server accepts of one item of each kind.
+
+    threads: that decode a video, and as many that resize it; that measure a sound.
+    """
 
     video: MediaLimits = field(default_factory=MediaLimits)
     audio: AudioLimits = field(default_factory=AudioLimits)
     threads: int = 2
 
 
-def measure(order: Order, data: bytes, spec: OmniSpec, bounds: Bounds) -> list[Parcel]:
-    """The parcel of one item; of a video that is to be heard, one of its sound too, if it has any. MediaError."""
+def measure(order: Order, data: bytes, spec: OmniSpec, bounds: Bounds, memory: Memory = new_pixels) -> list[Parcel]:
+    """The parcel of one item; of a video that is to be heard, one of its sound too, if it has any. MediaError.
+
+    memory: makes what a video's frames, which are the most, are written to; theirs is its type.
+    """
     if not data:
         raise MediaError(order.name, "the file is empty")
     content = hashlib.sha256(data).digest()
@@ -35,7 +42,7 @@ def measure(order: Order, data: bytes, spec: OmniSpec, bounds: Bounds) -> list[P
         return [_image(order, data, content, spec)]
     if order.kind == "sound":
         return [_sound(order, data, content, spec, bounds)]
-    parcels = [_video(order, data, content, spec, bounds)]
+    parcels = [_video(order, data, content, spec, bounds, memory)]
     if order.options.audio_in_video:
         track = _track(order, data, content, spec, bounds)
         parcels += [track] if track is not None else []
@@ -57,12 +64,18 @@ def _image(order: Order, data: bytes, content: bytes, spec: OmniSpec) -> Parcel:
     return Parcel("image", identity, made.pixels_CHW, made.num_tokens)
 
 
-def _video(order: Order, data: bytes, content: bytes, spec: OmniSpec, bounds: Bounds) -> Parcel:
+def _video(order: Order, data: bytes, content: bytes, spec: OmniSpec, bounds: Bounds, memory: Memory) -> Parcel:
     from sglang_nemotron.prompt.video_file import read_clip
 
     options = order.options
     clip = read_clip(
-        data, name=order.name, rule=spec.video, options=options, limits=bounds.video, threads=bounds.threads
+        data,
+        name=order.name,
+        rule=spec.video,
+        options=options,
+        limits=bounds.video,
+        threads=bounds.threads,
+        memory=memory,
     )
     rate = clip.pruning_rate
     identity = _identity(
@@ -84,7 +97,9 @@ def _sound(order: Order, data: bytes, content: bytes, spec: OmniSpec, bounds: Bo
 
     if spec.audio is None:
         raise MediaError(order.name, "this checkpoint has no sound encoder")
-    return _heard(read_sound(data, spec.audio, name=order.name, limits=bounds.audio), content, spec)
+    return _heard(
+        read_sound(data, spec.audio, name=order.name, limits=bounds.audio, threads=bounds.threads), content, spec
+    )
 
 
 def _track(order: Order, data: bytes, content: bytes, spec: OmniSpec, bounds: Bounds) -> Parcel | None:
@@ -97,7 +112,7 @@ def _track(order: Order, data: bytes, content: bytes, spec: OmniSpec, bounds: Bo
     name = f"the sound of {order.name}"
     if not has_audio(data):
         return None
-    return _heard(read_sound(data, spec.audio, name=name, limits=bounds.audio), content, spec)
+    return _heard(read_sound(data, spec.audio, name=name, limits=bounds.audio, threads=bounds.threads), content, spec)
 
 
 def _heard(made: Sound, content: bytes, spec: OmniSpec) -> Parcel:

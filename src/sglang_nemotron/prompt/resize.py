@@ -4,8 +4,8 @@ Antialiased bicubic, neither rounded nor clamped, over 255, less the mean, over 
 processors get from torch's `interpolate`. Nothing here may know size rules, files or how many pictures a request has.
 
 Shape letters: C colour channels (red, green, blue), H W pixels of the source, P Q pixels of the result (rows, columns),
-O results of one side, T taps of each; B bands of results, R rows of a band or chunk, K sources in a band's window,
-X columns of a plane or, of packed pixels, W * C.
+O results of one side, T taps of each; B bands of results, R rows of a chunk, K sources in a band's window,
+X columns of a plane or, of packed pixels, W * C; S bytes of a whole picture, gaps between its rows included.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import contextlib
 import functools
 import math
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -25,15 +25,20 @@ from sglang_nemotron.prompt.cargo import CHANNELS
 # taps on either side, in source pixels when enlarging; the coefficient is Pillow's and torch's antialiased one
 CUBIC_REACH = 2.0
 CUBIC_A = -0.5
-# results that one matrix product makes. A band of R needs a window of about (R + 4) * scale sources, most of whose
-# weights are zeros: long bands multiply more zeros, short ones pay more calls. Down, the wider the window the shorter
-ROWS_OF_WIDE, ROWS_OF_NARROW, WIDE = 8, 16, 2500
+# results across that one matrix product makes. A band of R needs a window of about (R + 4) * scale sources, most of
+# whose weights are zeros: long bands multiply more zeros, short ones pay more calls
 COLUMNS = 32
+# rows of packed pixels that are made before their colours are taken apart: they are still in the first cache then
+PACKED_ROWS = 8
 # float32 bytes between the two passes: stays in a core's second cache, yet is tall enough for the second's products
 CHUNK_BYTES = 3 << 20
 # memory from here on is asked for in huge pages: malloc maps so much afresh every time, and small pages would make its
 # first touch cost twice as much. What is smaller it mostly has at hand
 HUGE_BYTES = 64 << 20
+
+
+# makes uninitialised memory of a shape; its type is the maker's choice
+Memory = Callable[..., torch.Tensor]
 
 
 def new_pixels(*shape: int) -> torch.Tensor:
@@ -51,8 +56,8 @@ def new_pixels(*shape: int) -> torch.Tensor:
 class Resizer:
     """Pictures -> normalised pixels of one target size. One per thread: it owns the scratch memory that it reuses.
 
-    A resize is two passes of banded matrix products. They are hundreds, too small to share: give torch one thread and
-    resize pictures beside each other.
+    A resize is two passes: down the columns compiled, along the rows in banded matrix products. They are dozens, too
+    small to share: give torch one thread and resize pictures beside each other.
     """
 
     def __init__(self, grid: tuple[int, int], rule: ImageRule | VideoRule) -> None:
@@ -112,26 +117,25 @@ class _Passes:
         self.made_for = (height, width, packed)
         self._keeps_height, self._keeps_width = height == size_PQ[0], width == size_PQ[1]
         wide = packed * width
-        self._block = ROWS_OF_WIDE if wide * height > WIDE * size_PQ[0] else ROWS_OF_NARROW
-        # result rows that go through both passes at a time, whole bands of them
-        self._depth = min(size_PQ[0], max(1, CHUNK_BYTES // (4 * wide * self._block)) * self._block)
+        # result rows that go through both passes at a time
+        self._depth = min(size_PQ[0], max(PACKED_ROWS, CHUNK_BYTES // (4 * wide)))
         if not self._keeps_width:
             self._tall_CRW = torch.empty((packed, self._depth, width), dtype=torch.float32)
             self._factors = self._factors_across(size_PQ[1])
         if self._keeps_height:
             return
-        self._firsts, weights_BRK = bands(height, size_PQ[0], self._block)
-        # normalising is free: the scale rides in the weights, the shift is the weight of one more source, always 1
-        self._window_KX = torch.ones((1 + weights_BRK.shape[2], wide), dtype=torch.float32)
-        self._taps_KX = self._window_KX[1:].numpy()
-        self._down = [
-            torch.cat([torch.full_like(weights_BRK[:, :, :1], shift), weights_BRK * scale], dim=2).unbind()
-            for scale, shift in norms
-        ]
-        self._packed_RX = torch.empty((self._block if packed > 1 else 0, wide), dtype=torch.float32)
+        # compiled on import, which takes a second and a library that text alone does not need
+        from sglang_nemotron.prompt.resize_rows import sum_rows, whole_sweeps
+
+        self._sum_rows = sum_rows
+        self._first_P, weights_PT = taps(height, size_PQ[0])
+        # normalising is free: the scale rides in the weights, and the shift is what a sum begins with
+        self._down = [(whole_sweeps(weights_PT * np.float32(scale)), shift) for scale, shift in norms]
+        self._packed_RX = np.empty((PACKED_ROWS if packed > 1 else 0, wide), dtype=np.float32)
 
     def run(self, source_HX: np.ndarray, kind: int, out: torch.Tensor) -> None:
         """source_HX: uint8, X = W * C. kind: of norms. out: (C, P, Q), or (1, P, Q) of a plane."""
+        source = _flat(source_HX)
         for start in range(0, out.shape[1], self._depth):
             made_CRQ = out[:, start : start + self._depth]
             tall_CRW = made_CRQ if self._keeps_width else self._tall_CRW[:, : made_CRQ.shape[1]]
@@ -141,7 +145,7 @@ class _Passes:
                 tall_CRW.numpy()[:] = _apart(rows_RX, len(tall_CRW))
                 tall_CRW.mul_(scale).add_(shift)
             else:
-                self._run_down(source_HX, kind, start, tall_CRW)
+                self._run_down(source, kind, start, tall_CRW)
             if self._keeps_width:
                 continue
             for made_RQ, factors in zip(made_CRQ, self._factors, strict=True):
@@ -150,17 +154,19 @@ class _Passes:
                     source_RK = source_RK if num_rows == self._depth else source_RK[:num_rows]
                     torch.mm(source_RK, weights_KO, out=columns_RO)
 
-    def _run_down(self, source_HX: np.ndarray, kind: int, start: int, tall_CRW: torch.Tensor) -> None:
-        """Result rows from `start` on, as wide as the source."""
-        num_taps, weights, packed = len(self._taps_KX), self._down[kind], len(tall_CRW)
-        for band, rows_CRW in enumerate(tall_CRW.split(self._block, dim=1), start // self._block):
-            first, num_rows = self._firsts[band], rows_CRW.shape[1]
-            # numpy's copies have the least to do before they start
-            self._taps_KX[:] = source_HX[first : first + num_taps]
-            made_RX = rows_CRW[0] if packed == 1 else self._packed_RX[:num_rows]
-            torch.mm(weights[band][:num_rows], self._window_KX, out=made_RX)
+    def _run_down(self, source: tuple[np.ndarray, int], kind: int, start: int, tall_CRW: torch.Tensor) -> None:
+        """Result rows from `start` on, as wide as the source. source: as `_flat` gives it."""
+        weights_PT, shift = self._down[kind]
+        bytes_S, step = source
+        packed, num_rows = tall_CRW.shape[:2]
+        block = num_rows if packed == 1 else PACKED_ROWS
+        for top in range(0, num_rows, block):
+            rows_CRW = tall_CRW.numpy()[:, top : top + block]
+            made = slice(start + top, start + top + rows_CRW.shape[1])
+            out_RX = rows_CRW[0] if packed == 1 else self._packed_RX[: rows_CRW.shape[1]]
+            self._sum_rows(bytes_S, step, self._first_P[made], weights_PT[made], shift, out_RX)
             if packed > 1:
-                rows_CRW.numpy()[:] = _apart(made_RX.numpy(), packed)
+                rows_CRW[:] = _apart(out_RX, packed)
 
     def _factors_across(self, columns: int) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
         """(source_RK, weights_KO) of each band of columns, by colour, for a full depth of rows."""
@@ -174,6 +180,16 @@ class _Passes:
             ]
             for tall_RW in self._tall_CRW
         ]
+
+
+def _flat(rows_HX: np.ndarray) -> tuple[np.ndarray, int]:
+    """(bytes_S, bytes from one row to the next) of uint8 rows; a copy unless they lie in order, each in one piece."""
+    height, width = rows_HX.shape
+    step, within = rows_HX.strides
+    if within != 1 or step < width:
+        rows_HX, step = np.ascontiguousarray(rows_HX), width
+    size = (height - 1) * step + width
+    return np.lib.stride_tricks.as_strided(rows_HX, (size,), (1,), writeable=False), step
 
 
 def _apart(rows_RX: np.ndarray, packed: int) -> np.ndarray:

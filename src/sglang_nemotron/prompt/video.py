@@ -15,8 +15,8 @@ import torch
 
 from sglang_nemotron.config_omni import VideoRule
 from sglang_nemotron.prompt.cargo import CHANNELS, VideoClip
+from sglang_nemotron.prompt.resize import Memory, new_pixels
 from sglang_nemotron.prompt.resize import Resizer as Resizer
-from sglang_nemotron.prompt.resize import new_pixels
 
 
 def sample_indices(num_frames: int, source_fps: float | None, *, fps: float, max_frames: int) -> list[int]:
@@ -95,10 +95,10 @@ def num_kept(num_tubelets: int, tokens_per_tubelet: int, pruning_rate: float) ->
     return max(tokens_per_tubelet, int(num_tubelets * tokens_per_tubelet * (1.0 - pruning_rate)))
 
 
-def new_frames(num_frames: int, grid: tuple[int, int], rule: VideoRule) -> torch.Tensor:
-    """Memory for the frames of a clip, uninitialised: float32 (T, 3, h, w), T rounded up to whole tubelets."""
+def new_frames(num_frames: int, grid: tuple[int, int], rule: VideoRule, memory: Memory = new_pixels) -> torch.Tensor:
+    """Memory for the frames of a clip, uninitialised: (T, 3, h, w), T rounded up to whole tubelets."""
     whole = -(-num_frames // rule.temporal_patch_size) * rule.temporal_patch_size
-    return new_pixels(whole, CHANNELS, grid[0] * rule.patch_size, grid[1] * rule.patch_size)
+    return memory(whole, CHANNELS, grid[0] * rule.patch_size, grid[1] * rule.patch_size)
 
 
 def video_clip(

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, BinaryIO
@@ -20,9 +21,9 @@ import torch
 from sglang_nemotron.config_omni import VideoRule
 from sglang_nemotron.prompt.cargo import MediaError, VideoClip
 from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
-from sglang_nemotron.prompt.resize import Resizer
+from sglang_nemotron.prompt.resize import Memory, Resizer, new_pixels
 from sglang_nemotron.prompt.video import new_frames, sample_indices, timestamps, video_clip, video_grid
-from sglang_nemotron.prompt.video_index import VideoIndex, scan
+from sglang_nemotron.prompt.video_index import VideoIndex, known_by, scan
 from sglang_nemotron.prompt.video_pixels import orientation, rgb_planes
 
 # containers of one video, none of which can name another file or address (a playlist could: HLS, DASH, concat)
@@ -33,6 +34,8 @@ CODECS = (
 )
 # decoders that pass over a frame no other refers to when told so packet by packet; dav1d drops wanted ones too
 SKIPPING = ("h264", "hevc")
+# containers whose table of contents leads back to the very first packet
+REWINDING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 # a frame that cannot be decoded is stood in for by its neighbour in time, up to so many seconds away
 NEIGHBOUR_SECONDS = 1.0
 # FFmpeg's disposition bit of a cover picture
@@ -47,11 +50,13 @@ def read_clip(
     options: MediaOptions,
     limits: MediaLimits,
     threads: int = 2,
+    memory: Memory = new_pixels,
 ) -> VideoClip:
     """Decodes, samples, turns upright, resizes and normalises one video.
 
     source: the file's bytes, or its path. name: how errors call it ("video 2"). threads: for decoding, and as many for
-    resizing beside it; a process that serves more than this should hold torch to one thread itself.
+    resizing beside it; a process that serves more than this should hold torch to one thread itself. memory: makes what
+    the frames are written to; a clip in a narrower type than float32 is never in memory in both.
     Variable frame rate: frames are taken by their position in the file, and times are told at the average rate.
     The pixel aspect ratio is not applied, and a file whose frames change size is brought to its first frame's grid, as
     the reference does. Raises MediaError.
@@ -60,7 +65,7 @@ def read_clip(
         indices = sample_indices(
             video.num_frames, video.fps, fps=options.fps, max_frames=min(options.max_frames, limits.max_video_frames)
         )
-        frames, grid = _resize_all(video, indices, rule, limits, workers=max(1, threads))
+        frames, grid = _resize_all(video, indices, rule, limits, workers=max(1, threads), memory=memory)
         return video_clip(
             frames,
             num_frames=len(indices),
@@ -82,10 +87,12 @@ class VideoFile:
         self._name, self._limits, self._threads = name, limits, threads
         self._deadline = time.monotonic() + limits.max_decode_seconds
         self._file = _open_source(source, name, limits)
+        # the one that was indexed, until its frames are read
+        self._indexed: Any = None
         try:
             self._index = self._read_header_and_index()
         except BaseException:
-            self._file.close()
+            self._close()
             raise
         self.num_frames = len(self._index.pts)
 
@@ -93,6 +100,11 @@ class VideoFile:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._indexed is not None:
+            self._indexed.close()
         self._file.close()
 
     def _open(self) -> Any:
@@ -124,29 +136,60 @@ class VideoFile:
         raise MediaError(self._name, f"has no video track, only {', '.join(kinds)}", "send sound as audio")
 
     def _read_header_and_index(self) -> VideoIndex:
-        limits = self._limits
-        with self._open() as container:
-            stream = self._stream(container)
-            decoder = stream.codec_context
-            if decoder is None or decoder.name not in CODECS:
-                raise MediaError(
-                    self._name,
-                    f"is encoded as {getattr(decoder, 'name', 'nothing known')}",
-                    f"codecs {', '.join(CODECS)}",
-                )
-            self.width, self.height = decoder.width, decoder.height
-            _check_size(self._name, self.width, self.height, limits)
-            claimed = _claimed_seconds(container, stream)
-            self._check_seconds(claimed)
-            self.has_sound = bool(container.streams.audio)
-            index = scan(container, stream, name=self._name, max_packets=_max_packets(limits), deadline=self._deadline)
-            self.seconds = index.seconds
-            self._check_seconds(index.seconds)
-            rate = float(stream.average_rate or 0)
-            if rate <= 0 and index.seconds > 0 and len(index.pts) > 1:
-                rate = len(index.pts) / index.seconds
-            self.fps = rate or None
+        limits, container = self._limits, self._open()
+        self._indexed = container
+        stream = self._stream(container)
+        decoder = stream.codec_context
+        if decoder is None or decoder.name not in CODECS:
+            raise MediaError(
+                self._name,
+                f"is encoded as {getattr(decoder, 'name', 'nothing known')}",
+                f"codecs {', '.join(CODECS)}",
+            )
+        self.width, self.height = decoder.width, decoder.height
+        _check_size(self._name, self.width, self.height, limits)
+        claimed = _claimed_seconds(container, stream)
+        self._check_seconds(claimed)
+        self.has_sound = bool(container.streams.audio)
+        index = scan(container, stream, name=self._name, max_packets=_max_packets(limits), deadline=self._deadline)
+        self.seconds = index.seconds
+        self._check_seconds(index.seconds)
+        rate = float(stream.average_rate or 0)
+        if rate <= 0 and index.seconds > 0 and len(index.pts) > 1:
+            rate = len(index.pts) / index.seconds
+        self.fps = rate or None
         return index
+
+    def _again(self) -> tuple[Any, Iterator[Any]]:
+        """A container, to be closed, and the packets of its video track from the first one on.
+
+        FFmpeg decodes up to twenty frames to open a file, 0.1 s of 1080p: the container that was indexed is used again
+        if it can be put back.
+        """
+        container, self._indexed = self._indexed, None
+        if container is not None and container.format.name in REWINDING:
+            packets = self._rewound(container)
+            if packets is not None:
+                return container, packets
+        if container is not None:
+            container.close()
+        container = self._open()
+        return container, container.demux(self._stream(container))
+
+    def _rewound(self, container: Any) -> Iterator[Any] | None:
+        from av.error import FFmpegError
+
+        stream = self._stream(container)
+        pts, dts, _ = self._index.first
+        try:
+            container.seek(pts if dts is None else dts, stream=stream)
+            packets = container.demux(stream)
+            first = next(packets, None)
+        except (FFmpegError, TypeError):
+            return None
+        if first is None or known_by(first) != self._index.first:
+            return None
+        return chain([first], packets)
 
     def _check_seconds(self, seconds: float | None) -> None:
         most = self._limits.max_video_seconds
@@ -160,23 +203,24 @@ class VideoFile:
         and so are frames that no other frame refers to.
         """
         assert list(indices) == sorted(set(indices)) and indices[0] >= 0 and indices[-1] < self.num_frames
-        with self._open() as container:
+        container, packets = self._again()
+        with container:
             stream = self._stream(container)
             decoder = stream.codec_context
             decoder.thread_count = self._threads
             decoder.thread_type = "AUTO"
             decoder.options = {"max_pixels": str(self._limits.max_video_pixels)}
-            decoded = self._decode(container, stream, set(indices))
+            decoded = self._decode(packets, decoder, set(indices))
             yield from self._match(decoded, indices, float(stream.time_base))
 
-    def _decode(self, container: Any, stream: Any, wanted: set[int]) -> Iterator[Any]:
+    def _decode(self, packets: Iterator[Any], decoder: Any, wanted: set[int]) -> Iterator[Any]:
         from av.error import FFmpegError
 
-        decoder, index = stream.codec_context, self._index
+        index = self._index
         ranges, targets = index.ranges(wanted)
         may_skip = index.timed and decoder.name in SKIPPING
         feeding, errors, current = False, 0, 0
-        for place, packet in enumerate(packet for packet in container.demux(stream) if packet.size):
+        for place, packet in enumerate(packet for packet in packets if packet.size):
             self._check_time()
             while current < len(ranges) and place >= ranges[current][1]:
                 current += 1
@@ -246,7 +290,7 @@ class VideoFile:
 
 
 def _resize_all(
-    video: VideoFile, indices: Sequence[int], rule: VideoRule, limits: MediaLimits, *, workers: int
+    video: VideoFile, indices: Sequence[int], rule: VideoRule, limits: MediaLimits, *, workers: int, memory: Memory
 ) -> tuple[torch.Tensor, tuple[int, int]]:
     """(frames_TChw as `new_frames` makes them, grid). Decoding goes on while `workers` threads resize what has come."""
     from av.video.reformatter import VideoReformatter
@@ -262,13 +306,14 @@ def _resize_all(
             reformatter, resizers = tool
             planes_CHW = rgb_planes(frame, reformatter)
             swap, flip = orientation(frame)
-            if not swap and not flip:
+            if not swap and not flip and slot.dtype == torch.float32:
                 resizers[False].planes_into(planes_CHW, slot)
             else:
                 # the small picture is turned, not the large one: the resize treats both sides alike
                 small = torch.empty((3, slot.shape[2], slot.shape[1]) if swap else slot.shape, dtype=torch.float32)
                 resizers[swap].planes_into(planes_CHW, small)
-                slot.copy_((small.transpose(1, 2) if swap else small).flip(flip))
+                upright = small.transpose(1, 2) if swap else small
+                slot.copy_(upright.flip(flip) if flip else upright)
         finally:
             tools.put(tool)
 
@@ -279,7 +324,7 @@ def _resize_all(
                 if out is None:
                     sides = (frame.height, frame.width) if orientation(frame)[0] else (frame.width, frame.height)
                     grid = video_grid(*sides, rule)
-                    out = new_frames(len(indices), grid, rule)
+                    out = new_frames(len(indices), grid, rule, memory)
                     for _ in range(workers):
                         both = {False: Resizer(grid, rule), True: Resizer((grid[1], grid[0]), rule)}
                         tools.put((VideoReformatter(), both))

@@ -24,7 +24,7 @@ class VideoIndex:
     pts: time of each shown frame in ticks of the track, in order of presentation. places: the place of each in order of
     decoding, counted over all packets. keys: places of the keyframes, increasing; key_pts: their times.
     timed: False if the container gives no times; then frames are known by count alone, and pts are counts.
-    seconds: from the first to the end of the last frame.
+    seconds: from the first to the end of the last frame. first: what its first packet is known by, as `known_by` says.
     """
 
     pts: list[int]
@@ -33,6 +33,7 @@ class VideoIndex:
     key_pts: list[int]
     timed: bool
     seconds: float
+    first: tuple[int | None, int | None, int]
 
     def ranges(self, wanted: Collection[int]) -> tuple[list[tuple[int, int]], set[int]]:
         """(half-open ranges of places to decode, increasing and apart; places of the wanted frames).
@@ -60,6 +61,11 @@ class VideoIndex:
         return merged, targets
 
 
+def known_by(packet: Any) -> tuple[int | None, int | None, int]:
+    """What tells a packet from its neighbours: its two times and its size."""
+    return packet.pts, packet.dts, packet.size
+
+
 def scan(container: Any, stream: Any, *, name: str, max_packets: int, deadline: float) -> VideoIndex:
     """Reads the whole file once without decoding. Raises MediaError for a track without frames and for a file cut off.
 
@@ -73,7 +79,7 @@ def scan(container: Any, stream: Any, *, name: str, max_packets: int, deadline: 
     chosen = [stream] if counted else [*container.streams.video, *container.streams.audio]
     shown: list[tuple[int | None, int, int]] = []
     keys: list[tuple[int, int | None]] = []
-    num_packets, end = 0, 0.0
+    num_packets, end, first = 0, 0.0, None
     try:
         for number, packet in enumerate(container.demux(chosen)):
             if time.monotonic() > deadline:
@@ -90,13 +96,14 @@ def scan(container: Any, stream: Any, *, name: str, max_packets: int, deadline: 
                 shown.append((packet.pts, num_packets, packet.duration or 0))
             if packet.is_keyframe:
                 keys.append((num_packets, packet.pts))
+            first = first or known_by(packet)
             num_packets += 1
     except FFmpegError as error:
         raise MediaError(name, f"is damaged or cut off after {num_packets} frames: {error.strerror}") from error
-    if not shown:
+    if not shown or first is None:
         raise MediaError(name, "has a video track without frames", "at least 1 frame")
     _check_whole(container, stream, name=name, num_packets=num_packets, end=end)
-    return _index(stream, shown, keys)
+    return _index(stream, shown, keys, first)
 
 
 def _check_whole(container: Any, stream: Any, *, name: str, num_packets: int, end: float) -> None:
@@ -109,13 +116,19 @@ def _check_whole(container: Any, stream: Any, *, name: str, num_packets: int, en
             raise MediaError(name, f"is cut off: {end:.1f} seconds of the {claimed:.1f} that its header states")
 
 
-def _index(stream: Any, shown: list[tuple[int | None, int, int]], keys: list[tuple[int, int | None]]) -> VideoIndex:
+def _index(
+    stream: Any,
+    shown: list[tuple[int | None, int, int]],
+    keys: list[tuple[int, int | None]],
+    first: tuple[int | None, int | None, int],
+) -> VideoIndex:
     times = [pts for pts, _, _ in shown if pts is not None]
     key_times = [pts for _, pts in keys if pts is not None]
     rate = float(stream.average_rate or 0)
     if len(times) < len(shown) or len(key_times) < len(keys) or not stream.time_base:
         count = list(range(len(shown)))
-        return VideoIndex(count, [place for _, place, _ in shown], [], [], False, len(shown) / rate if rate else 0.0)
+        places = [place for _, place, _ in shown]
+        return VideoIndex(count, places, [], [], False, len(shown) / rate if rate else 0.0, first)
     order = sorted(range(len(shown)), key=lambda at: times[at])
     last = order[-1]
     ticks = times[last] - times[order[0]] + shown[last][2]
@@ -126,4 +139,5 @@ def _index(stream: Any, shown: list[tuple[int | None, int, int]], keys: list[tup
         key_pts=key_times,
         timed=True,
         seconds=float(ticks * stream.time_base),
+        first=first,
     )
