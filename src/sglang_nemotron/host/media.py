@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
-from sglang_nemotron.config_omni import omni_spec
+from sglang_nemotron.host.hf_config_omni import omni_spec_of
 from sglang_nemotron.host.media_pool import Pool
 from sglang_nemotron.host.media_settings import MediaSettings, media_settings
 from sglang_nemotron.host.media_shm import receive_inline, receive_shared
@@ -96,7 +96,7 @@ def _serve(manager: Any) -> None:
     """Gives the processor of a server its service; ValueError for a setting or a tokenizer that cannot be served."""
     processor = manager.mm_processor
     config = manager.model_config
-    spec = omni_spec(config.hf_config)
+    spec = omni_spec_of(config.hf_config)
     settings = media_settings(os.environ, spec.image)
     stamp = f"sgl_shm_mm_{os.getpid()}_"
     open_bodies(stamp)
