@@ -8,11 +8,13 @@ ValueError here is a 400 for that user alone.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 from sglang_nemotron.host.names.http import TokenizerManager
 from sglang_nemotron.host.refusal import ARCHITECTURES, Refused
+from sglang_nemotron.host.wrapping import Wrapped, first_unwrapped, wrap_once
 
 # answers to one prompt
 MAX_ANSWERS = 1024
@@ -47,15 +49,38 @@ def check_num_answers(sampling_params: Any) -> None:
         raise ValueError(f"n is {count}; allowed: 1 to {MAX_ANSWERS} answers to one prompt. Send several requests")
 
 
+def _is_ours(manager: Any) -> bool:
+    return any(name in ARCHITECTURES for name in manager.model_config.hf_config.architectures or ())
+
+
+def _then_check_bodies(init: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(init)
+    def checked(self: Any) -> Any:
+        result = init(self)
+        if _is_ours(self):
+            from sglang_nemotron.host.bodies import check_bodies
+
+            check_bodies()
+        return result
+
+    return checked
+
+
+# the first moment at which a process that answers HTTP knows its model
+_WRAPPED: tuple[Wrapped, ...] = ((TokenizerManager, _INIT, _then_check_bodies),)
+_MARK = "checks_bodies"
+
+
 def open_check() -> None:
-    """Puts the check in front of SGLang's own validation of a request; may be repeated."""
+    """Puts the checks in front of SGLang's own validation of a request; may be repeated."""
+    wrap_once(_WRAPPED, _MARK)
     validate = getattr(TokenizerManager, _METHOD)
     if getattr(validate, "checks_token_ids", False):
         return
 
     @functools.wraps(validate)
     def checked(self: Any, obj: Any, input_ids: Any) -> Any:
-        ours = any(name in ARCHITECTURES for name in self.model_config.hf_config.architectures or ())
+        ours = _is_ours(self)
         # a prompt of embeddings has no ids
         if ours and input_ids is not None:
             check_token_ids(input_ids, self.model_config.vocab_size)
@@ -70,7 +95,9 @@ def open_check() -> None:
 
 
 def is_checked() -> str | None:
-    """None if SGLang's method refuses an id outside the vocabulary of one of our models, else what it did."""
+    """None if SGLang's method refuses an id outside the vocabulary of one of our models, else what is not checked."""
+    if unwrapped := first_unwrapped(_WRAPPED, _MARK):
+        return f"{unwrapped} is not followed by our check of bodies"
     config = SimpleNamespace(hf_config=SimpleNamespace(architectures=list(ARCHITECTURES)), vocab_size=4)
     manager = SimpleNamespace(model_config=config)
     try:

@@ -1,0 +1,102 @@
+"""A chat whose body is no object is a 400 in servers of ours, through SGLang's own app; other models are left alone."""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sglang.cli.serve  # noqa: F401
+from fastapi.testclient import TestClient
+from sglang.srt.entrypoints import http_server
+
+from sglang_nemotron.host import bodies, requests
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> TestClient:
+    # put back afterwards
+    original = http_server.ORJSONRequest.json
+    monkeypatch.setattr(http_server.ORJSONRequest, "json", lambda self: original(self))
+    return TestClient(http_server.app, raise_server_exceptions=False)
+
+
+def _started(architecture: str) -> None:
+    """As SGLang does once it knows its model."""
+    config = SimpleNamespace(hf_config=SimpleNamespace(architectures=[architecture]), vocab_size=10)
+    for _ in range(2):
+        requests._then_check_bodies(lambda self: None)(SimpleNamespace(model_config=config))
+
+
+def _post(client: TestClient, path: str, body: str) -> Any:
+    return client.post(path, content=body, headers={"content-type": "application/json"})
+
+
+@pytest.mark.parametrize("path", bodies._CHATS)
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ("[]", "a list"),
+        ('[{"model": "m"}]', "a list"),
+        ('"x"', "a string"),
+        ("1", "a number"),
+        ("-1.5", "a number"),
+        ("true", "a boolean"),
+        ("null", "null"),
+    ],
+)
+@pytest.mark.parametrize("architecture", ["NemotronHForCausalLM", "NemotronH_Nano_Omni_Reasoning_V3"])
+def test_what_is_no_object_is_named(client: TestClient, architecture: str, path: str, body: str, kind: str) -> None:
+    # once SGLang says so itself, ours can go
+    assert _post(client, path, body).status_code == 500
+    _started(architecture)
+    answer = _post(client, path, body)
+    assert answer.status_code == 400
+    said = answer.json()
+    assert (said["object"], said["code"], said["message"]) == (
+        "error",
+        400,
+        f"the body is {kind}; a chat is a JSON object",
+    )
+
+
+@pytest.mark.parametrize("body", ["{}", "", "{", "nonsense", '{"messages": 1}'])
+def test_what_sglang_says_itself_stays(client: TestClient, body: str) -> None:
+    before = _post(client, CHAT, body)
+    _started("NemotronHForCausalLM")
+    after = _post(client, CHAT, body)
+    assert (after.status_code, after.json()) == (before.status_code, before.json()) and before.status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/generate", "/v1/messages", "/v1/embeddings"])
+def test_other_endpoints_stay(client: TestClient, path: str) -> None:
+    before = _post(client, path, "[]")
+    _started("NemotronHForCausalLM")
+    after = _post(client, path, "[]")
+    assert (after.status_code, after.json()) == (before.status_code, before.json()) and before.status_code == 400
+
+
+def test_other_models_are_untouched(client: TestClient) -> None:
+    json = http_server.ORJSONRequest.json
+    _started("LlamaForCausalLM")
+    assert http_server.ORJSONRequest.json is json
+
+
+def test_without_a_server_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "_SERVER", "no.such.module")
+    json = http_server.ORJSONRequest.json
+    bodies.check_bodies()
+    assert http_server.ORJSONRequest.json is json
+
+
+def test_the_proof_fails_where_nothing_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests.open_check()
+    assert requests.is_checked() is None
+    ((owner, name, _),) = requests._WRAPPED
+    method = owner.__dict__[name]
+    plain = functools.partial(method)
+    monkeypatch.setattr(owner, name, plain)
+    assert f"{name} is not followed by our check of bodies" in str(requests.is_checked())
