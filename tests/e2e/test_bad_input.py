@@ -42,12 +42,12 @@ BAD: dict[str, tuple[tuple[str, bytes], str]] = {
     "text beyond the context": (completion(prompt="word " * CONTEXT), "context length"),
     "ids beyond the context": (generate(input_ids=[1001] * (CONTEXT + 1)), "context length"),
     "answer beyond the context": (chat(max_tokens=10 * CONTEXT), "context length"),
-    "empty prompt": (completion(prompt=""), "empty"),
-    "prompt of no ids": (completion(prompt=[]), "empty"),
+    "empty prompt": (completion(prompt=""), "Prompt cannot be empty"),
+    "prompt of no ids": (completion(prompt=[]), "Prompt cannot be empty"),
     "empty text": (generate(text=""), "the prompt is empty"),
-    "no ids": (generate(input_ids=[]), "empty"),
-    "no messages": (chat(messages=[]), "empty"),
-    "prompt absent": (completion(), "prompt"),
+    "no ids": (generate(input_ids=[]), "input_ids cannot be empty"),
+    "no messages": (chat(messages=[]), "Messages cannot be empty"),
+    "prompt absent": (completion(), "'loc': ('body', 'prompt'), 'msg': 'Field required'"),
     "negative id": (completion(prompt=[1001, -1]), "input_ids holds -1"),
     "huge id": (completion(prompt=[1001, TOP_ID]), f"input_ids holds {TOP_ID}"),
     "id beyond 64 bits": (completion(prompt=[1001, 2**70]), "validation error"),
@@ -67,7 +67,8 @@ BAD: dict[str, tuple[tuple[str, bytes], str]] = {
     "repetition penalty": (chat(repetition_penalty=-1), "repetition_penalty must be"),
     "presence penalty": (chat(presence_penalty=9), "presence_penalty must be"),
     "frequency penalty": (chat(frequency_penalty=-9), "frequency_penalty must be"),
-    "n of nothing": (chat(n=0), ""),
+    # SGLang steps by n before anything looks at it
+    "n of nothing": (chat(n=0), "range() arg 3 must not be zero"),
     "fractional n": (chat(n=2.5), "validation error"),
     "max_tokens": (chat(max_tokens=-1), "max_new_tokens must be"),
     "min_tokens above max_tokens": (chat(min_tokens=10), "min_new_tokens must be"),
@@ -99,8 +100,8 @@ BAD: dict[str, tuple[tuple[str, bytes], str]] = {
     ),
     "unknown response format": (chat(response_format={"type": "zzz"}), "validation error"),
     "tools that are no list": (chat(tools="no"), "validation error"),
-    "adapter that is not there": (chat(lora_path="nope"), "LoRA"),
-    "embeddings of a text model": (("/v1/embeddings", b'{"model": "x", "input": "a"}'), "embedding"),
+    "adapter that is not there": (chat(lora_path="nope"), "LoRA is not enabled"),
+    "embeddings of a text model": (("/v1/embeddings", b'{"model": "x", "input": "a"}'), "not appear to be an embedding model"),
 }
 
 
