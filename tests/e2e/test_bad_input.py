@@ -16,6 +16,8 @@ CHAT, COMPLETION, GENERATE = "/v1/chat/completions", "/v1/completions", "/genera
 MESSAGES = [{"role": "user", "content": "hi there"}]
 # what the checkpoint of the shared server has
 CONTEXT, TOP_ID = 4096, 1_000_000
+# of the stream beside them; some 900 came while everything was refused
+STREAM_TOKENS = 2400
 
 
 def chat(**fields: Any) -> tuple[str, bytes]:
@@ -101,7 +103,10 @@ BAD: dict[str, tuple[tuple[str, bytes], str]] = {
     "unknown response format": (chat(response_format={"type": "zzz"}), "validation error"),
     "tools that are no list": (chat(tools="no"), "validation error"),
     "adapter that is not there": (chat(lora_path="nope"), "LoRA is not enabled"),
-    "embeddings of a text model": (("/v1/embeddings", b'{"model": "x", "input": "a"}'), "not appear to be an embedding model"),
+    "embeddings of a text model": (
+        ("/v1/embeddings", b'{"model": "x", "input": "a"}'),
+        "not appear to be an embedding model",
+    ),
 }
 
 
@@ -119,7 +124,7 @@ class Stream(threading.Thread):
 
     def __init__(self, url: str) -> None:
         super().__init__()
-        sampling = {"temperature": 0, "max_new_tokens": 1500, "ignore_eos": True}
+        sampling = {"temperature": 0, "max_new_tokens": STREAM_TOKENS, "ignore_eos": True}
         body = {"input_ids": [1001, 1002, 1003], "stream": True, "sampling_params": sampling}
         self.request = urllib.request.Request(
             url + GENERATE, json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -140,7 +145,7 @@ def test_bad_requests_beside_a_stream(server: ServerProcess) -> None:
     alone = Stream(server.url)
     alone.start()
     alone.join()
-    assert len(alone.output_ids) == 1500
+    assert len(alone.output_ids) == STREAM_TOKENS
 
     beside = Stream(server.url)
     beside.start()
@@ -153,7 +158,9 @@ def test_bad_requests_beside_a_stream(server: ServerProcess) -> None:
         message = error.get("message") or error.get("error", {}).get("message", "") if status == 400 else ""
         if status != 400 or words not in message:
             wrong.append(f"{name}: {status} {text[:300]}")
+    during = len(beside.output_ids)
     assert wrong == []
+    assert 50 < during < STREAM_TOKENS, "the stream was not running meanwhile"
     beside.join()
     assert beside.output_ids == alone.output_ids
     assert server.returncode is None
