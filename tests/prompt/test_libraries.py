@@ -18,7 +18,7 @@ from sglang_nemotron.prompt import libraries
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "sglang_nemotron"
 # what every installation has: SGLang's own requirements that are no media library
-ALWAYS = {"numba", "numpy", "scipy", "sglang_nemotron", "tokenizers", "torch", "transformers"}
+ALWAYS = {"numpy", "scipy", "sglang_nemotron", "tokenizers", "torch", "transformers"}
 
 
 def _imported(file: Path) -> set[str]:
@@ -41,8 +41,12 @@ def test_workers_import_the_same_before_their_first_file() -> None:
     tree = ast.parse((PACKAGE / "host" / "media_worker.py").read_text())
     (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "_import_libraries")
     names = {alias.name for node in function.body if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module or "" for node in function.body if isinstance(node, ast.ImportFrom)}
-    assert names == set(libraries.LIBRARIES)
+    for node in function.body:
+        if isinstance(node, ast.ImportFrom):
+            # a module of ours brings what it imports
+            ours = [PACKAGE / "prompt" / f"{alias.name}.py" for alias in node.names]
+            names |= {node.module or ""}.union(*(_imported(file) for file in ours if file.is_file()))
+    assert names - ALWAYS - {"sglang_nemotron.prompt"} == set(libraries.LIBRARIES)
 
 
 def test_the_extra_installs_them() -> None:
