@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from chat_endpoint import endpoint
 from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
 from sglang.srt.managers.io_struct import GenerateReqInput
 from transformers import PreTrainedTokenizerFast
@@ -15,7 +16,6 @@ from transformers import PreTrainedTokenizerFast
 from sglang_nemotron.checkpoint.tokenizer import build_tokenizer
 from sglang_nemotron.config_omni import MediaTokens
 from sglang_nemotron.host import media
-from sglang_nemotron.host.names.http import OpenAIServingChat
 from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
 from sglang_nemotron.prompt.parcel import OPTIONS, Service
 from sglang_nemotron.prompt.splice import VIDEO_SLOT
@@ -77,22 +77,7 @@ def manager(tokenizer: Any) -> Manager:
 def serving(manager: Manager) -> Any:
     media.open_media()
     assert media.media_is_ours() is None
-    made: Any = OpenAIServingChat.__new__(OpenAIServingChat)
-    made.tokenizer_manager = manager
-    made.template_manager = SimpleNamespace(
-        chat_template_name=None,
-        python_chat_template=None,
-        jinja_template_content_format="openai",
-        jinja_template_may_reorder_tool_results=False,
-        reasoning_config=None,
-    )
-    made.reasoning_parser = made.tool_call_parser = made.chat_encoding_spec = None
-    made._encoding_adapter = made._reasoning_detector = None
-    made.default_chat_template_kwargs = {}
-    made.is_gpt_oss = made.is_gemma4 = made.is_minimax_m3 = False
-    made._tokenizer_auto_adds_specials = made._prompt_text_round_trip_is_lossy = False
-    made._chat_template_cache = {}
-    return made
+    return endpoint(manager)
 
 
 def _ids(serving: Any, content: Any, **more: Any) -> list[int]:

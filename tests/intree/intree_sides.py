@@ -10,7 +10,6 @@ import asyncio
 import base64
 import io
 from array import array
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from chat_endpoint import endpoint
 from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
 from sglang.srt.managers import mm_schedule
 from sglang.srt.managers.io_struct import GenerateReqInput
@@ -26,7 +26,6 @@ from sglang.srt.managers.schedule_batch import MultimodalInputs
 from torch import nn
 
 from sglang_nemotron.host import media
-from sglang_nemotron.host.names.http import OpenAIServingChat
 from sglang_nemotron.prompt.parcel import OPTIONS
 
 
@@ -43,23 +42,8 @@ def text(words: str) -> dict[str, Any]:
 
 
 def serving(tokenizer: Any, processor: Any) -> Any:
-    """SGLang's chat endpoint as far as prompts are concerned; our hooks pass SGLang's own processor through."""
-    made: Any = OpenAIServingChat.__new__(OpenAIServingChat)
-    made.tokenizer_manager = SimpleNamespace(tokenizer=tokenizer, mm_processor=processor)
-    made.template_manager = SimpleNamespace(
-        chat_template_name=None,
-        python_chat_template=None,
-        jinja_template_content_format="openai",
-        jinja_template_may_reorder_tool_results=False,
-        reasoning_config=None,
-    )
-    made.reasoning_parser = made.tool_call_parser = made.chat_encoding_spec = None
-    made._encoding_adapter = made._reasoning_detector = None
-    made.default_chat_template_kwargs = {}
-    made.is_gpt_oss = made.is_gemma4 = made.is_minimax_m3 = False
-    made._tokenizer_auto_adds_specials = made._prompt_text_round_trip_is_lossy = False
-    made._chat_template_cache = OrderedDict()
-    return made
+    """SGLang's chat endpoint; our hooks pass SGLang's own processor through."""
+    return endpoint(SimpleNamespace(tokenizer=tokenizer, mm_processor=processor))
 
 
 class Lookup(nn.Module):
