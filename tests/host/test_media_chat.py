@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 from chat_endpoint import endpoint
+from published import SPEC
 from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
 from sglang.srt.managers.io_struct import GenerateReqInput
 from transformers import PreTrainedTokenizerFast
 
 from sglang_nemotron.checkpoint.tokenizer import build_tokenizer
-from sglang_nemotron.config_omni import MediaTokens
 from sglang_nemotron.host import media
 from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
 from sglang_nemotron.prompt.parcel import OPTIONS, Service
 from sglang_nemotron.prompt.splice import VIDEO_SLOT
 from sglang_nemotron.prompt.tags import TagEncoder
 
-TOKENS = MediaTokens("<image>", "<img>", "</img>", "<so_embedding>", "<so_start>", "<so_end>", "<video>", 18, 27)
+TOKENS = SPEC.tokens
 MEDIA = {18, 19, 20, 27, 28, 29, VIDEO_SLOT}
 PIXEL = "data:image/png;base64," + base64.b64encode(b"a file").decode()
 # media before text, unless the text has slots; switches of thinking are stripped: as the published template does

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import os
 import signal
 from collections.abc import Iterator
@@ -17,9 +16,9 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
+from published import SPEC
 from video_media import encode
 
-from sglang_nemotron.config_omni import omni_spec
 from sglang_nemotron.host.media_places import SHARED
 from sglang_nemotron.host.media_pool import Pool
 from sglang_nemotron.host.media_settings import media_settings
@@ -30,8 +29,6 @@ from sglang_nemotron.prompt.options import MediaOptions
 from sglang_nemotron.prompt.parcel import Order, Parcel
 from sglang_nemotron.prompt.video_file import read_clip
 
-CONFIG = Path(__file__).parent.parent / "data" / "nano-omni-30b-a3b.config.json"
-SPEC = omni_spec(json.loads(CONFIG.read_text()))
 SETTINGS = media_settings({}, SPEC.image)
 STAMP = f"sgl_shm_mm_{os.getpid()}_pool_"
 TERMS = Terms(SPEC, SETTINGS.bounds, torch.bfloat16, 1024 << 20, 1 << 31, 20.0, STAMP)

@@ -18,6 +18,7 @@ import pytest
 import torch
 from intree_sides import Side, text, url
 from PIL import Image
+from published import SPEC
 from sglang.srt.managers.schedule_batch import Modality
 from transformers.models.nemotron_h_omni.image_processing_nemotron_h_omni import (
     NemotronH_Omni_Reasoning_V3ImageProcessor,
@@ -26,23 +27,12 @@ from transformers.models.nemotron_h_omni.video_processing_nemotron_h_omni import
     NemotronH_Omni_Reasoning_V3VideoProcessor,
 )
 
-from sglang_nemotron.config_omni import ImageRule, VideoRule
 from sglang_nemotron.prompt.image import image_budget, image_grid
 from sglang_nemotron.prompt.video import video_grid
 
 pytestmark = pytest.mark.intree
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-IMAGE_RULE = ImageRule(patch_size=16, merge_size=2, min_patches=1024, max_patches=13312, mean=MEAN, std=STD)
-VIDEO_RULE = VideoRule(
-    patch_size=16,
-    merge_size=2,
-    target_patches=1024,
-    keep_aspect=True,
-    temporal_patch_size=2,
-    pruning_rate=0.7,
-    mean=MEAN,
-    std=STD,
-)
+IMAGE_RULE, VIDEO_RULE = SPEC.image, SPEC.video
+MEAN, STD = IMAGE_RULE.mean, IMAGE_RULE.std
 
 
 def photo(width: int, height: int, shade: int = 0) -> dict[str, Any]:

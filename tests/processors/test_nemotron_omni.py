@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import sglang.cli.serve  # noqa: F401
+from published import SPEC as PUBLISHED
 from sglang.srt.managers.schedule_batch import Modality
 from sglang.srt.utils.common import VideoData
 from transformers import PreTrainedTokenizerFast
 
 from sglang_nemotron.checkpoint.tokenizer import build_tokenizer
-from sglang_nemotron.config_omni import MediaTokens
 from sglang_nemotron.processors.nemotron_omni import NemotronOmniProcessor
 from sglang_nemotron.prompt.cargo import MediaError
 from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
@@ -21,7 +21,7 @@ from sglang_nemotron.prompt.parcel import OPTIONS, Order, Parcel, Service
 from sglang_nemotron.prompt.splice import VIDEO_SLOT
 from sglang_nemotron.prompt.tags import TagEncoder
 
-TOKENS = MediaTokens("<image>", "<img>", "</img>", "<so_embedding>", "<so_start>", "<so_end>", "<video>", 18, 27)
+TOKENS = PUBLISHED.tokens
 SPEC: Any = SimpleNamespace(
     tokens=TOKENS,
     image=SimpleNamespace(min_patches=8, max_patches=64, merge_size=2),

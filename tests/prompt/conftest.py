@@ -8,16 +8,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from PIL import Image
+from published import SPEC
 
 from sglang_nemotron.config_omni import ImageRule
-
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @pytest.fixture(scope="session")
 def image_rule() -> ImageRule:
-    return ImageRule(patch_size=16, merge_size=2, min_patches=1024, max_patches=13312, mean=MEAN, std=STD)
+    return SPEC.image
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +25,7 @@ def reference() -> Callable[[int], object]:
 
     def make(context_length: int) -> object:
         return module.NemotronH_Omni_Reasoning_V3ImageProcessor(
-            norm_mean=MEAN, norm_std=STD, max_model_len=context_length
+            norm_mean=SPEC.image.mean, norm_std=SPEC.image.std, max_model_len=context_length
         )
 
     return make

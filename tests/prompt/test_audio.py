@@ -14,12 +14,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from published import SPEC
 
 from sglang_nemotron.config_omni import SoundRule
 from sglang_nemotron.prompt import audio
 from sglang_nemotron.prompt.audio import SoundMeasure, clip_mel, clip_samples, sound, sound_tokens
 
-RULE = SoundRule(sample_rate=16_000, num_mels=128, subsampling_factor=8, subsampling_kernel=3, subsampling_stride=2)
+RULE = SPEC.audio
 CLIP = 480_000
 # float32: the mel is normalised, so relative to 1
 TOLERANCE = 1e-4

@@ -21,14 +21,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from published import SPEC
 
-from sglang_nemotron.config_omni import SoundRule
 from sglang_nemotron.prompt.audio import sound
 from sglang_nemotron.prompt.audio_decode import AudioLimits, has_audio
 from sglang_nemotron.prompt.audio_file import read_audio, read_sound
 from sglang_nemotron.prompt.cargo import MediaError
 
-RULE = SoundRule(sample_rate=16_000, num_mels=128, subsampling_factor=8, subsampling_kernel=3, subsampling_stride=2)
+RULE = SPEC.audio
 SPEECH = (Path(__file__).parent.parent / "data" / "media" / "speech.mp3").read_bytes()
 MEBIBYTE = 2**20
 # two decoders of the same lossy file: a quarter of a 16-bit step (ISO/IEC 11172-4 allows a right one 8 times as much)

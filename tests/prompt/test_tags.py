@@ -7,25 +7,15 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from published import SPEC
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from sglang_nemotron.checkpoint.tokenizer import build_tokenizer
-from sglang_nemotron.config_omni import MediaTokens
 from sglang_nemotron.prompt.splice import VIDEO_SLOT
 from sglang_nemotron.prompt.tags import StandIns, TagEncoder, media_tags
 
-TOKENS = MediaTokens(
-    image="<image>",
-    image_start="<img>",
-    image_end="</img>",
-    sound="<so_embedding>",
-    sound_start="<so_start>",
-    sound_end="<so_end>",
-    video="<video>",
-    image_id=18,
-    sound_id=27,
-)
+TOKENS = SPEC.tokens
 TAGS = media_tags(TOKENS)
 MEDIA_IDS = {18, 19, 20, 27, 28, 29, VIDEO_SLOT}
 

@@ -8,21 +8,10 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from published import SPEC
 
-from sglang_nemotron.config_omni import VideoRule
-
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-RULE = VideoRule(
-    patch_size=16,
-    merge_size=2,
-    target_patches=1024,
-    keep_aspect=True,
-    temporal_patch_size=2,
-    pruning_rate=0.7,
-    mean=MEAN,
-    std=STD,
-)
+RULE = SPEC.video
+MEAN, STD = RULE.mean, RULE.std
 OPTIONS = {"libx264": {"preset": "ultrafast"}, "libx265": {"preset": "ultrafast", "x265-params": "log-level=none"}}
 
 
