@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import json
+from pathlib import Path
 
 import pytest
 
-from sglang_nemotron.config import DecoderSpec
+from sglang_nemotron.config import DecoderSpec, decoder_spec
 from sglang_nemotron.state.layout import BYTES_OF_DTYPE, StateLayout, state_layout
 
-PUBLISHED = DecoderSpec(
-    hidden_size=2688,
-    vocab_size=131072,
-    pattern="MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME",
-    num_attention_heads=32,
-    num_key_value_heads=2,
-    head_dim=128,
-    mamba_num_heads=64,
-    mamba_head_dim=64,
-    num_groups=8,
-    state_size=128,
-    conv_width=4,
-    chunk_size=128,
-    conv_bias=True,
-    num_experts=128,
-    experts_per_token=6,
-    expert_intermediate_size=1856,
-    shared_intermediate_size=3712,
-    intermediate_size=0,
-    norm_eps=1e-5,
-    router_scale=2.5,
-    router_renormalize=True,
-    router_num_groups=1,
-    router_top_groups=1,
-    tie_embeddings=False,
-    max_positions=262144,
-    ssm_dtype="float32",
-    time_step_limit=(0.0, math.inf),
-    eos_token_ids=(2,),
-    dtype="bfloat16",
-)
+# tests/test_config.py proves what it is read as
+CONFIG = Path(__file__).parents[1] / "data" / "nano-30b-a3b.config.json"
+PUBLISHED = decoder_spec(json.loads(CONFIG.read_text()))
 GIB = 2**30
 
 
