@@ -254,34 +254,43 @@ def claiming(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+# what is told whatever FFmpeg says of it
+UNREADABLE = "is not a video file that can be read, or is cut off: "
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (lambda: b"", "empty"),
-        (lambda: b"\0" * 4096, "not a video"),
-        (lambda: b"I am a text file, not an MP4.\n" * 50, "not a video"),
-        (lambda: encode(60)[:4000], "cut off"),
-        (lambda: encode(30)[:40], "cut off"),
-        (lambda: box(b"ftyp", b"isom\0\0\2\0isomiso2"), "not a video|no video"),
-        (sound_only, "no video track, only audio"),
-        (without_frames, "without frames|not a video|no picture size"),
-        (lambda: b"RIFF" + struct.pack("<I", 2**31) + b"AVI LIST", "not a video|no video|no picture size|cut off"),
+        (lambda: b"", "is empty: 0 bytes"),
+        (lambda: b"\0" * 4096, UNREADABLE),
+        (lambda: b"I am a text file, not an MP4.\n" * 50, UNREADABLE),
+        (lambda: encode(60)[:4000], UNREADABLE),
+        (lambda: encode(30)[:40], UNREADABLE),
+        (lambda: box(b"ftyp", b"isom\0\0\2\0isomiso2"), UNREADABLE),
+        (sound_only, "has no video track, only audio (send sound as audio)"),
+        (without_frames, "has a video track without frames (at least 1 frame)"),
+        (lambda: b"RIFF" + struct.pack("<I", 2**31) + b"AVI LIST", UNREADABLE),
     ],
     ids=["nothing", "zeros", "text", "moov missing", "head only", "ftyp only", "sound only", "no frames", "riff bomb"],
 )
 def test_files_that_hold_no_video_are_refused(data: object, says: str) -> None:
-    import re
-
-    assert re.search(says, str(refused(data()))), str(refused(data()))
+    assert str(refused(data())).startswith(f"video 1: {says}")
 
 
-@pytest.mark.parametrize("container", ["mp4", "matroska", "avi"])
-def test_a_file_cut_in_the_middle_is_refused(container: str) -> None:
+@pytest.mark.parametrize(
+    ("container", "says"),
+    [
+        ("mp4", UNREADABLE),
+        ("matroska", "is cut off: 1.4 seconds of the 3.0 that its header states"),
+        ("avi", "is cut off: 30 frames of the 90 that its header states"),
+    ],
+)
+def test_a_file_cut_in_the_middle_is_refused(container: str, says: str) -> None:
     kind = {"codec": "mpeg4"} if container == "avi" else {}
     options = {"movflags": "faststart"} if container == "mp4" else {}
     data = encode(90, container=container, options=options, **kind)
     clip(data)
-    assert "cut off" in str(refused(data[: len(data) // 2]))
+    assert str(refused(data[: len(data) // 2])).startswith(f"video 1: {says}")
 
 
 def test_damage_inside_never_hangs_or_crashes() -> None:
@@ -335,19 +344,25 @@ def test_a_still_picture_is_not_a_video() -> None:
 @pytest.mark.parametrize(
     ("data", "limits", "limit"),
     [
-        (lambda: encode(30), MediaLimits(max_video_seconds=0.5), "at most 0 seconds|at most 0.5 seconds"),
+        (lambda: encode(90), MediaLimits(max_video_seconds=2.0), "is 3 seconds long (at most 2 seconds)"),
         (lambda: encode(30), MediaLimits(max_video_bytes=1000), "at most 1,000 bytes"),
-        (lambda: encode(30), MediaLimits(max_video_pixels=160 * 95), "at most 15,200 pixels"),
-        (lambda: encode(4, width=512, height=2), MediaLimits(), "at most 200 times"),
-        (lambda: encode(30), MediaLimits(max_decode_seconds=1e-9), "take|decoding"),
+        (
+            lambda: encode(30),
+            MediaLimits(max_video_pixels=160 * 95),
+            "160x96, 15,360 pixels (at most 15,200 pixels a frame)",
+        ),
+        (
+            lambda: encode(4, width=512, height=2),
+            MediaLimits(),
+            "is 512x2 (the long side at most 200 times the short one)",
+        ),
+        (lambda: encode(30), MediaLimits(max_decode_seconds=1e-9), "takes too long to read"),
         (lambda: claiming(60000, 60000), MediaLimits(), "at most 35,651,584 pixels"),
     ],
     ids=["long", "large", "many pixels", "a strip", "slow", "claims 60000x60000"],
 )
 def test_limits_are_named(data: object, limits: MediaLimits, limit: str) -> None:
-    import re
-
-    assert re.search(limit, str(refused(data(), limits=limits))), str(refused(data(), limits=limits))
+    assert limit in str(refused(data(), limits=limits))
 
 
 def test_a_claim_of_hours_is_refused_unread() -> None:
