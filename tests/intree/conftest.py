@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import sglang.cli.serve  # noqa: F401 - SGLang's command imports first, or its platform meets ours half-imported
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -87,7 +88,10 @@ def in_tree_of(omni_config: dict[str, Any], tokenizer: Any, published: Any, loop
 
     def make(**changes: Any) -> Side:
         theirs = NemotronH_Nano_Omni_Reasoning_V3_Config(**{**omni_config, **changes})
-        processor = NanoNemotronVLImageProcessor(theirs, published, tokenizer, "default")
+        with pytest.MonkeyPatch.context() as patch:
+            # it ends Pillow's protection against huge images for the whole process, and so for every later test
+            patch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+            processor = NanoNemotronVLImageProcessor(theirs, published, tokenizer, "default")
         made.append(processor)
         model = intree_sides.in_tree_model(theirs, omni_config["llm_config"]["hidden_size"])
         return Side(intree_sides.serving(tokenizer, processor), processor, model, tokenizer, loop)
