@@ -63,6 +63,12 @@ def test_what_is_no_object_is_named(client: TestClient, architecture: str, path:
     )
 
 
+def test_no_answer_at_all_is_refused_by_name(client: TestClient) -> None:
+    _started("NemotronHForCausalLM")
+    answer = _post(client, CHAT, '{"messages": [{"role": "user", "content": "hi"}], "n": 0}')
+    assert answer.status_code == 400 and "n is 0; allowed: 1 to 1024" in answer.text
+
+
 @pytest.mark.parametrize("body", ["{}", "", "{", "nonsense", '{"messages": 1}'])
 def test_what_sglang_says_itself_stays(client: TestClient, body: str) -> None:
     before = _post(client, CHAT, body)

@@ -38,8 +38,9 @@ def test_top_logprobs() -> None:
 def test_number_of_answers() -> None:
     for params in (None, [], {}, {"n": 1}, {"n": requests.MAX_ANSWERS}):
         requests.check_num_answers(params)
-    with pytest.raises(ValueError, match="n is 100000; allowed: 1 to 1024"):
-        requests.check_num_answers({"n": 100000})
+    for count in (100000, 0, -1):
+        with pytest.raises(ValueError, match=f"n is {count}; allowed: 1 to 1024"):
+            requests.check_num_answers({"n": count})
 
 
 @pytest.mark.parametrize(("architecture", "stopped"), [("NemotronHForCausalLM", True), ("LlamaForCausalLM", False)])

@@ -1,6 +1,7 @@
-"""Refuses a chat whose JSON body is a list, a text or a number, in servers of ours.
+"""Refuses a chat whose JSON body is a list, a text or a number, or asks for no answer, in servers of ours.
 
-SGLang looks for a field in it before anything says that it must be an object, and answers 500.
+SGLang looks for a field in it before anything says that it must be an object, and answers 500; and it steps by `n`
+before anything looks at that, and tells of an argument of `range`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from fastapi import HTTPException
 
+from sglang_nemotron.host.requests import check_num_answers
 from sglang_nemotron.host.wrapping import wrap_once
 
 _SERVER = "sglang.srt.entrypoints.http_server"
@@ -31,9 +33,14 @@ def _objects(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     async def json(self: Any) -> Any:
         value = await original(self)
-        if not isinstance(value, dict) and self.url.path.endswith(_CHATS):
+        if self.url.path.endswith(_CHATS):
             # SGLang makes its usual answer of it; any other error here would lose its text
-            raise HTTPException(400, f"the body is {_KINDS[type(value)]}; a chat is a JSON object")
+            if not isinstance(value, dict):
+                raise HTTPException(400, f"the body is {_KINDS[type(value)]}; a chat is a JSON object")
+            try:
+                check_num_answers(value)
+            except ValueError as error:
+                raise HTTPException(400, str(error)) from error
         return value
 
     return json

@@ -40,12 +40,12 @@ def check_logprobs(top_logprobs: Any, vocab_size: int) -> None:
 
 
 def check_num_answers(sampling_params: Any) -> None:
-    """ValueError for more answers to one prompt than a server can begin without standing still for everybody else.
+    """ValueError for no answer to a prompt, or for more than a server can begin without standing still for the others.
 
     SGLang makes a request of each in one go, in the loop that answers HTTP.
     """
     count = sampling_params.get("n") if isinstance(sampling_params, dict) else None
-    if isinstance(count, int) and count > MAX_ANSWERS:
+    if isinstance(count, int) and not 1 <= count <= MAX_ANSWERS:
         raise ValueError(f"n is {count}; allowed: 1 to {MAX_ANSWERS} answers to one prompt. Send several requests")
 
 
