@@ -344,7 +344,7 @@ def test_a_still_picture_is_not_a_video() -> None:
 @pytest.mark.parametrize(
     ("data", "limits", "limit"),
     [
-        (lambda: encode(90), MediaLimits(max_video_seconds=2.0), "is 3 seconds long (at most 2 seconds)"),
+        (lambda: encode(90), MediaLimits(max_video_seconds=2.0), "is 3.0 seconds long (at most 2 seconds)"),
         (lambda: encode(30), MediaLimits(max_video_bytes=1000), "at most 1,000 bytes"),
         (
             lambda: encode(30),

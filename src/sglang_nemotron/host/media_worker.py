@@ -122,9 +122,9 @@ class Shelf:
         # by the address of their memory
         self._own: dict[int, Laid] = {}
 
-    def new(self, *shape: int) -> torch.Tensor:
-        """Uninitialised pixels in a file, of the type that the server takes: a video copied is 0.1 s and 400 MB."""
-        laid, mapped = reserve(shape, self._pixels, self._stamp)
+    def new(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Uninitialised memory in a file, of pixels as the server takes them: a video copied is 0.1 s and 400 MB."""
+        laid, mapped = reserve(shape, dtype or self._pixels, self._stamp)
         self._made.append(laid)
         tensor = torch.frombuffer(mapped, dtype=laid.dtype).view(shape)
         self._own[tensor.data_ptr()] = laid
@@ -137,7 +137,7 @@ class Shelf:
         if own is not None:
             assert own.shape == tuple(feature.shape) and own.dtype == feature.dtype, (own, feature.shape)
             return own
-        laid = lay(feature, torch.float32 if parcel.kind == "sound" else self._pixels, self._stamp)
+        laid = lay(feature, self._pixels, self._stamp)
         self._made.append(laid)
         return laid
 

@@ -20,6 +20,7 @@ import torch
 
 from sglang_nemotron.config_omni import SoundRule
 from sglang_nemotron.prompt.cargo import Sound
+from sglang_nemotron.prompt.resize import Memory, new_pixels
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -100,17 +101,18 @@ class SoundMeasure:
             self._clip_S[self._filled : self._filled + taken] = samples_S[start : start + taken]
             self._filled, start = self._filled + taken, start + taken
 
-    def finish(self) -> Sound:
-        """The whole sound; nothing may be added after it."""
+    def finish(self, memory: Memory = new_pixels) -> Sound:
+        """The whole sound; nothing may be added after it. memory: makes what the mel is written to, float32."""
         (last,) = clip_samples(self._filled, self._rule)
         self._clip_S[self._filled : last] = 0.0
         self._close(last)
         while self._waiting:
             self._collect()
         num_frames_N = tuple(len(mel) for mel in self._mels_TF)
-        mel_NTF = torch.zeros(len(num_frames_N), max(num_frames_N), self._rule.num_mels)
-        for index, mel_TF in enumerate(self._mels_TF):
-            mel_NTF[index, : len(mel_TF)] = torch.from_numpy(mel_TF)
+        mel_NTF = memory(len(num_frames_N), max(num_frames_N), self._rule.num_mels, dtype=torch.float32)
+        for padded_TF, mel_TF in zip(mel_NTF, self._mels_TF, strict=True):
+            padded_TF[: len(mel_TF)] = torch.from_numpy(mel_TF)
+            padded_TF[len(mel_TF) :] = 0.0
         return Sound(mel_NTF, num_frames_N, tuple(clip_tokens(frames, self._rule) for frames in num_frames_N))
 
     def _new_clip(self) -> np.ndarray:

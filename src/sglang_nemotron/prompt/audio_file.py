@@ -19,6 +19,7 @@ from sglang_nemotron.config_omni import SoundRule
 from sglang_nemotron.prompt.audio import SoundMeasure
 from sglang_nemotron.prompt.audio_decode import AudioLimits, Block, decode
 from sglang_nemotron.prompt.cargo import MediaError, Sound
+from sglang_nemotron.prompt.resize import Memory, new_pixels
 
 # blocks that the decoder may be ahead of the measuring: 16 blocks of 64 k samples are 4 MB
 AHEAD = 16
@@ -38,12 +39,18 @@ def read_audio(data: bytes, *, name: str, rate: int = 16_000, limits: AudioLimit
 
 
 def read_sound(
-    data: bytes, rule: SoundRule, *, name: str, limits: AudioLimits | None = None, threads: int = 1
+    data: bytes,
+    rule: SoundRule,
+    *,
+    name: str,
+    limits: AudioLimits | None = None,
+    threads: int = 1,
+    memory: Memory = new_pixels,
 ) -> Sound:
     """`sound(read_audio(data))`, bit for bit, with the decoder in a thread of its own and without the whole samples.
 
     The samples are resampled here, and measured in so many threads, while the next ones are decoded: about the time of
-    decoding alone, or of all of it over the number of cores.
+    decoding alone, or of all of it over the number of cores. memory: makes what the mel is written to.
     """
     limits = limits or AudioLimits()
     num_samples = 0
@@ -56,7 +63,7 @@ def read_sound(
         finally:
             blocks.close()
         _check_length(num_samples / rule.sample_rate, name, limits)
-        return measure.finish()
+        return measure.finish(memory)
 
 
 def _check_length(seconds: float, name: str, limits: AudioLimits) -> None:

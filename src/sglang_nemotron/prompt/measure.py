@@ -6,11 +6,13 @@ Every fault of a file is a `MediaError` that names the item. Nothing here may kn
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 
-from sglang_nemotron.config_omni import OmniSpec
+from sglang_nemotron.config_omni import OmniSpec, SoundRule
 from sglang_nemotron.prompt.audio_decode import AudioLimits
 from sglang_nemotron.prompt.cargo import MediaError, Sound
 from sglang_nemotron.prompt.options import MediaLimits
@@ -30,31 +32,36 @@ class Bounds:
     threads: int = 2
 
 
+# of a file's bytes; asked for once its item is measured, since it is made meanwhile
+Content = Callable[[], bytes]
+
+
 def measure(order: Order, data: bytes, spec: OmniSpec, bounds: Bounds, memory: Memory = new_pixels) -> list[Parcel]:
     """The parcel of one item; of a video that is to be heard, one of its sound too, if it has any. MediaError.
 
-    memory: makes what a video's frames, which are the most, are written to; theirs is its type.
+    memory: makes what is too much to be copied: a video's frames, which get its type, and mel.
     """
     if not data:
         raise MediaError(order.name, "the file is empty")
-    content = hashlib.sha256(data).digest()
-    if order.kind == "image":
-        return [_image(order, data, content, spec)]
-    if order.kind == "sound":
-        return [_sound(order, data, content, spec, bounds)]
-    parcels = [_video(order, data, content, spec, bounds, memory)]
-    if order.options.audio_in_video:
-        track = _track(order, data, content, spec, bounds)
-        parcels += [track] if track is not None else []
-    return parcels
+    with ThreadPoolExecutor(1, thread_name_prefix="hash") as beside:
+        content: Content = beside.submit(lambda: hashlib.sha256(data).digest()).result
+        if order.kind == "image":
+            return [_image(order, data, content, spec)]
+        if order.kind == "sound":
+            return [_sound(order, data, content, spec, bounds, memory)]
+        parcels = [_video(order, data, content, spec, bounds, memory)]
+        if order.options.audio_in_video:
+            track = _track(order, data, content, spec, bounds, memory)
+            parcels += [track] if track is not None else []
+        return parcels
 
 
-def _identity(content: bytes, *rest: object) -> bytes:
+def _identity(content: Content, *rest: object) -> bytes:
     """Of the file and of everything else that changes an embedding, so that a cache never confuses two."""
-    return hashlib.sha256(content + repr(rest).encode()).digest()
+    return hashlib.sha256(content() + repr(rest).encode()).digest()
 
 
-def _image(order: Order, data: bytes, content: bytes, spec: OmniSpec) -> Parcel:
+def _image(order: Order, data: bytes, content: Content, spec: OmniSpec) -> Parcel:
     from sglang_nemotron.prompt.image import picture
     from sglang_nemotron.prompt.image_file import read_image
 
@@ -64,7 +71,7 @@ def _image(order: Order, data: bytes, content: bytes, spec: OmniSpec) -> Parcel:
     return Parcel("image", identity, made.pixels_CHW, made.num_tokens)
 
 
-def _video(order: Order, data: bytes, content: bytes, spec: OmniSpec, bounds: Bounds, memory: Memory) -> Parcel:
+def _video(order: Order, data: bytes, content: Content, spec: OmniSpec, bounds: Bounds, memory: Memory) -> Parcel:
     from sglang_nemotron.prompt.video_file import read_clip
 
     options = order.options
@@ -92,29 +99,32 @@ def _video(order: Order, data: bytes, content: bytes, spec: OmniSpec, bounds: Bo
     )
 
 
-def _sound(order: Order, data: bytes, content: bytes, spec: OmniSpec, bounds: Bounds) -> Parcel:
-    from sglang_nemotron.prompt.audio_file import read_sound
-
+def _sound(order: Order, data: bytes, content: Content, spec: OmniSpec, bounds: Bounds, memory: Memory) -> Parcel:
     if spec.audio is None:
         raise MediaError(order.name, "this checkpoint has no sound encoder")
-    return _heard(
-        read_sound(data, spec.audio, name=order.name, limits=bounds.audio, threads=bounds.threads), content, spec
-    )
+    return _heard(_read(data, spec.audio, order.name, bounds, memory), content, spec)
 
 
-def _track(order: Order, data: bytes, content: bytes, spec: OmniSpec, bounds: Bounds) -> Parcel | None:
+def _track(
+    order: Order, data: bytes, content: Content, spec: OmniSpec, bounds: Bounds, memory: Memory
+) -> Parcel | None:
     """A video without sound is nothing to complain about; one whose sound is broken is."""
     from sglang_nemotron.prompt.audio_decode import has_audio
-    from sglang_nemotron.prompt.audio_file import read_sound
 
     if spec.audio is None:
         raise MediaError(order.name, "its sound was asked for, but this checkpoint has no sound encoder")
     name = f"the sound of {order.name}"
     if not has_audio(data):
         return None
-    return _heard(read_sound(data, spec.audio, name=name, limits=bounds.audio, threads=bounds.threads), content, spec)
+    return _heard(_read(data, spec.audio, name, bounds, memory), content, spec)
 
 
-def _heard(made: Sound, content: bytes, spec: OmniSpec) -> Parcel:
+def _read(data: bytes, rule: SoundRule, name: str, bounds: Bounds, memory: Memory) -> Sound:
+    from sglang_nemotron.prompt.audio_file import read_sound
+
+    return read_sound(data, rule, name=name, limits=bounds.audio, threads=bounds.threads, memory=memory)
+
+
+def _heard(made: Sound, content: Content, spec: OmniSpec) -> Parcel:
     identity = _identity(content, "sound", spec.audio)
     return Parcel("sound", identity, made.mel_NTF, made.num_tokens, num_frames=made.num_frames_N)

@@ -14,7 +14,8 @@ import contextlib
 import functools
 import math
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -37,12 +38,15 @@ CHUNK_BYTES = 3 << 20
 HUGE_BYTES = 64 << 20
 
 
-# makes uninitialised memory of a shape; its type is the maker's choice
-Memory = Callable[..., torch.Tensor]
+class Memory(Protocol):
+    """Makes uninitialised memory of a shape; its type is the maker's choice unless told."""
+
+    def __call__(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor: ...
 
 
-def new_pixels(*shape: int) -> torch.Tensor:
+def new_pixels(*shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Uninitialised float32 memory of this shape, for results of a `Resizer`."""
+    assert dtype in (None, torch.float32), dtype
     size = 4 * math.prod(shape)
     if size < HUGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(shape, dtype=torch.float32)

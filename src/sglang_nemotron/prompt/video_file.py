@@ -194,7 +194,7 @@ class VideoFile:
     def _check_seconds(self, seconds: float | None) -> None:
         most = self._limits.max_video_seconds
         if seconds is not None and seconds > most:
-            raise MediaError(self._name, f"is {seconds:,.0f} seconds long", f"at most {most:,.0f} seconds")
+            raise MediaError(self._name, f"is {seconds:,.1f} seconds long", f"at most {most:,g} seconds")
 
     def frames(self, indices: Sequence[int]) -> Iterator[Any]:
         """The av.VideoFrame of each index, in order. indices: increasing positions in order of presentation.
