@@ -298,22 +298,21 @@ def _resize_all(
     tools: SimpleQueue[tuple[Any, dict[bool, Resizer]]] = SimpleQueue()
     pending: deque[Future[None]] = deque()
     out: torch.Tensor | None = None
-    grid = (0, 0)
+    grid, upright = (0, 0), (False, ())
 
-    def resize(frame: Any, slot: torch.Tensor) -> None:
+    def resize(frame: Any, slot: torch.Tensor, swap: bool, flip: tuple[int, ...]) -> None:
         tool = tools.get()
         try:
             reformatter, resizers = tool
             planes_CHW = rgb_planes(frame, reformatter)
-            swap, flip = orientation(frame)
             if not swap and not flip and slot.dtype == torch.float32:
                 resizers[False].planes_into(planes_CHW, slot)
             else:
                 # the small picture is turned, not the large one: the resize treats both sides alike
                 small = torch.empty((3, slot.shape[2], slot.shape[1]) if swap else slot.shape, dtype=torch.float32)
                 resizers[swap].planes_into(planes_CHW, small)
-                upright = small.transpose(1, 2) if swap else small
-                slot.copy_(upright.flip(flip) if flip else upright)
+                turned = small.transpose(1, 2) if swap else small
+                slot.copy_(turned.flip(flip) if flip else turned)
         finally:
             tools.put(tool)
 
@@ -322,13 +321,16 @@ def _resize_all(
             for number, frame in enumerate(video.frames(indices)):
                 _check_size(video._name, frame.width, frame.height, limits)
                 if out is None:
-                    sides = (frame.height, frame.width) if orientation(frame)[0] else (frame.width, frame.height)
+                    # of the whole file, and asked for once: PyAV 18 keeps a frame whose side data were looked at
+                    # until Python collects its garbage
+                    upright = orientation(frame)
+                    sides = (frame.height, frame.width) if upright[0] else (frame.width, frame.height)
                     grid = video_grid(*sides, rule)
                     out = new_frames(len(indices), grid, rule, memory)
                     for _ in range(workers):
                         both = {False: Resizer(grid, rule), True: Resizer((grid[1], grid[0]), rule)}
                         tools.put((VideoReformatter(), both))
-                pending.append(pool.submit(resize, frame, out[number]))
+                pending.append(pool.submit(resize, frame, out[number], *upright))
                 # what waits is full-size frames: never more than one beyond those in hand
                 while len(pending) > workers:
                     pending.popleft().result()
