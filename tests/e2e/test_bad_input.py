@@ -16,7 +16,7 @@ CHAT, COMPLETION, GENERATE = "/v1/chat/completions", "/v1/completions", "/genera
 MESSAGES = [{"role": "user", "content": "hi there"}]
 # what the checkpoint of the shared server has
 CONTEXT, TOP_ID = 4096, 1_000_000
-# of the stream beside them; some 900 came while everything was refused
+# of the stream beside them: more than can come while everything is refused
 STREAM_TOKENS = 2400
 
 
@@ -150,6 +150,7 @@ def test_bad_requests_beside_a_stream(server: ServerProcess) -> None:
     beside = Stream(server.url)
     beside.start()
     assert beside.begun.wait(60)
+    before = len(beside.output_ids)
     wrong = []
     for name, ((path, body), words) in BAD.items():
         status, text = post(server.url, path, body)
@@ -160,7 +161,8 @@ def test_bad_requests_beside_a_stream(server: ServerProcess) -> None:
             wrong.append(f"{name}: {status} {text[:300]}")
     during = len(beside.output_ids)
     assert wrong == []
-    assert 50 < during < STREAM_TOKENS, "the stream was not running meanwhile"
+    # 20 to 900 come meanwhile: clients and server share the cores
+    assert before < during < STREAM_TOKENS, "the stream was not running meanwhile"
     beside.join()
     assert beside.output_ids == alone.output_ids
     assert server.returncode is None

@@ -74,7 +74,14 @@ def test_demo_on_a_port_in_use_says_so_at_once(tmp_path: Path):
 @pytest.mark.server
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_demo_that_is_ended_ends_its_server(number: signal.Signals, tmp_path: Path):
-    demo = subprocess.Popen([*DEMO, "--dir", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    demo = subprocess.Popen(
+        [*DEMO, "--dir", tmp_path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # tests that run in the background of a shell ignore ctrl-C, and so would what they start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         assert demo.stdout is not None
         for line in demo.stdout:

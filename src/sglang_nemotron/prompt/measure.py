@@ -24,7 +24,7 @@ from sglang_nemotron.prompt.resize import Memory, new_pixels
 class Bounds:
     """What a server accepts of one item of each kind.
 
-    threads: that decode a video, and as many that resize it; that measure a sound.
+    threads: that decode a video, and as many that resize it; twice as many measure a sound.
     """
 
     video: MediaLimits = field(default_factory=MediaLimits)
@@ -122,7 +122,7 @@ def _track(
 def _read(data: bytes, rule: SoundRule, name: str, bounds: Bounds, memory: Memory) -> Sound:
     from sglang_nemotron.prompt.audio_file import read_sound
 
-    return read_sound(data, rule, name=name, limits=bounds.audio, threads=bounds.threads, memory=memory)
+    return read_sound(data, rule, name=name, limits=bounds.audio, threads=2 * bounds.threads, memory=memory)
 
 
 def _heard(made: Sound, content: Content, spec: OmniSpec) -> Parcel:

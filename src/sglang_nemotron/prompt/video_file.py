@@ -7,24 +7,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, BinaryIO
-
-import torch
 
 from sglang_nemotron.config_omni import VideoRule
 from sglang_nemotron.prompt.cargo import MediaError, VideoClip
 from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
-from sglang_nemotron.prompt.resize import Memory, Resizer, new_pixels
-from sglang_nemotron.prompt.video import new_frames, sample_indices, timestamps, video_clip, video_grid
+from sglang_nemotron.prompt.resize import Memory, new_pixels
+from sglang_nemotron.prompt.video import sample_indices, timestamps, video_clip
 from sglang_nemotron.prompt.video_index import VideoIndex, known_by, scan
-from sglang_nemotron.prompt.video_pixels import orientation, rgb_planes
+from sglang_nemotron.prompt.video_resize import resize_all
 
 # containers of one video, none of which can name another file or address (a playlist could: HLS, DASH, concat)
 FORMATS = "mov,matroska,gif,avi,mpegts,mpeg,flv,ogg,asf"
@@ -65,7 +60,14 @@ def read_clip(
         indices = sample_indices(
             video.num_frames, video.fps, fps=options.fps, max_frames=min(options.max_frames, limits.max_video_frames)
         )
-        frames, grid = _resize_all(video, indices, rule, limits, workers=max(1, threads), memory=memory)
+        frames, grid = resize_all(
+            video.frames(indices),
+            len(indices),
+            rule,
+            workers=max(1, threads),
+            memory=memory,
+            check=lambda width, height: _check_size(name, width, height, limits),
+        )
         return video_clip(
             frames,
             num_frames=len(indices),
@@ -287,60 +289,6 @@ class VideoFile:
         if time.monotonic() > self._deadline:
             most = self._limits.max_decode_seconds
             raise MediaError(self._name, "takes too long to decode", f"at most {most:g} seconds of decoding")
-
-
-def _resize_all(
-    video: VideoFile, indices: Sequence[int], rule: VideoRule, limits: MediaLimits, *, workers: int, memory: Memory
-) -> tuple[torch.Tensor, tuple[int, int]]:
-    """(frames_TChw as `new_frames` makes them, grid). Decoding goes on while `workers` threads resize what has come."""
-    from av.video.reformatter import VideoReformatter
-
-    tools: SimpleQueue[tuple[Any, dict[bool, Resizer]]] = SimpleQueue()
-    pending: deque[Future[None]] = deque()
-    out: torch.Tensor | None = None
-    grid, upright = (0, 0), (False, ())
-
-    def resize(frame: Any, slot: torch.Tensor, swap: bool, flip: tuple[int, ...]) -> None:
-        tool = tools.get()
-        try:
-            reformatter, resizers = tool
-            planes_CHW = rgb_planes(frame, reformatter)
-            if not swap and not flip and slot.dtype == torch.float32:
-                resizers[False].planes_into(planes_CHW, slot)
-            else:
-                # the small picture is turned, not the large one: the resize treats both sides alike
-                small = torch.empty((3, slot.shape[2], slot.shape[1]) if swap else slot.shape, dtype=torch.float32)
-                resizers[swap].planes_into(planes_CHW, small)
-                turned = small.transpose(1, 2) if swap else small
-                slot.copy_(turned.flip(flip) if flip else turned)
-        finally:
-            tools.put(tool)
-
-    with ThreadPoolExecutor(workers, thread_name_prefix="video") as pool:
-        try:
-            for number, frame in enumerate(video.frames(indices)):
-                _check_size(video._name, frame.width, frame.height, limits)
-                if out is None:
-                    # of the whole file, and asked for once: PyAV 18 keeps a frame whose side data were looked at
-                    # until Python collects its garbage
-                    upright = orientation(frame)
-                    sides = (frame.height, frame.width) if upright[0] else (frame.width, frame.height)
-                    grid = video_grid(*sides, rule)
-                    out = new_frames(len(indices), grid, rule, memory)
-                    for _ in range(workers):
-                        both = {False: Resizer(grid, rule), True: Resizer((grid[1], grid[0]), rule)}
-                        tools.put((VideoReformatter(), both))
-                pending.append(pool.submit(resize, frame, out[number], *upright))
-                # what waits is full-size frames: never more than one beyond those in hand
-                while len(pending) > workers:
-                    pending.popleft().result()
-            while pending:
-                pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
-    assert out is not None
-    return out, grid
 
 
 def _open_source(source: bytes | str | Path, name: str, limits: MediaLimits) -> BinaryIO:

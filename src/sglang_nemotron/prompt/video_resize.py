@@ -1,0 +1,83 @@
+"""Decoded frames come in; a clip's resized frames, upright, go out, in threads beside the decoder."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+
+from sglang_nemotron.config_omni import VideoRule
+from sglang_nemotron.prompt.resize import Memory, Resizer
+from sglang_nemotron.prompt.video import new_frames, video_grid
+from sglang_nemotron.prompt.video_pixels import orientation, rgb_planes
+
+# decoded frames that may wait to be resized, so that neither side waits for the other at every frame
+AHEAD_BYTES = 24 << 20
+
+
+def resize_all(
+    frames: Iterator[Any],
+    num_frames: int,
+    rule: VideoRule,
+    *,
+    workers: int,
+    memory: Memory,
+    check: Callable[[int, int], None],
+) -> tuple[torch.Tensor, tuple[int, int]]:
+    """(frames_TChw as `new_frames` makes them, grid). Decoding goes on while `workers` threads resize what has come.
+
+    frames: av.VideoFrames, decoded as they are asked for. check: raises for a width and height that are refused.
+    """
+    from av.video.reformatter import VideoReformatter
+
+    tools: SimpleQueue[tuple[Any, dict[bool, Resizer]]] = SimpleQueue()
+    pending: deque[Future[None]] = deque()
+    out: torch.Tensor | None = None
+    grid, upright = (0, 0), (False, ())
+
+    def resize(frame: Any, slot: torch.Tensor, swap: bool, flip: tuple[int, ...]) -> None:
+        tool = tools.get()
+        try:
+            reformatter, resizers = tool
+            planes_CHW = rgb_planes(frame, reformatter)
+            if not swap and not flip and slot.dtype == torch.float32:
+                resizers[False].planes_into(planes_CHW, slot)
+            else:
+                # the small picture is turned, not the large one: the resize treats both sides alike
+                small = torch.empty((3, slot.shape[2], slot.shape[1]) if swap else slot.shape, dtype=torch.float32)
+                resizers[swap].planes_into(planes_CHW, small)
+                turned = small.transpose(1, 2) if swap else small
+                slot.copy_(turned.flip(flip) if flip else turned)
+        finally:
+            tools.put(tool)
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="video") as pool:
+        try:
+            for number, frame in enumerate(frames):
+                check(frame.width, frame.height)
+                if out is None:
+                    # of the whole file, and asked for once: PyAV 18 keeps a frame whose side data were looked at
+                    # until Python collects its garbage
+                    upright = orientation(frame)
+                    sides = (frame.height, frame.width) if upright[0] else (frame.width, frame.height)
+                    grid = video_grid(*sides, rule)
+                    out = new_frames(num_frames, grid, rule, memory)
+                    for _ in range(workers):
+                        both = {False: Resizer(grid, rule), True: Resizer((grid[1], grid[0]), rule)}
+                        tools.put((VideoReformatter(), both))
+                pending.append(pool.submit(resize, frame, out[number], *upright))
+                # what waits is full-size frames, of 1.5 bytes a pixel
+                most = max(workers, 2 * AHEAD_BYTES // (3 * frame.width * frame.height))
+                while len(pending) > most:
+                    pending.popleft().result()
+            while pending:
+                pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+    assert out is not None
+    return out, grid
