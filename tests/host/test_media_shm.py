@@ -17,10 +17,17 @@ from sglang.srt.utils.msgpack_utils import enc_hook, ext_hook
 from sglang_nemotron.host import media_places, media_worker
 from sglang_nemotron.host.media_places import SHARED
 from sglang_nemotron.host.media_shm import LaidTensor, receive_inline, receive_shared
-from sglang_nemotron.host.media_worker import lay
+from sglang_nemotron.host.media_worker import Laid, reserve
 
 STAMP = f"sgl_shm_mm_{os.getpid()}_"
 TENSOR = torch.arange(24, dtype=torch.float32).view(2, 3, 4)
+
+
+def lay(tensor: torch.Tensor, dtype: torch.dtype, stamp: str) -> Laid:
+    """A file that holds the tensor."""
+    laid, mapped = reserve(tuple(tensor.shape), dtype, stamp)
+    torch.frombuffer(mapped, dtype=dtype).view(tensor.shape).copy_(tensor)
+    return laid
 
 
 def _left() -> list[str]:

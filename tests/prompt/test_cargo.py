@@ -35,7 +35,8 @@ def test_good_cargo_is_accepted_and_frozen() -> None:
     ("kind", "good", "change"),
     [
         (Picture, PICTURE, {"pixels_CHW": torch.zeros(4, 32, 64)}),
-        (Picture, PICTURE, {"pixels_CHW": torch.zeros(3, 32, 64, dtype=torch.bfloat16)}),
+        (Picture, PICTURE, {"pixels_CHW": torch.zeros(3, 32, 64, dtype=torch.float64)}),
+        (Picture, PICTURE, {"pixels_CHW": torch.zeros(3, 32, 64, dtype=torch.uint8)}),
         (Picture, PICTURE, {"pixels_CHW": torch.zeros(1, 3, 32, 64)}),
         (Picture, PICTURE, {"grid_HW": (4, 2)}),
         (Picture, PICTURE, {"grid_HW": (0, 4)}),
@@ -45,6 +46,7 @@ def test_good_cargo_is_accepted_and_frozen() -> None:
         (VideoClip, CLIP, {"frames_TCHW": torch.zeros(5, 3, 32, 64)}),
         (VideoClip, CLIP, {"frames_TCHW": torch.zeros(0, 3, 32, 64)}),
         (VideoClip, CLIP, {"frames_TCHW": torch.zeros(3, 32, 64)}),
+        (VideoClip, CLIP, {"frames_TCHW": torch.zeros(CLIP["frames_TCHW"].shape, dtype=torch.float64)}),
         (VideoClip, CLIP, {"headings": ()}),
         (VideoClip, CLIP, {"headings": ("a", "b", "c")}),
         (VideoClip, CLIP, {"pruning_rate": 1.0}),

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 
 CHANNELS = 3
+# what pixels may be kept in
+PIXELS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class MediaError(ValueError):
@@ -36,7 +38,7 @@ class MediaError(ValueError):
 class Picture:
     """One image, ready for the vision tower.
 
-    pixels_CHW: float32, normalised, H = rows * patch size, W = columns * patch size.
+    pixels_CHW: float32 or narrower, normalised, H = rows * patch size, W = columns * patch size.
     grid_HW: (rows, columns) in patches. num_tokens: tokens the language model sees, after the pixel shuffle.
     """
 
@@ -45,7 +47,7 @@ class Picture:
     num_tokens: int
 
     def __post_init__(self) -> None:
-        assert self.pixels_CHW.dtype == torch.float32, self.pixels_CHW.dtype
+        assert self.pixels_CHW.dtype in PIXELS, self.pixels_CHW.dtype
         _check_pixels(self.pixels_CHW, 3, self.grid_HW)
         _check_tokens(self.num_tokens, self.grid_HW)
 
@@ -69,7 +71,7 @@ class VideoClip:
     num_kept: int
 
     def __post_init__(self) -> None:
-        assert self.frames_TCHW.dtype in (torch.float32, torch.bfloat16, torch.float16), self.frames_TCHW.dtype
+        assert self.frames_TCHW.dtype in PIXELS, self.frames_TCHW.dtype
         _check_pixels(self.frames_TCHW, 4, self.grid_HW)
         _check_tokens(self.tokens_per_tubelet, self.grid_HW)
         num_frames, num_tubelets = self.frames_TCHW.shape[0], len(self.headings)

@@ -10,12 +10,13 @@ columns).
 from __future__ import annotations
 
 import math
+import threading
 
 import torch
 
 from sglang_nemotron.config_omni import ImageRule
 from sglang_nemotron.prompt.cargo import CHANNELS, MediaError, Picture
-from sglang_nemotron.prompt.resize import Resizer, new_pixels
+from sglang_nemotron.prompt.resize import Memory, Resizer, new_pixels
 
 # the reference leaves room for so many tokens of text when it turns the context length into a budget
 TEXT_TOKENS = 4
@@ -84,14 +85,33 @@ def image_tokens(grid_HW: tuple[int, int], rule: ImageRule) -> int:
     return rows * columns // rule.merge_size**2
 
 
-def picture(rgb_HWC: torch.Tensor, rule: ImageRule, budget: int, *, name: str = "image") -> Picture:
+def picture(
+    rgb_HWC: torch.Tensor, rule: ImageRule, budget: int, *, name: str = "image", memory: Memory = new_pixels
+) -> Picture:
     """The image resized to its grid and normalised. rgb_HWC: uint8, upright, any strides (planar is quickest).
 
-    Quickest where the caller gives torch one thread and runs images beside each other, as `Resizer` says.
+    memory: makes what the pixels are written to; theirs is its type. Quickest where the caller gives torch one thread
+    and runs images beside each other, as `Resizer` says.
     """
     assert rgb_HWC.dtype == torch.uint8 and rgb_HWC.ndim == 3 and rgb_HWC.shape[2] == CHANNELS, rgb_HWC.shape
     height, width, _ = rgb_HWC.shape
     rows, columns = grid = image_grid(width, height, budget, rule, name=name)
-    pixels_CPQ = new_pixels(CHANNELS, rows * rule.patch_size, columns * rule.patch_size)
-    Resizer(grid, rule).into(rgb_HWC, pixels_CPQ)
+    pixels_CPQ = memory(CHANNELS, rows * rule.patch_size, columns * rule.patch_size)
+    if pixels_CPQ.dtype == torch.float32:
+        Resizer(grid, rule).into(rgb_HWC, pixels_CPQ)
+    else:
+        wide_CPQ = _scratch(pixels_CPQ.shape)
+        Resizer(grid, rule).into(rgb_HWC, wide_CPQ)
+        pixels_CPQ.copy_(wide_CPQ)
     return Picture(pixels_CPQ, grid, image_tokens(grid, rule))
+
+
+_kept = threading.local()
+
+
+def _scratch(shape: torch.Size) -> torch.Tensor:
+    """Uninitialised float32 memory of this thread, the same for every image: its first touch costs half a resize."""
+    kept: torch.Tensor | None = getattr(_kept, "memory", None)
+    if kept is None or kept.numel() < shape.numel():
+        kept = _kept.memory = new_pixels(shape.numel())
+    return kept[: shape.numel()].view(shape)

@@ -39,14 +39,14 @@ Content = Callable[[], bytes]
 def measure(order: Order, data: bytes, spec: OmniSpec, bounds: Bounds, memory: Memory = new_pixels) -> list[Parcel]:
     """The parcel of one item; of a video that is to be heard, one of its sound too, if it has any. MediaError.
 
-    memory: makes what is too much to be copied: a video's frames, which get its type, and mel.
+    memory: makes what is much to copy: pixels, which get its type, and mel.
     """
     if not data:
         raise MediaError(order.name, "the file is empty")
     with ThreadPoolExecutor(1, thread_name_prefix="hash") as beside:
         content: Content = beside.submit(lambda: hashlib.sha256(data).digest()).result
         if order.kind == "image":
-            return [_image(order, data, content, spec)]
+            return [_image(order, data, content, spec, memory)]
         if order.kind == "sound":
             return [_sound(order, data, content, spec, bounds, memory)]
         parcels = [_video(order, data, content, spec, bounds, memory)]
@@ -61,12 +61,12 @@ def _identity(content: Content, *rest: object) -> bytes:
     return hashlib.sha256(content() + repr(rest).encode()).digest()
 
 
-def _image(order: Order, data: bytes, content: Content, spec: OmniSpec) -> Parcel:
+def _image(order: Order, data: bytes, content: Content, spec: OmniSpec, memory: Memory) -> Parcel:
     from sglang_nemotron.prompt.image import picture
     from sglang_nemotron.prompt.image_file import read_image
 
     rgb_HWC = torch.as_tensor(read_image(data, name=order.name))
-    made = picture(rgb_HWC, spec.image, order.budget, name=order.name)
+    made = picture(rgb_HWC, spec.image, order.budget, name=order.name, memory=memory)
     identity = _identity(content, "image", made.grid_HW, spec.image)
     return Parcel("image", identity, made.pixels_CHW, made.num_tokens)
 
