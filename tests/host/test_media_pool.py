@@ -25,6 +25,8 @@ from sglang_nemotron.host.media_settings import media_settings
 from sglang_nemotron.host.media_shm import receive_inline
 from sglang_nemotron.host.media_worker import Terms
 from sglang_nemotron.prompt.cargo import MediaError
+from sglang_nemotron.prompt.image import picture
+from sglang_nemotron.prompt.image_file import read_image
 from sglang_nemotron.prompt.options import MediaOptions
 from sglang_nemotron.prompt.parcel import Order, Parcel
 from sglang_nemotron.prompt.video_file import read_clip
@@ -59,8 +61,12 @@ def test_an_image_in_the_served_dtype(pool: Pool, tmp_path: Path) -> None:
     (parcel,) = _measure(pool, "image", path)
     assert parcel.feature.dtype == torch.bfloat16 and parcel.num_tokens >= 256
     assert parcel.feature.shape[1] * parcel.feature.shape[2] == parcel.num_tokens * 4 * 256
+    # a smaller one between, in the same memory
+    _measure(pool, "image", _png(tmp_path / "b.png"), max_image_tokens=256)
     (again,) = _measure(pool, "image", path)
     assert again.identity == parcel.identity and torch.equal(again.feature, parcel.feature)
+    rgb_HWC = torch.as_tensor(read_image(path.read_bytes(), name="i"))
+    assert torch.equal(parcel.feature, picture(rgb_HWC, SPEC.image, 13312).pixels_CHW.bfloat16())
 
 
 def test_a_video_is_made_in_the_served_dtype(pool: Pool, tmp_path: Path) -> None:
