@@ -138,6 +138,30 @@ def test_a_worker_that_dies_is_replaced(pool: Pool, tmp_path: Path) -> None:
     assert len(_measure(pool, "image", path)) == 1
 
 
+def test_a_worker_that_dies_over_a_video_leaves_no_file(pool: Pool, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(encode(400, width=640, height=360, rate=4))
+    _measure(pool, "image", _png(tmp_path / "a.png"))
+
+    async def struck() -> None:
+        worker = pool._idle.get_nowait()
+        pool._idle.put(worker)
+        order = Order("video", "video 7", MediaOptions(fps=4.0, max_frames=400), 13312)
+        job = asyncio.ensure_future(pool.measure(order, str(tmp_path / "a.mp4")))
+        # the frames' memory is there, and they are being made
+        while not left():
+            assert not job.done()
+            await asyncio.sleep(0.002)
+        os.kill(worker.process.pid, signal.SIGKILL)
+        await job
+
+    def left() -> list[str]:
+        return [name for name in os.listdir(SHARED) if name.startswith(STAMP)]
+
+    with pytest.raises(MediaError, match="video 7: cannot be read: its reader came to an end"):
+        asyncio.run(struck())
+    assert left() == []
+
+
 def test_a_worker_that_hangs_is_ended(pool: Pool, tmp_path: Path, monkeypatch: Any) -> None:
     path = _png(tmp_path / "a.png")
     _measure(pool, "image", path)

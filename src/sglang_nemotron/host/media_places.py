@@ -15,16 +15,22 @@ SHARED = Path("/dev/shm")
 _Made = TypeVar("_Made")
 
 
+def places() -> tuple[Path, Path]:
+    """Shared memory, and the folder for temporary files."""
+    return SHARED, Path(tempfile.gettempdir())
+
+
 def in_shared_or_temporary(make: Callable[[Path], _Made]) -> _Made:
     """What `make` makes in shared memory, or if that raises OSError, in the folder for temporary files.
 
     A full place shows itself late: a file can be opened there, and only writing fails. So `make` opens and writes, and
     leaves nothing behind when it raises; it may be called twice.
     """
+    shared, temporary = places()
     try:
-        return make(SHARED)
+        return make(shared)
     except OSError:
-        return make(Path(tempfile.gettempdir()))
+        return make(temporary)
 
 
 def write_all(file: BinaryIO, data: bytes) -> None:

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
 
-from sglang_nemotron.host.media_worker import Laid, Terms
+from sglang_nemotron.host.media_worker import Laid, Terms, clear_after
 from sglang_nemotron.prompt.cargo import MediaError
 from sglang_nemotron.prompt.parcel import Order, Parcel
 
@@ -50,6 +50,7 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 env=environment,
             )
+        self._stamp = terms.stamp
         self.connection = Connection(ours.detach())
         self.connection.send(terms)
         self._ready = False
@@ -70,6 +71,7 @@ class _Worker:
         self.process.kill()
         self.process.wait()
         self.connection.close()
+        clear_after(self.process.pid, self._stamp)
 
 
 class Pool:
@@ -132,7 +134,8 @@ class Pool:
                 return worker.connection.recv()
         except (EOFError, OSError) as error:
             code = worker.process.wait()
-            self._replace(worker)
+            worker.kill()
+            self._replace()
             logger.warning("A media worker ended with %s while it read %s.", code, order.name)
             raise MediaError(
                 order.name,
@@ -140,14 +143,12 @@ class Pool:
                 f"at most {self._terms.memory >> 20} MB of memory",
             ) from error
         worker.kill()
-        self._replace(worker)
+        self._replace()
         logger.warning("A media worker was ended after %.0f s with %s.", time.monotonic() - began, order.name)
         raise MediaError(order.name, "takes too long to read", f"at most {timeout:g} s")
 
-    def _replace(self, worker: _Worker) -> None:
+    def _replace(self) -> None:
         """Starts the next one now, so that the next item need not wait for its imports."""
-        with contextlib.suppress(OSError):
-            worker.connection.close()
         if not self._closed.is_set():
             with contextlib.suppress(OSError):
                 self._idle.put(_Worker(self._terms))

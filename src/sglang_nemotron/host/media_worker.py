@@ -15,14 +15,14 @@ import stat
 import sys
 import traceback
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
 from sglang_nemotron.config_omni import OmniSpec
-from sglang_nemotron.host.media_places import in_shared_or_temporary
+from sglang_nemotron.host.media_places import in_shared_or_temporary, places
 from sglang_nemotron.prompt.cargo import MediaError
 from sglang_nemotron.prompt.measure import Bounds, measure
 from sglang_nemotron.prompt.parcel import Order, Parcel
@@ -129,15 +129,32 @@ class Shelf:
         return tensor
 
     def laid(self, feature: torch.Tensor) -> Laid:
-        """The file that a feature was made in."""
-        laid = next(laid for address, laid in reversed(self._made) if address == feature.data_ptr())
+        """The file that a feature was made in, under the name of one that is finished."""
+        at, laid = next(
+            (at, laid) for at, (address, laid) in reversed([*enumerate(self._made)]) if address == feature.data_ptr()
+        )
         assert laid.shape == tuple(feature.shape) and laid.dtype == feature.dtype, (laid, feature.shape)
-        return laid
+        finished = replace(laid, path=laid.path.removesuffix(_unfinished(os.getpid())))
+        os.rename(laid.path, finished.path)
+        self._made[at] = feature.data_ptr(), finished
+        return finished
 
     def clear(self) -> None:
         for _, laid in self._made:
             with contextlib.suppress(OSError):
                 os.unlink(laid.path)
+
+
+def _unfinished(pid: int) -> str:
+    """How the names of files end that a worker is still writing to."""
+    return f".{pid}"
+
+
+def clear_after(pid: int, stamp: str) -> None:
+    """Removes the files that a worker which is gone had not finished, a video of hundreds of MB perhaps."""
+    for folder in places():
+        for path in folder.glob(f"{stamp}*{_unfinished(pid)}"):
+            path.unlink(missing_ok=True)
 
 
 def reserve(shape: tuple[int, ...], dtype: torch.dtype, stamp: str) -> tuple[Laid, mmap.mmap]:
@@ -151,7 +168,7 @@ def reserve(shape: tuple[int, ...], dtype: torch.dtype, stamp: str) -> tuple[Lai
 
 
 def _reserve_in(folder: Path, size: int, stamp: str) -> tuple[Path, mmap.mmap]:
-    path = folder / f"{stamp}{uuid.uuid4().hex}"
+    path = folder / f"{stamp}{uuid.uuid4().hex}{_unfinished(os.getpid())}"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         # reserved at once: a page that is missing later would kill the process that writes it
