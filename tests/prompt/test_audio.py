@@ -85,10 +85,15 @@ def exact_mel(samples_S: np.ndarray) -> np.ndarray:
     return (log_TF - log_TF.mean(0)) / (log_TF.std(0, ddof=1) + 1e-5)
 
 
+def share_close(mel_TF: np.ndarray, wanted_TF: np.ndarray, rounding_TF: np.ndarray | float = 0.0) -> float:
+    """How much of the mel is as wanted, from 0 to 1; nothing of one of another shape."""
+    if mel_TF.shape != wanted_TF.shape:
+        return 0.0
+    return float((np.abs(mel_TF - wanted_TF) <= TOLERANCE * (1 + np.abs(wanted_TF)) + rounding_TF).mean())
+
+
 def is_close(mel_TF: np.ndarray, wanted_TF: np.ndarray, rounding_TF: np.ndarray | float = 0.0) -> bool:
-    return mel_TF.shape == wanted_TF.shape and bool(
-        (np.abs(mel_TF - wanted_TF) <= TOLERANCE * (1 + np.abs(wanted_TF)) + rounding_TF).all()
-    )
+    return share_close(mel_TF, wanted_TF, rounding_TF) == 1.0
 
 
 LENGTHS = [1600, 1601, 1759, 1760, 16_000, 48_007, CLIP - 1, CLIP]
@@ -105,9 +110,13 @@ def test_a_clip_of_speech_equals_transformers(num_samples: int) -> None:
 def test_a_clip_of_loud_tones_equals_transformers_as_far_as_float32_knows(make, num_samples: int) -> None:
     samples_S = make(num_samples)
     log_TF, error_TF = exact_log(samples_S)
-    # both sides err
+    # the mean over the clip errs as well as the point itself
     rounding_TF = 2 * error_TF / log_TF.std(0, ddof=1)
-    assert is_close(clip_mel(samples_S, RULE), transformers_mel(samples_S), rounding_TF)
+    exact_TF = exact_mel(samples_S)
+    assert is_close(clip_mel(samples_S, RULE), exact_TF, rounding_TF)
+    # transformers' transform is another one on every make of processor: on some it spends nearly all of the allowance,
+    # so that two float32 transforms can be further apart than either is from the truth
+    assert share_close(transformers_mel(samples_S), exact_TF, rounding_TF) > 0.9999
     # and that allowance is no hole: next to nothing uses it
     assert np.median(rounding_TF) < TOLERANCE
 
