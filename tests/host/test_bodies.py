@@ -98,11 +98,9 @@ def test_without_a_server_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> No
     assert http_server.ORJSONRequest.json is json
 
 
-def test_the_proof_fails_where_nothing_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("owner", "name"), [row[:2] for row in requests._WRAPPED], ids=lambda value: str(value))
+def test_the_proof_fails_where_a_check_is_missing(owner: type, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     requests.open_check()
     assert requests.is_checked() is None
-    ((owner, name, _),) = requests._WRAPPED
-    method = owner.__dict__[name]
-    plain = functools.partial(method)
-    monkeypatch.setattr(owner, name, plain)
-    assert f"{name} is not followed by our check of bodies" in str(requests.is_checked())
+    monkeypatch.setattr(owner, name, functools.partial(owner.__dict__[name]))
+    assert requests.is_checked() == f"{owner.__name__}.{name} goes without our check of requests"

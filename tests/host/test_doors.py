@@ -136,7 +136,7 @@ LOST: list[tuple[str, Callable[[pytest.MonkeyPatch], None], str]] = [
     ("models", _models_omni, "NemotronH_Omni_Reasoning_V3 would be served by sglang.srt.models.nano_nemotron_vl"),
     ("media", _media, "OpenAIServingChat._engine_prompt does not show media to us"),
     ("media", _media_processor, "not followed by our check of the media processor"),
-    ("requests", _requests, "SGLang's validation"),
+    ("requests", _requests, "_validate_one_request goes without our check"),
 ]
 
 

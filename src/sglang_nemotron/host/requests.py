@@ -66,38 +66,39 @@ def _then_check_bodies(init: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-# the first moment at which a process that answers HTTP knows its model
-_WRAPPED: tuple[Wrapped, ...] = ((TokenizerManager, _INIT, _then_check_bodies),)
-_MARK = "checks_bodies"
+def _check_first(validate: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(validate)
+    def checked(self: Any, obj: Any, input_ids: Any) -> Any:
+        if _is_ours(self):
+            vocab_size = self.model_config.vocab_size
+            # a prompt of embeddings has no ids
+            if input_ids is not None:
+                check_token_ids(input_ids, vocab_size)
+            # an embedding request has neither
+            check_logprobs(getattr(obj, "top_logprobs_num", None), vocab_size)
+            check_num_answers(getattr(obj, "sampling_params", None))
+        return validate(self, obj, input_ids)
+
+    return checked
+
+
+_WRAPPED: tuple[Wrapped, ...] = (
+    # the first moment at which a process that answers HTTP knows its model
+    (TokenizerManager, _INIT, _then_check_bodies),
+    (TokenizerManager, _METHOD, _check_first),
+)
+_MARK = "checks_requests"
 
 
 def open_check() -> None:
     """Puts the checks in front of SGLang's own validation of a request; may be repeated."""
     wrap_once(_WRAPPED, _MARK)
-    validate = getattr(TokenizerManager, _METHOD)
-    if getattr(validate, "checks_token_ids", False):
-        return
-
-    @functools.wraps(validate)
-    def checked(self: Any, obj: Any, input_ids: Any) -> Any:
-        ours = _is_ours(self)
-        # a prompt of embeddings has no ids
-        if ours and input_ids is not None:
-            check_token_ids(input_ids, self.model_config.vocab_size)
-        if ours:
-            # an embedding request has none
-            check_logprobs(getattr(obj, "top_logprobs_num", None), self.model_config.vocab_size)
-            check_num_answers(getattr(obj, "sampling_params", None))
-        return validate(self, obj, input_ids)
-
-    checked.checks_token_ids = True  # type: ignore[attr-defined]
-    setattr(TokenizerManager, _METHOD, checked)
 
 
 def is_checked() -> str | None:
     """None if SGLang's method refuses an id outside the vocabulary of one of our models, else what is not checked."""
     if unwrapped := first_unwrapped(_WRAPPED, _MARK):
-        return f"{unwrapped} is not followed by our check of bodies"
+        return f"{unwrapped} goes without our check of requests"
     config = SimpleNamespace(hf_config=SimpleNamespace(architectures=list(ARCHITECTURES)), vocab_size=4)
     manager = SimpleNamespace(model_config=config)
     try:
@@ -122,23 +123,26 @@ def check_processor(manager: Any) -> None:
         raise Refused(f"the media of this model would be read by {kind.__module__}.{kind.__name__}, not by ours")
 
 
-def open_processor_check() -> None:
-    """Looks at the media processor as soon as SGLang has one; may be repeated."""
-    init = getattr(TokenizerManager, _INIT)
-    if getattr(init, "checks_processor", False):
-        return
-
+def _then_check_processor(init: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(init)
     def checked(self: Any) -> Any:
         result = init(self)
         check_processor(self)
         return result
 
-    checked.checks_processor = True  # type: ignore[attr-defined]
-    setattr(TokenizerManager, _INIT, checked)
+    return checked
+
+
+_PROCESSOR_WRAPPED: tuple[Wrapped, ...] = ((TokenizerManager, _INIT, _then_check_processor),)
+_PROCESSOR_MARK = "checks_processor"
+
+
+def open_processor_check() -> None:
+    """Looks at the media processor as soon as SGLang has one; may be repeated."""
+    wrap_once(_PROCESSOR_WRAPPED, _PROCESSOR_MARK)
 
 
 def processor_is_checked() -> str | None:
-    if getattr(getattr(TokenizerManager, _INIT), "checks_processor", False):
-        return None
-    return f"SGLang's {_INIT} is not followed by our check of the media processor"
+    if unwrapped := first_unwrapped(_PROCESSOR_WRAPPED, _PROCESSOR_MARK):
+        return f"{unwrapped} is not followed by our check of the media processor"
+    return None
