@@ -34,22 +34,23 @@ def resize_all(
     """
     from av.video.reformatter import VideoReformatter
 
-    tools: SimpleQueue[tuple[Any, dict[bool, Resizer]]] = SimpleQueue()
+    tools: SimpleQueue[tuple[Any, Resizer]] = SimpleQueue()
     pending: deque[Future[None]] = deque()
     out: torch.Tensor | None = None
-    grid, upright = (0, 0), (False, ())
+    grid: tuple[int, int] = (0, 0)
+    swap, flip = False, ()
 
-    def resize(frame: Any, slot: torch.Tensor, swap: bool, flip: tuple[int, ...]) -> None:
+    def resize(frame: Any, slot: torch.Tensor) -> None:
         tool = tools.get()
         try:
-            reformatter, resizers = tool
+            reformatter, resizer = tool
             planes_CHW = rgb_planes(frame, reformatter)
             if not swap and not flip and slot.dtype == torch.float32:
-                resizers[False].planes_into(planes_CHW, slot)
+                resizer.planes_into(planes_CHW, slot)
             else:
                 # the small picture is turned, not the large one: the resize treats both sides alike
                 small = torch.empty((3, slot.shape[2], slot.shape[1]) if swap else slot.shape, dtype=torch.float32)
-                resizers[swap].planes_into(planes_CHW, small)
+                resizer.planes_into(planes_CHW, small)
                 turned = small.transpose(1, 2) if swap else small
                 slot.copy_(turned.flip(flip) if flip else turned)
         finally:
@@ -62,14 +63,13 @@ def resize_all(
                 if out is None:
                     # of the whole file, and asked for once: PyAV 18 keeps a frame whose side data were looked at
                     # until Python collects its garbage
-                    upright = orientation(frame)
-                    sides = (frame.height, frame.width) if upright[0] else (frame.width, frame.height)
+                    swap, flip = orientation(frame)
+                    sides = (frame.height, frame.width) if swap else (frame.width, frame.height)
                     grid = video_grid(*sides, rule)
                     out = new_frames(num_frames, grid, rule, memory)
                     for _ in range(workers):
-                        both = {False: Resizer(grid, rule), True: Resizer((grid[1], grid[0]), rule)}
-                        tools.put((VideoReformatter(), both))
-                pending.append(pool.submit(resize, frame, out[number], *upright))
+                        tools.put((VideoReformatter(), Resizer((grid[1], grid[0]) if swap else grid, rule)))
+                pending.append(pool.submit(resize, frame, out[number]))
                 # what waits is full-size frames, of 1.5 bytes a pixel
                 most = max(workers, 2 * AHEAD_BYTES // (3 * frame.width * frame.height))
                 while len(pending) > most:
