@@ -139,11 +139,11 @@ class _Passes:
 
     def run(self, source_HX: np.ndarray, kind: int, out: torch.Tensor) -> None:
         """source_HX: uint8, X = W * C. kind: of norms. out: (C, P, Q), or (1, P, Q) of a plane."""
-        source = _flat(source_HX)
+        source = None if self._keeps_height else _flat(source_HX)
         for start in range(0, out.shape[1], self._depth):
             made_CRQ = out[:, start : start + self._depth]
             tall_CRW = made_CRQ if self._keeps_width else self._tall_CRW[:, : made_CRQ.shape[1]]
-            if self._keeps_height:
+            if source is None:
                 rows_RX = source_HX[start : start + tall_CRW.shape[1]]
                 scale, shift = self._norms[kind]
                 tall_CRW.numpy()[:] = _apart(rows_RX, len(tall_CRW))
