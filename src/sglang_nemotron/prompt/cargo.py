@@ -47,7 +47,6 @@ class Picture:
     num_tokens: int
 
     def __post_init__(self) -> None:
-        assert self.pixels_CHW.dtype in PIXELS, self.pixels_CHW.dtype
         _check_pixels(self.pixels_CHW, 3, self.grid_HW)
         _check_tokens(self.num_tokens, self.grid_HW)
 
@@ -71,7 +70,6 @@ class VideoClip:
     num_kept: int
 
     def __post_init__(self) -> None:
-        assert self.frames_TCHW.dtype in PIXELS, self.frames_TCHW.dtype
         _check_pixels(self.frames_TCHW, 4, self.grid_HW)
         _check_tokens(self.tokens_per_tubelet, self.grid_HW)
         num_frames, num_tubelets = self.frames_TCHW.shape[0], len(self.headings)
@@ -120,7 +118,7 @@ class Sound:
 
 def _check_pixels(pixels: torch.Tensor, ndim: int, grid_HW: tuple[int, int]) -> None:
     """ndim axes ending in (3, H, W), H and W the same whole number of pixels per patch."""
-    assert pixels.ndim == ndim, pixels.shape
+    assert pixels.ndim == ndim and pixels.dtype in PIXELS, (pixels.shape, pixels.dtype)
     *_, channels, height, width = pixels.shape
     rows, columns = grid_HW
     assert channels == CHANNELS and rows > 0 and columns > 0, (pixels.shape, grid_HW)
