@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
+from published import SPEC
 
-from sglang_nemotron.config_omni import omni_spec
 from sglang_nemotron.host import media_worker
 from sglang_nemotron.host.media_settings import media_settings
 from sglang_nemotron.host.media_worker import Terms
@@ -16,8 +13,6 @@ from sglang_nemotron.prompt.cargo import MediaError
 from sglang_nemotron.prompt.options import MediaOptions
 from sglang_nemotron.prompt.parcel import Order
 
-CONFIG = Path(__file__).parent.parent / "data" / "nano-omni-30b-a3b.config.json"
-SPEC = omni_spec(json.loads(CONFIG.read_text()))
 SETTINGS = media_settings({}, SPEC.image)
 TERMS = Terms(SPEC, SETTINGS.bounds, torch.bfloat16, 1024 << 20, 1 << 31, 20.0, "sgl_shm_mm_0_worker_")
 ORDER = Order("image", "image 7", MediaOptions(), 13312)

@@ -11,7 +11,6 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -273,8 +272,6 @@ def test_claims_of_absurd_sizes_are_refused_from_the_header(name: str) -> None:
 
 
 def test_absurd_claims_allocate_nothing(encode: Callable) -> None:
-    if not Path("/proc/self/statm").exists():
-        pytest.skip("needs /proc to know the size of the process")
     honest = [encode(np.zeros((side, side, 3), np.uint8), "PNG") for side in (100, 7000)]
     files, claims = zip(*ABSURD.values(), strict=True)
     lines = "".join(base64.b64encode(data).decode() + "\n" for data in [*files, *honest])
