@@ -166,6 +166,17 @@ def test_a_source_is_left_as_it_was() -> None:
     assert np.array_equal(pixels, noise(100, 41))
 
 
+@pytest.mark.parametrize("to", [(640, 480), (400, 100), (120, 300), (400, 300)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrower_memory_gets_the_same_pixels_rounded(dtype: torch.dtype, to: tuple[int, int]) -> None:
+    """Packed and planar; sides that are kept, and ones that are not."""
+    packed = noise(400, 300)
+    for pixels in (packed, np.ascontiguousarray(packed.transpose(2, 0, 1)).transpose(1, 2, 0)):
+        out = torch.full((3, to[1], to[0]), float("nan"), dtype=dtype)
+        Resizer((to[1], to[0]), rule()).into(pixels, out)
+        assert torch.equal(out, resized(pixels, to).to(dtype))
+
+
 def test_pictures_of_one_resizer_do_not_disturb_each_other() -> None:
     """Of several sizes, in turn, packed and planar."""
     shared = Resizer((64, 48), rule())

@@ -10,7 +10,6 @@ columns).
 from __future__ import annotations
 
 import math
-import threading
 
 import torch
 
@@ -97,21 +96,5 @@ def picture(
     height, width, _ = rgb_HWC.shape
     rows, columns = grid = image_grid(width, height, budget, rule, name=name)
     pixels_CPQ = memory(CHANNELS, rows * rule.patch_size, columns * rule.patch_size)
-    if pixels_CPQ.dtype == torch.float32:
-        Resizer(grid, rule).into(rgb_HWC, pixels_CPQ)
-    else:
-        wide_CPQ = _scratch(pixels_CPQ.shape)
-        Resizer(grid, rule).into(rgb_HWC, wide_CPQ)
-        pixels_CPQ.copy_(wide_CPQ)
+    Resizer(grid, rule).into(rgb_HWC, pixels_CPQ)
     return Picture(pixels_CPQ, grid, image_tokens(grid, rule))
-
-
-_kept = threading.local()
-
-
-def _scratch(shape: torch.Size) -> torch.Tensor:
-    """Uninitialised float32 memory of this thread, the same for every image: its first touch costs half a resize."""
-    kept: torch.Tensor | None = getattr(_kept, "memory", None)
-    if kept is None or kept.numel() < shape.numel():
-        kept = _kept.memory = new_pixels(shape.numel())
-    return kept[: shape.numel()].view(shape)

@@ -1,7 +1,8 @@
-"""A picture's uint8 pixels come in; normalised float32 pixels of another size go out. For images and videos alike.
+"""A picture's uint8 pixels come in; normalised pixels of another size go out. For images and videos alike.
 
 Antialiased bicubic, neither rounded nor clamped, over 255, less the mean, over the deviation: what the reference
-processors get from torch's `interpolate`. Nothing here may know size rules, files or how many pictures a request has.
+processors get from torch's `interpolate`. In float32, written in the type of the memory that it goes to. Nothing here
+may know size rules, files or how many pictures a request has.
 
 Shape letters: C colour channels (red, green, blue), H W pixels of the source, P Q pixels of the result (rows, columns),
 O results of one side, T taps of each; B bands of results, R rows of a chunk, K sources in a band's window,
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 
 from sglang_nemotron.config_omni import ImageRule, VideoRule
-from sglang_nemotron.prompt.cargo import CHANNELS
+from sglang_nemotron.prompt.cargo import CHANNELS, PIXELS
 
 # taps on either side, in source pixels when enlarging; the coefficient is Pillow's and torch's antialiased one
 CUBIC_REACH = 2.0
@@ -70,7 +71,7 @@ class Resizer:
         self._passes: _Passes | None = None
 
     def into(self, rgb_HWC: np.ndarray | torch.Tensor, out_CPQ: torch.Tensor) -> None:
-        """rgb_HWC: uint8, of any size and strides. out_CPQ: float32, contiguous, written whole.
+        """rgb_HWC: uint8, of any size and strides. out_CPQ: float32 or narrower, contiguous, written whole.
 
         Quickest where each colour's rows lie in one piece (a view of planar memory); packed ones cost half more.
         """
@@ -81,33 +82,29 @@ class Resizer:
             return
         assert colours == CHANNELS and source_HWC.dtype == np.uint8, (source_HWC.shape, source_HWC.dtype)
         # down the columns, the colours of a packed picture are just so many more columns
-        self._ready((height, width), CHANNELS, out_CPQ).run(source_HWC.reshape(height, -1), 0, out_CPQ)
-        for out_PQ, (scale, shift) in zip(out_CPQ, self._norms, strict=True):
-            out_PQ.mul_(scale).add_(shift)
+        self._ready((height, width), CHANNELS, out_CPQ).run(source_HWC.reshape(height, -1), slice(None), out_CPQ)
 
     def planes_into(self, planes_CHW: Sequence[np.ndarray] | np.ndarray, out_CPQ: torch.Tensor) -> None:
         """planes_CHW: uint8 red, green and blue, each in memory of its own or not. out_CPQ: as of `into`."""
         assert len(planes_CHW) == CHANNELS and all(plane.dtype == np.uint8 for plane in planes_CHW)
         passes = self._ready(planes_CHW[0].shape, 1, out_CPQ)
         for channel in range(CHANNELS):
-            passes.run(planes_CHW[channel], channel, out_CPQ[channel : channel + 1])
+            only = slice(channel, channel + 1)
+            passes.run(planes_CHW[channel], only, out_CPQ[only])
 
     def _ready(self, source_HW: tuple[int, ...], packed: int, out_CPQ: torch.Tensor) -> _Passes:
         assert out_CPQ.shape == (CHANNELS, *self._size_PQ) and out_CPQ.is_contiguous(), out_CPQ.shape
-        assert out_CPQ.dtype == torch.float32, out_CPQ.dtype
+        assert out_CPQ.dtype in PIXELS, out_CPQ.dtype
         height, width = source_HW
         if self._passes is None or self._passes.made_for != (height, width, packed):
-            # one weight serves all colours of a packed picture, which are normalised afterwards
-            norms = self._norms if packed == 1 else ((1.0, 0.0),)
-            self._passes = _Passes((height, width), packed, self._size_PQ, norms)
+            self._passes = _Passes((height, width), packed, self._size_PQ, self._norms)
         return self._passes
 
 
 class _Passes:
     """Everything about a resize but its pixels. Made once: a view costs as much as the product that it is made for.
 
-    packed: colours that lie side by side in the source's rows, C below; 1 for a plane. norms: (scale, shift) of each
-    kind of run.
+    packed: colours that lie side by side in the source's rows, C below; 1 for a plane. norms: (scale, shift) by colour.
     """
 
     def __init__(
@@ -120,9 +117,12 @@ class _Passes:
         (height, width), self._norms = source_HW, norms
         self.made_for = (height, width, packed)
         self._keeps_height, self._keeps_width = height == size_PQ[0], width == size_PQ[1]
+        self._normalises_down = packed == 1 and not self._keeps_height
         wide = packed * width
         # result rows that go through both passes at a time
         self._depth = min(size_PQ[0], max(PACKED_ROWS, CHUNK_BYTES // (4 * wide)))
+        # where the memory they go to is narrower
+        self._wide_CRQ: torch.Tensor | None = None
         if not self._keeps_width:
             self._tall_CRW = torch.empty((packed, self._depth, width), dtype=torch.float32)
             self._factors = self._factors_across(size_PQ[1])
@@ -133,36 +133,42 @@ class _Passes:
 
         self._sum_rows = sum_rows
         self._first_P, weights_PT = taps(height, size_PQ[0])
-        # normalising is free: the scale rides in the weights, and the shift is what a sum begins with
-        self._down = [(whole_sweeps(weights_PT * np.float32(scale)), shift) for scale, shift in norms]
+        # normalising is free then: the scale rides in the weights, and the shift is what a sum begins with. The colours
+        # of a packed picture have one weight, and are normalised afterwards
+        down = norms if self._normalises_down else ((1.0, 0.0),)
+        self._down = [(whole_sweeps(weights_PT * np.float32(scale)), shift) for scale, shift in down]
         self._packed_RX = np.empty((PACKED_ROWS if packed > 1 else 0, wide), dtype=np.float32)
 
-    def run(self, source_HX: np.ndarray, kind: int, out: torch.Tensor) -> None:
-        """source_HX: uint8, X = W * C. kind: of norms. out: (C, P, Q), or (1, P, Q) of a plane."""
+    def run(self, source_HX: np.ndarray, colours: slice, out: torch.Tensor) -> None:
+        """source_HX: uint8, X = W * C. colours: which of the three it has. out: (C, P, Q), or (1, P, Q) of a plane."""
         source = None if self._keeps_height else _flat(source_HX)
         for start in range(0, out.shape[1], self._depth):
-            made_CRQ = out[:, start : start + self._depth]
+            out_CRQ = out[:, start : start + self._depth]
+            made_CRQ = out_CRQ if out.dtype == torch.float32 else self._wide(out)[:, : out_CRQ.shape[1]]
             tall_CRW = made_CRQ if self._keeps_width else self._tall_CRW[:, : made_CRQ.shape[1]]
             if source is None:
-                rows_RX = source_HX[start : start + tall_CRW.shape[1]]
-                scale, shift = self._norms[kind]
-                tall_CRW.numpy()[:] = _apart(rows_RX, len(tall_CRW))
-                tall_CRW.mul_(scale).add_(shift)
+                tall_CRW.numpy()[:] = _apart(source_HX[start : start + tall_CRW.shape[1]], len(tall_CRW))
             else:
-                self._run_down(source, kind, start, tall_CRW)
-            if self._keeps_width:
-                continue
-            for made_RQ, factors in zip(made_CRQ, self._factors, strict=True):
-                num_rows = len(made_RQ)
-                for (source_RK, weights_KO), columns_RO in zip(factors, made_RQ.split(COLUMNS, dim=1), strict=True):
-                    source_RK = source_RK if num_rows == self._depth else source_RK[:num_rows]
-                    torch.mm(source_RK, weights_KO, out=columns_RO)
+                self._run_down(source, colours, start, tall_CRW)
+            if not self._keeps_width:
+                self._run_across(made_CRQ)
+            if not self._normalises_down:
+                for made_RQ, (scale, shift) in zip(made_CRQ, self._norms[colours], strict=True):
+                    made_RQ.mul_(scale).add_(shift)
+            if made_CRQ is not out_CRQ:
+                out_CRQ.copy_(made_CRQ)
 
-    def _run_down(self, source: tuple[np.ndarray, int], kind: int, start: int, tall_CRW: torch.Tensor) -> None:
+    def _wide(self, out: torch.Tensor) -> torch.Tensor:
+        """Float32 memory for results of a chunk: they are narrowed while they are still in the cache."""
+        if self._wide_CRQ is None:
+            self._wide_CRQ = torch.empty((out.shape[0], self._depth, out.shape[2]), dtype=torch.float32)
+        return self._wide_CRQ
+
+    def _run_down(self, source: tuple[np.ndarray, int], colours: slice, start: int, tall_CRW: torch.Tensor) -> None:
         """Result rows from `start` on, as wide as the source. source: as `_flat` gives it."""
-        weights_PT, shift = self._down[kind]
-        bytes_S, step = source
         packed, num_rows = tall_CRW.shape[:2]
+        weights_PT, shift = self._down[colours.start or 0]
+        bytes_S, step = source
         block = num_rows if packed == 1 else PACKED_ROWS
         for top in range(0, num_rows, block):
             rows_CRW = tall_CRW.numpy()[:, top : top + block]
@@ -171,6 +177,14 @@ class _Passes:
             self._sum_rows(bytes_S, step, self._first_P[made], weights_PT[made], shift, out_RX)
             if packed > 1:
                 rows_CRW[:] = _apart(out_RX, packed)
+
+    def _run_across(self, made_CRQ: torch.Tensor) -> None:
+        """All of a chunk that `_tall_CRW` holds."""
+        for made_RQ, factors in zip(made_CRQ, self._factors, strict=True):
+            num_rows = len(made_RQ)
+            for (source_RK, weights_KO), columns_RO in zip(factors, made_RQ.split(COLUMNS, dim=1), strict=True):
+                source_RK = source_RK if num_rows == self._depth else source_RK[:num_rows]
+                torch.mm(source_RK, weights_KO, out=columns_RO)
 
     def _factors_across(self, columns: int) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
         """(source_RK, weights_KO) of each band of columns, by colour, for a full depth of rows."""

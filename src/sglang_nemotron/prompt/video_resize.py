@@ -45,7 +45,7 @@ def resize_all(
         try:
             reformatter, resizer = tool
             planes_CHW = rgb_planes(frame, reformatter)
-            if not swap and not flip and slot.dtype == torch.float32:
+            if not swap and not flip:
                 resizer.planes_into(planes_CHW, slot)
             else:
                 # the small picture is turned, not the large one: the resize treats both sides alike
