@@ -13,6 +13,7 @@ import torch
 
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
+from sglang_nemotron.config import OMNI_MODEL_TYPES, TEXT_MODEL_TYPES
 from sglang_nemotron.host import cpu
 
 GIB = 2**30
@@ -182,6 +183,10 @@ def test_memory_limit_bounds_both_caches(toy: Path, monkeypatch: pytest.MonkeyPa
     half = 0.01 * GIB / 2
     assert args.max_mamba_cache_size * slot_bytes <= half < (args.max_mamba_cache_size + 1) * slot_bytes
     assert args.max_total_tokens * token_bytes <= half < (args.max_total_tokens + 1) * token_bytes
+
+
+def test_every_model_type_of_ours_is_of_the_family() -> None:
+    assert all(cpu._FAMILY in name.lower() for name in TEXT_MODEL_TYPES + OMNI_MODEL_TYPES)
 
 
 def test_memory_limit_that_is_no_number(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

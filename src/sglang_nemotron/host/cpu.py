@@ -27,6 +27,9 @@ MEMORY_LIMIT = "SGLANG_NEMOTRON_CPU_MEMORY_GIB"
 _RANKS = "SGLANG_NEMOTRON_CPU_RANKS"
 CLASS_PATH = "sglang_nemotron.host.cpu:CpuPlatform"
 
+# in every model_type that `config` knows, however it is spelled
+_FAMILY = "nemotron"
+
 # of the memory that is free at start, what the caches may take in all when the user sets no limit
 _MEMORY_SHARE = 0.25
 _MAX_TOKENS, _MIN_TOKENS = 262_144, 4_096
@@ -264,21 +267,29 @@ def _limit_memory(server_args: Any) -> None:
 
 def _costs(model_path: str) -> tuple[int, int]:
     """(bytes of a state slot, bytes of a KV token), from the config beside the weights; wide guesses without one."""
-    from sglang_nemotron.config import decoder_spec, is_nano
-    from sglang_nemotron.state.layout import state_layout
-
     path = Path(model_path) / "config.json"
     if not path.is_file():
         return 48 * 2**20, 16 * 2**10
     config = json.loads(path.read_text())
-    if "model_type" in config and is_nano(config) is None:
-        layout = state_layout(
-            decoder_spec(config), tp_size=1, conv_dtype="float32", ssm_dtype="float32", kv_dtype="float32"
-        )
-        return layout.bytes_per_slot, max(layout.kv_bytes_per_token, 1)
+    # another family's model starts whatever is wrong with what we know of ours
+    if _FAMILY in str(config.get("model_type")).lower() and (ours := _own_costs(config)):
+        return ours
     heads = config.get("num_key_value_heads") or config.get("num_attention_heads") or 32
     head_dim = config.get("head_dim") or (config.get("hidden_size", 4096) // (config.get("num_attention_heads") or 32))
     return 0, 2 * 4 * heads * head_dim * config.get("num_hidden_layers", 32)
+
+
+def _own_costs(config: dict[str, Any]) -> tuple[int, int] | None:
+    """`_costs` of a model that we serve, else None."""
+    from sglang_nemotron.config import decoder_spec, is_nano
+    from sglang_nemotron.state.layout import state_layout
+
+    if is_nano(config) is not None:
+        return None
+    layout = state_layout(
+        decoder_spec(config), tp_size=1, conv_dtype="float32", ssm_dtype="float32", kv_dtype="float32"
+    )
+    return layout.bytes_per_slot, max(layout.kv_bytes_per_token, 1)
 
 
 def _share_cores(server_args: Any) -> None:
