@@ -5,6 +5,7 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+REPORT := .pytest_cache/matrix.xml
 # byte-code files make the difference between 30 and 90 seconds for a server's start
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONUNBUFFERED := 1
@@ -27,8 +28,9 @@ demo: $(READY) ## make a tiny checkpoint, serve it, talk to it: the main job in 
 test: $(READY) ## run the tests, real servers included, without the full matrix and without a GPU
 	$(BIN)/python -m pytest -m "not matrix and not gpu"
 
-matrix: $(READY) ## run the full matrix of shapes, modes and prompts as well (much longer)
-	$(BIN)/python -m pytest -m "not gpu"
+matrix: $(READY) ## run the full matrix of shapes, modes and prompts as well (1.5 hours), and write benchmarks/matrix.json
+	$(BIN)/python -m pytest -m "not gpu" --junitxml=$(REPORT); status=$$?; \
+	$(BIN)/python benchmarks/matrix.py $(REPORT) "make matrix" && exit $$status
 
 lint: $(READY) ## check style, formatting, types and the fences
 	$(BIN)/ruff check .
