@@ -112,6 +112,8 @@ def _unspooled(spool: Spool, name: str, max_file: int) -> Iterator[bytes]:
     num_chars, descriptor = spool.size(), spool.file.fileno()
     if num_chars * 3 // 4 > max_file + 2:
         raise MediaError(name, f"the file has about {num_chars * 3 // 4} bytes", f"at most {max_file}")
+    if spool.broken:
+        raise _no_media(name, os.pread(descriptor, 60, 0).decode("ascii"), 0)
     for begin in range(0, num_chars, _PIECE):
         piece = os.pread(descriptor, min(_PIECE, num_chars - begin), begin)
         padding = piece.find(b"=")

@@ -32,12 +32,16 @@ _BEFORE = 64
 # bytes copied at once from memory to disk
 _PIECE = 2**20
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+# the rest of a JSON string, up to its closing quote, or to a backslash whose character is still to come
+_REST = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _SERVER = "sglang.srt.entrypoints.http_server"
 _ENDPOINTS = ("/v1/chat/completions", "/generate", "/v1/messages")
 
 
 class Spool:
-    """Base64 in a file without a name, which goes with this object."""
+    """Base64 in a file without a name, which goes with this object. broken: other characters followed the file's."""
+
+    broken = False
 
     def __init__(self, stamp: str) -> None:
         self.file: BinaryIO = in_shared_or_temporary(functools.partial(_nameless, stamp))
@@ -101,6 +105,8 @@ class Body:
         # bytes whose place is not decided: the end of a chunk where a long string may have begun
         self._pending = b""
         self._spool: Spool | None = None
+        # whether a chunk ended with the backslash of a broken string
+        self._escaped = False
         self.spools: list[Spool] = []
 
     def add(self, chunk: bytes) -> None:
@@ -113,9 +119,7 @@ class Body:
             self._go_on(chunk)
 
     def finish(self) -> bytes:
-        """ValueError for a body that ends inside a long string."""
-        if self._spool is not None:
-            raise ValueError("the body ends inside a string")
+        """The short body. One that ends inside a string stays no JSON."""
         return b"".join([*self._kept, self._pending])
 
     def _look(self) -> None:
@@ -140,18 +144,30 @@ class Body:
         self._spool.write(rest)
 
     def _go_on(self, chunk: bytes) -> None:
-        assert self._spool is not None
-        end = chunk.find(b'"')
+        spool = self._spool
+        assert spool is not None
+        # base64 has no escapes, so that its first quote is the last
+        end = -1 if spool.broken else chunk.find(b'"')
         part = chunk if end < 0 else chunk[:end]
-        if part.translate(None, _BASE64):
-            raise ValueError(f"a string of base64 holds other characters after {self._spool.size()} bytes")
-        self._spool.write(part)
+        if spool.broken or part.translate(None, _BASE64):
+            # whoever reads the item says so. The rest is let go: to parse it would hold the event loop
+            spool.broken = True
+            end = self._closing_quote(chunk)
+        else:
+            spool.write(part)
         if end >= 0:
             self._spool = None
             self._pending = b""
             # the quote ends the string: it must not look like the begin of another
             self._keep(b'"', b"")
             self.add(chunk[end + 1 :])
+
+    def _closing_quote(self, chunk: bytes) -> int:
+        """Where the broken string ends in this chunk; -1 if it goes on."""
+        rest = _REST.match(chunk, 1 if self._escaped else 0)
+        end = rest.end() if rest is not None else len(chunk)
+        self._escaped = chunk[end : end + 1] == b"\\"
+        return end if chunk[end : end + 1] == b'"' else -1
 
     def _keep(self, kept: bytes, pending: bytes) -> None:
         self._kept.append(kept)
