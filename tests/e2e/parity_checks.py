@@ -10,6 +10,7 @@ from pathlib import Path
 from sglang_nemotron.parity import report
 from sglang_nemotron.parity.client import Answer
 from sglang_nemotron.parity.compare import Difference, compare, verdict
+from sglang_nemotron.parity.exact import ExactReference, beside_the_truth
 from sglang_nemotron.parity.prompts import Boundaries, lengths, make_prompts
 from sglang_nemotron.parity.reference import Reference
 
@@ -28,6 +29,12 @@ def reference(checkpoint: Path) -> Reference:
     return Reference(checkpoint)
 
 
+@lru_cache(maxsize=2)
+def exact_reference(checkpoint: Path) -> ExactReference:
+    """transformers in float64 on this checkpoint."""
+    return ExactReference(checkpoint)
+
+
 def boundary_prompts(*, full: bool, seed: int = 0, page: int = 1) -> list[list[int]]:
     """Prompts of 1 to 600 tokens around every boundary."""
     boundaries = Boundaries(conv_width=4, ssm_chunk=16, prefill_chunk=PREFILL_CHUNK, page=page)
@@ -39,8 +46,11 @@ def differences(mode: str, answers: Sequence[Answer], golden: Reference) -> list
 
 
 def assert_equal(mode: str, answers: Sequence[Answer], golden: Reference, tolerance: float) -> None:
-    """Every logprob within `tolerance` of transformers, every greedy token of which it is sure the same."""
-    found = differences(mode, answers, golden)
+    """Every logprob within `tolerance` of transformers, every greedy token of which it is sure the same.
+
+    What is further from its float32 must be as near to its float64.
+    """
+    found = beside_the_truth(differences(mode, answers, golden), tolerance, lambda: exact_reference(golden.model_dir))
     # many short answers and few positions: one unsure token would be more than 1 % of them
     total = verdict(found)
     if total.greedy_positions < 200:

@@ -7,6 +7,7 @@ NemotronHForCausalLM in float32, sends both the same prompts, and compares every
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import shlex
 import sys
@@ -134,14 +135,18 @@ def _check(args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace, client: Client) -> int:
     from sglang_nemotron.parity import compare, report
+    from sglang_nemotron.parity.exact import beside_the_truth
 
     info = client.info()
     dtype = _served_dtype(info, args.dtype)
     reference = _load(args.dir, "float32")
+    exact = functools.cache(functools.partial(_load_exact, args.dir))
     groups: dict[str, list[Difference]] = {}
     for mode, answers in _answers(args, client, info, repeats=1 if dtype == "float32" else _ROUGH_REPEATS).items():
         _say(f"transformers reads the {len(answers)} sequences of mode {mode}")
         groups[mode] = [compare.compare(mode, answer, reference.scores) for answer in answers]
+        if dtype == "float32":
+            groups[mode] = beside_the_truth(groups[mode], args.tolerance, exact)
         print(report.table(mode, groups[mode]) + "\n", flush=True)
     everything = [difference for group in groups.values() for difference in group]
     total = compare.verdict(everything)
@@ -213,6 +218,13 @@ def _load(model_dir: Path, dtype: str) -> Reference:
 
     _say(f"transformers: loading {model_dir} in {dtype}")
     return Reference(model_dir, getattr(torch, dtype))
+
+
+def _load_exact(model_dir: Path) -> Reference:
+    from sglang_nemotron.parity.exact import ExactReference
+
+    _say(f"transformers: loading {model_dir} in float64, for what is further from its float32 than the tolerance")
+    return ExactReference(model_dir)
 
 
 def _float32_line(total: Any, tolerance: float) -> str:
