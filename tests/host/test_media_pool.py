@@ -130,6 +130,15 @@ def _struck(pool: Pool, how: int, path: Path) -> None:
     asyncio.run(both())
 
 
+def test_an_image_that_breaks_off_leaves_no_file(pool: Pool, tmp_path: Path) -> None:
+    """Its pixels' memory is made while it is decoded."""
+    whole = _png(tmp_path / "a.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(MediaError, match="image 7: damaged or incomplete image file"):
+        _measure(pool, "image", tmp_path / "b.png")
+    assert not [name for name in os.listdir(SHARED) if name.startswith(STAMP)]
+
+
 def test_a_worker_that_dies_is_replaced(pool: Pool, tmp_path: Path) -> None:
     path = _png(tmp_path / "a.png")
     _measure(pool, "image", path)

@@ -46,9 +46,10 @@ def gif(width: int, height: int, frame: tuple[int, int] = (1, 1), frames: int = 
 
 
 def read(data: bytes) -> np.ndarray:
-    made = read_image(data, name="image 1")
+    sizes: list[tuple[int, int]] = []
+    made = read_image(data, name="image 1", on_size=lambda *size: sizes.append(size))
     assert made.dtype == torch.uint8 and made.ndim == 3 and made.shape[2] == 3
-    assert image_size(data, name="image 1") == (made.shape[1], made.shape[0])
+    assert [image_size(data, name="image 1")] == sizes == [(made.shape[1], made.shape[0])]
     return made.numpy()
 
 

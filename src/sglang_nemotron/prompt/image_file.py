@@ -16,7 +16,7 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ import torch
 from sglang_nemotron.prompt.cargo import CHANNELS, MediaError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image, Transpose
 
 # JPEG includes MPO, a JPEG with further pictures behind it, as many phones write it
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -60,17 +60,26 @@ def image_size(data: bytes, *, name: str, limits: ImageLimits | None = None) -> 
     """(width, height) of the upright image, from the header alone: no pixel is decoded. Errors as of `read_image`."""
     limits = limits or ImageLimits()
     with _opened(data, name, limits) as image:
-        return _upright_size(image, data)
+        return _upright(image.size, _transposition(image, data))
 
 
-def read_image(data: bytes, *, name: str, limits: ImageLimits | None = None) -> torch.Tensor:
+def read_image(
+    data: bytes,
+    *,
+    name: str,
+    limits: ImageLimits | None = None,
+    on_size: Callable[[int, int], None] | None = None,
+) -> torch.Tensor:
     """uint8 (H, W, 3) RGB, upright, of the first frame. Lies in memory as (3, H, W): the view is what is transposed.
 
-    name: which item, for the error ("image 2"). A file that is empty, of another format, broken, too large for `limits`
+    name: which item, for the error ("image 2"). on_size: gets the upright width and height before a pixel is decoded,
+    and may raise MediaError. A file that is empty, of another format, broken, too large for `limits`
     (refused from its header) or a decompression bomb is a MediaError.
     """
     with _opened(data, name, limits or ImageLimits()) as image:
         method = _transposition(image, data)
+        if on_size is not None:
+            on_size(*_upright(image.size, method))
         image.load()
         rgb = _to_rgb(image)
         return _planar(rgb if method is None else rgb.transpose(method))
@@ -130,15 +139,15 @@ def _check_costs(image: Image, data: bytes, name: str, limits: ImageLimits) -> N
             raise MediaError(name, f"a JPEG of {num_scans:,} scans", f"at most {allowed:,} at {width} x {height}")
 
 
-def _upright_size(image: Image, data: bytes) -> tuple[int, int]:
+def _upright(size: tuple[int, int], method: Transpose | None) -> tuple[int, int]:
+    """(width, height) of an image that `method` makes upright."""
     from PIL.Image import Transpose
 
     turned = (Transpose.TRANSPOSE, Transpose.TRANSVERSE, Transpose.ROTATE_90, Transpose.ROTATE_270)
-    width, height = image.size
-    return (height, width) if _transposition(image, data) in turned else (width, height)
+    return (size[1], size[0]) if method in turned else size
 
 
-def _transposition(image: Image, data: bytes):  # noqa: ANN202 - Pillow's Transpose, or None
+def _transposition(image: Image, data: bytes) -> Transpose | None:
     """What makes the image upright; None if nothing. Asks the header only, and never decodes."""
     from PIL import Image
 

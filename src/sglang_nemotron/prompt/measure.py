@@ -10,11 +10,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import torch
-
 from sglang_nemotron.config_omni import OmniSpec, SoundRule
 from sglang_nemotron.prompt.audio_decode import AudioLimits
-from sglang_nemotron.prompt.cargo import MediaError, Sound
+from sglang_nemotron.prompt.cargo import CHANNELS, MediaError, Sound
 from sglang_nemotron.prompt.options import MediaLimits
 from sglang_nemotron.prompt.parcel import Order, Parcel
 from sglang_nemotron.prompt.resize import Memory, new_pixels
@@ -43,10 +41,10 @@ def measure(order: Order, data: bytes, spec: OmniSpec, bounds: Bounds, memory: M
     """
     if not data:
         raise MediaError(order.name, "the file is empty")
-    with ThreadPoolExecutor(1, thread_name_prefix="hash") as beside:
+    with ThreadPoolExecutor(2, thread_name_prefix="beside") as beside:
         content: Content = beside.submit(lambda: hashlib.sha256(data).digest()).result
         if order.kind == "image":
-            return [_image(order, data, content, spec, memory)]
+            return [_image(order, data, content, spec, memory, beside)]
         if order.kind == "sound":
             return [_sound(order, data, content, spec, bounds, memory)]
         parcels = [_video(order, data, content, spec, bounds, memory)]
@@ -61,14 +59,25 @@ def _identity(content: Content, *rest: object) -> bytes:
     return hashlib.sha256(content() + repr(rest).encode()).digest()
 
 
-def _image(order: Order, data: bytes, content: Content, spec: OmniSpec, memory: Memory) -> Parcel:
-    from sglang_nemotron.prompt.image import picture
+def _image(
+    order: Order, data: bytes, content: Content, spec: OmniSpec, memory: Memory, beside: ThreadPoolExecutor
+) -> Parcel:
+    from sglang_nemotron.prompt.image import image_grid, picture
     from sglang_nemotron.prompt.image_file import read_image
 
-    rgb_HWC = torch.as_tensor(read_image(data, name=order.name))
-    made = picture(rgb_HWC, spec.image, order.budget, name=order.name, memory=memory)
-    identity = _identity(content, "image", made.grid_HW, spec.image)
-    return Parcel("image", identity, made.pixels_CHW, made.num_tokens)
+    rule, made = spec.image, []
+
+    def make(width: int, height: int) -> None:
+        """The pixels' memory, while the file is decoded: its first touch costs twice as much as the resize."""
+        rows, columns = (
+            side * rule.patch_size for side in image_grid(width, height, order.budget, rule, name=order.name)
+        )
+        made.append(beside.submit(lambda: memory(CHANNELS, rows, columns).zero_()))
+
+    rgb_HWC = read_image(data, name=order.name, on_size=make)
+    image = picture(rgb_HWC, rule, order.budget, name=order.name, memory=lambda *_, **__: made[0].result())
+    identity = _identity(content, "image", image.grid_HW, rule)
+    return Parcel("image", identity, image.pixels_CHW, image.num_tokens)
 
 
 def _video(order: Order, data: bytes, content: Content, spec: OmniSpec, bounds: Bounds, memory: Memory) -> Parcel:
