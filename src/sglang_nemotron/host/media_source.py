@@ -6,7 +6,6 @@ to a file piece by piece.
 
 from __future__ import annotations
 
-import binascii
 import contextlib
 import io
 import os
@@ -16,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
+
+import pybase64
 
 from sglang_nemotron.host.media_places import in_shared_or_temporary, write_all
 from sglang_nemotron.host.media_spool import Spool, spooled
@@ -102,7 +103,7 @@ def _decoded(text: str, start: int, name: str, max_file: int) -> Iterator[bytes]
         raise _no_media(name, text, start)
     for begin in range(start, len(text), _PIECE):
         try:
-            yield binascii.a2b_base64(text[begin : begin + _PIECE], strict_mode=True)
+            yield pybase64.b64decode(text[begin : begin + _PIECE], validate=True)
         except ValueError as error:
             raise _no_media(name, text, start) from error
 
@@ -120,7 +121,7 @@ def _unspooled(spool: Spool, name: str, max_file: int) -> Iterator[bytes]:
         if padding >= 0 and begin + padding < num_chars - 2:
             raise _no_media(name, piece[:60].decode("ascii"), 0)
         try:
-            yield binascii.a2b_base64(piece, strict_mode=True)
+            yield pybase64.b64decode(piece, validate=True)
         except ValueError as error:
             raise _no_media(name, piece[:60].decode("ascii"), 0) from error
 
