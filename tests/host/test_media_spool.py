@@ -52,6 +52,11 @@ def _restored(value: Any) -> Any:
     return value
 
 
+@given(st.text('AZaz09+/=-_ "\\\n', max_size=40).map(str.encode))
+def test_what_may_be_base64_is_known_by_its_characters_alone(data: bytes) -> None:
+    assert media_spool._all_base64(data) == (set(data) <= set(media_spool._BASE64))
+
+
 b64 = st.integers(0, 2000).map(lambda n: base64.b64encode(bytes(i % 251 for i in range(n))).decode())
 uris = b64.map(lambda text: "data:video/mp4;base64," + text)
 texts = st.one_of(st.text(max_size=300), b64, uris, uris.map(lambda uri: f'see "url": "{uri}" there'))

@@ -18,6 +18,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pybase64
+
 from sglang_nemotron.host.media_places import in_shared_or_temporary, write_all
 
 # shorter strings stay where they are; the first so many bytes also decide whether a string is base64
@@ -133,7 +135,7 @@ class Body:
         begins = (found for found in _BEGIN.finditer(self._pending, max(0, quote - _BEFORE), quote + 128))
         begin = next((found for found in begins if found.end() > quote), None)
         rest = self._pending[begin.end() :] if begin is not None else b" "
-        if begin is None or rest.translate(None, _BASE64):
+        if begin is None or not _all_base64(rest):
             self._keep(self._pending, b"")
             return
         self._spool = Spool(self._stamp)
@@ -149,7 +151,7 @@ class Body:
         # base64 has no escapes, so that its first quote is the last
         end = -1 if spool.broken else chunk.find(b'"')
         part = chunk if end < 0 else chunk[:end]
-        if spool.broken or part.translate(None, _BASE64):
+        if spool.broken or not _all_base64(part):
             # whoever reads the item says so. The rest is let go: to parse it would hold the event loop
             spool.broken = True
             end = self._closing_quote(chunk)
@@ -172,6 +174,16 @@ class Body:
     def _keep(self, kept: bytes, pending: bytes) -> None:
         self._kept.append(kept)
         self._pending = pending
+
+
+def _all_base64(data: bytes) -> bool:
+    """Whether these characters, from anywhere within a text, could be base64. In the event loop: it must be quick."""
+    try:
+        # at a tenth of the cost of looking at each character, which only what has padding needs
+        pybase64.b64decode(memoryview(data)[: len(data) // 4 * 4], validate=True)
+    except ValueError:
+        return not data.translate(None, _BASE64)
+    return not data[len(data) // 4 * 4 :].translate(None, _BASE64)
 
 
 async def short_body(chunks: AsyncIterator[bytes], stamp: str) -> tuple[bytes, list[Spool]]:
