@@ -44,7 +44,8 @@ what is compared:
   more than 1e-4 apart; the others are excluded and counted (fewer than 1 %).
 
 what passes:
-  --dtype float32   no |delta logprob| above --tolerance, no other greedy token
+  --dtype float32   no |delta logprob| above --tolerance, no other greedy token. transformers in float32 rounds too:
+                    an answer that is further from it is set beside transformers in float64
   --dtype bfloat16  mean |delta logprob| at most 1.25 times what transformers in bfloat16 itself shows against
                     transformers in float32 on the same tokens; four prompts of each length, since single answers
                     differ widely where a token takes another expert
