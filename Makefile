@@ -28,7 +28,7 @@ demo: $(READY) ## make a tiny checkpoint, serve it, talk to it: the main job in 
 test: $(READY) ## run the tests, real servers included, without the full matrix and without a GPU
 	$(BIN)/python -m pytest -m "not matrix and not gpu"
 
-matrix: $(READY) ## run the full matrix of shapes, modes and prompts as well (1.5 hours), and write benchmarks/matrix.json
+matrix: $(READY) ## run the full matrix of shapes, modes and prompts as well (about an hour), and write benchmarks/matrix.json
 	$(BIN)/python -m pytest -m "not gpu" --junitxml=$(REPORT); status=$$?; \
 	$(BIN)/python benchmarks/matrix.py $(REPORT) "make matrix" && exit $$status
 

@@ -37,7 +37,8 @@ def result(report: Path) -> dict[str, Any]:
         totals[outcome] += 1
         reason = bad if bad is not None else skipped
         if reason is not None:
-            told[outcome][f"{file}::{case.attrib['name']}"] = reason.attrib.get("message", "").splitlines()[0][:200]
+            first, _, _ = reason.attrib.get("message", "").partition("\n")
+            told[outcome][f"{file}::{case.attrib['name']}"] = first[:200]
         one = files.setdefault(file, {"passed": 0, "failed": 0, "skipped": 0, "seconds": 0.0})
         one[outcome] += 1
         one["seconds"] = round(one["seconds"] + float(case.attrib["time"]), 1)
