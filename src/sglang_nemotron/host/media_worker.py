@@ -189,7 +189,7 @@ def _import_libraries() -> None:
     from PIL import Image  # noqa: F401
 
     # compiles: neither the first request's time nor its memory
-    from sglang_nemotron.prompt import resize_rows  # noqa: F401
+    from sglang_nemotron.prompt import resize_columns, resize_rows  # noqa: F401
 
 
 def _cap_memory(memory: int) -> None:

@@ -22,7 +22,7 @@ from sglang_nemotron.prompt.resize import Memory, new_pixels
 class Bounds:
     """What a server accepts of one item of each kind.
 
-    threads: that decode a video, and as many that resize it; twice as many measure a sound.
+    threads: that resize a video; twice as many decode it, or measure a sound.
     """
 
     video: MediaLimits = field(default_factory=MediaLimits)
@@ -90,7 +90,7 @@ def _video(order: Order, data: bytes, content: Content, spec: OmniSpec, bounds: 
         rule=spec.video,
         options=options,
         limits=bounds.video,
-        threads=bounds.threads,
+        threads=2 * bounds.threads,
         memory=memory,
     )
     rate = clip.pruning_rate

@@ -27,13 +27,8 @@ from sglang_nemotron.prompt.cargo import CHANNELS, PIXELS
 # taps on either side, in source pixels when enlarging; the coefficient is Pillow's and torch's antialiased one
 CUBIC_REACH = 2.0
 CUBIC_A = -0.5
-# results across that one matrix product makes. A band of R needs a window of about (R + 4) * scale sources, most of
-# whose weights are zeros: long bands multiply more zeros, short ones pay more calls
-COLUMNS = 32
-# rows of packed pixels that are made before their colours are taken apart: they are still in the first cache then
-PACKED_ROWS = 8
-# float32 bytes between the two passes: stays in a core's second cache, yet is tall enough for the second's products
-CHUNK_BYTES = 3 << 20
+# float32 bytes between the two passes: stays in a core's second cache
+CHUNK_BYTES = 512 << 10
 # memory from here on is asked for in huge pages: malloc maps so much afresh every time, and small pages would make its
 # first touch cost twice as much. What is smaller it mostly has at hand
 HUGE_BYTES = 64 << 20
@@ -61,8 +56,8 @@ def new_pixels(*shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
 class Resizer:
     """Pictures -> normalised pixels of one target size. One per thread: it owns the scratch memory that it reuses.
 
-    A resize is two passes: down the columns compiled, along the rows in banded matrix products. They are dozens, too
-    small to share: give torch one thread and resize pictures beside each other.
+    A resize is two compiled passes, down the columns, then along the rows. Each runs on one thread without the
+    interpreter's lock: resize pictures beside each other.
     """
 
     def __init__(self, grid: tuple[int, int], rule: ImageRule | VideoRule) -> None:
@@ -73,7 +68,7 @@ class Resizer:
     def into(self, rgb_HWC: np.ndarray | torch.Tensor, out_CPQ: torch.Tensor) -> None:
         """rgb_HWC: uint8, of any size and strides. out_CPQ: float32 or narrower, contiguous, written whole.
 
-        Quickest where each colour's rows lie in one piece (a view of planar memory); packed ones cost half more.
+        Quickest where each colour's rows lie in one piece (a view of planar memory) or all of a row's pixels do.
         """
         source_HWC = rgb_HWC.numpy() if isinstance(rgb_HWC, torch.Tensor) else rgb_HWC
         height, width, colours = source_HWC.shape
@@ -102,7 +97,7 @@ class Resizer:
 
 
 class _Passes:
-    """Everything about a resize but its pixels. Made once: a view costs as much as the product that it is made for.
+    """Everything about a resize but its pixels, made once for pictures of one size.
 
     packed: colours that lie side by side in the source's rows, C below; 1 for a plane. norms: (scale, shift) by colour.
     """
@@ -114,30 +109,29 @@ class _Passes:
         size_PQ: tuple[int, int],
         norms: tuple[tuple[float, float], ...],
     ) -> None:
+        # compiled on import, which takes a second and a library that text alone does not need
+        from sglang_nemotron.prompt import resize_columns, resize_rows
+
+        self._columns, self._sum_rows = resize_columns, resize_rows.sum_rows
         (height, width), self._norms = source_HW, norms
         self.made_for = (height, width, packed)
+        self._packed, wide = packed, packed * width
         self._keeps_height, self._keeps_width = height == size_PQ[0], width == size_PQ[1]
-        self._normalises_down = packed == 1 and not self._keeps_height
-        wide = packed * width
+        # the last pass normalises, which is free: the scale rides in its weights or is applied in registers
+        self._normalises_down = packed == 1 and self._keeps_width and not self._keeps_height
         # result rows that go through both passes at a time
-        self._depth = min(size_PQ[0], max(PACKED_ROWS, CHUNK_BYTES // (4 * wide)))
+        tile = resize_columns.ROWS
+        self._depth = tile * max(1, min(-(-size_PQ[0] // tile), CHUNK_BYTES // (4 * wide * tile)))
         # where the memory they go to is narrower
         self._wide_CRQ: torch.Tensor | None = None
+        self._tall_RX = np.empty((self._depth, wide), dtype=np.float32)
         if not self._keeps_width:
-            self._tall_CRW = torch.empty((packed, self._depth, width), dtype=torch.float32)
-            self._factors = self._factors_across(size_PQ[1])
-        if self._keeps_height:
-            return
-        # compiled on import, which takes a second and a library that text alone does not need
-        from sglang_nemotron.prompt.resize_rows import sum_rows, whole_sweeps
-
-        self._sum_rows = sum_rows
-        self._first_P, weights_PT = taps(height, size_PQ[0])
-        # normalising is free then: the scale rides in the weights, and the shift is what a sum begins with. The colours
-        # of a packed picture have one weight, and are normalised afterwards
-        down = norms if self._normalises_down else ((1.0, 0.0),)
-        self._down = [(whole_sweeps(weights_PT * np.float32(scale)), shift) for scale, shift in down]
-        self._packed_RX = np.empty((PACKED_ROWS if packed > 1 else 0, wide), dtype=np.float32)
+            self._first_B, self._weights_BKO = bands(width, size_PQ[1], resize_columns.COLUMNS)
+            self._spare_RO = np.empty((tile, resize_columns.COLUMNS), dtype=np.float32)
+        if not self._keeps_height:
+            self._first_P, weights_PT = taps(height, size_PQ[0])
+            down = norms if self._normalises_down else ((1.0, 0.0),) * CHANNELS
+            self._down = [(resize_rows.whole_sweeps(weights_PT * np.float32(scale)), shift) for scale, shift in down]
 
     def run(self, source_HX: np.ndarray, colours: slice, out: torch.Tensor) -> None:
         """source_HX: uint8, X = W * C. colours: which of the three it has. out: (C, P, Q), or (1, P, Q) of a plane."""
@@ -145,14 +139,16 @@ class _Passes:
         for start in range(0, out.shape[1], self._depth):
             out_CRQ = out[:, start : start + self._depth]
             made_CRQ = out_CRQ if out.dtype == torch.float32 else self._wide(out)[:, : out_CRQ.shape[1]]
-            tall_CRW = made_CRQ if self._keeps_width else self._tall_CRW[:, : made_CRQ.shape[1]]
+            made, num_rows = made_CRQ.numpy(), made_CRQ.shape[1]
             if source is None:
-                tall_CRW.numpy()[:] = _apart(source_HX[start : start + tall_CRW.shape[1]], len(tall_CRW))
+                tall_RX = source_HX[start : start + num_rows]
             else:
-                self._run_down(source, colours, start, tall_CRW)
+                tall_RX = made[0] if self._normalises_down else self._tall_RX[:num_rows]
+                self._run_down(source, colours, start, tall_RX)
             if not self._keeps_width:
-                self._run_across(made_CRQ)
-            if not self._normalises_down:
+                self._run_across(tall_RX, colours, made)
+            elif not self._normalises_down:
+                made[:] = _apart(tall_RX, self._packed)
                 for made_RQ, (scale, shift) in zip(made_CRQ, self._norms[colours], strict=True):
                     made_RQ.mul_(scale).add_(shift)
             if made_CRQ is not out_CRQ:
@@ -164,40 +160,29 @@ class _Passes:
             self._wide_CRQ = torch.empty((out.shape[0], self._depth, out.shape[2]), dtype=torch.float32)
         return self._wide_CRQ
 
-    def _run_down(self, source: tuple[np.ndarray, int], colours: slice, start: int, tall_CRW: torch.Tensor) -> None:
+    def _run_down(self, source: tuple[np.ndarray, int], colours: slice, start: int, tall_RX: np.ndarray) -> None:
         """Result rows from `start` on, as wide as the source. source: as `_flat` gives it."""
-        packed, num_rows = tall_CRW.shape[:2]
         weights_PT, shift = self._down[colours.start or 0]
+        made = slice(start, start + len(tall_RX))
         bytes_S, step = source
-        block = num_rows if packed == 1 else PACKED_ROWS
-        for top in range(0, num_rows, block):
-            rows_CRW = tall_CRW.numpy()[:, top : top + block]
-            made = slice(start + top, start + top + rows_CRW.shape[1])
-            out_RX = rows_CRW[0] if packed == 1 else self._packed_RX[: rows_CRW.shape[1]]
-            self._sum_rows(bytes_S, step, self._first_P[made], weights_PT[made], shift, out_RX)
-            if packed > 1:
-                rows_CRW[:] = _apart(out_RX, packed)
+        self._sum_rows(bytes_S, step, self._first_P[made], weights_PT[made], shift, tall_RX)
 
-    def _run_across(self, made_CRQ: torch.Tensor) -> None:
-        """All of a chunk that `_tall_CRW` holds."""
-        for made_RQ, factors in zip(made_CRQ, self._factors, strict=True):
-            num_rows = len(made_RQ)
-            for (source_RK, weights_KO), columns_RO in zip(factors, made_RQ.split(COLUMNS, dim=1), strict=True):
-                source_RK = source_RK if num_rows == self._depth else source_RK[:num_rows]
-                torch.mm(source_RK, weights_KO, out=columns_RO)
-
-    def _factors_across(self, columns: int) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
-        """(source_RK, weights_KO) of each band of columns, by colour, for a full depth of rows."""
-        firsts, weights_BOK = bands(self._tall_CRW.shape[2], columns, COLUMNS)
-        left = columns - COLUMNS * (len(firsts) - 1)
-        weights = [*weights_BOK[:-1], weights_BOK[-1, :left]]
-        return [
-            [
-                (tall_RW[:, first : first + band_OK.shape[1]], band_OK.t())
-                for first, band_OK in zip(firsts, weights, strict=True)
-            ]
-            for tall_RW in self._tall_CRW
-        ]
+    def _run_across(self, tall_RX: np.ndarray, colours: slice, made_CRQ: np.ndarray) -> None:
+        """tall_RX: rows of the source's width, uint8 or already in `_tall_RX`."""
+        if tall_RX.dtype == np.uint8:
+            self._tall_RX[: len(tall_RX)] = tall_RX
+        for colour, (made_RQ, (scale, shift)) in enumerate(zip(made_CRQ, self._norms[colours], strict=True)):
+            self._columns.sum_columns(
+                self._tall_RX,
+                colour,
+                self._packed,
+                self._first_B,
+                self._weights_BKO,
+                scale,
+                shift,
+                self._spare_RO,
+                made_RQ,
+            )
 
 
 def _flat(rows_HX: np.ndarray) -> tuple[np.ndarray, int]:
@@ -216,23 +201,23 @@ def _apart(rows_RX: np.ndarray, packed: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=32)
-def bands(num_in: int, num_out: int, block: int) -> tuple[tuple[int, ...], torch.Tensor]:
-    """The weights of one side in bands of `block` results: (first source of each band's window, weights_BRK float32).
+def bands(num_in: int, num_out: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """The weights of one side in bands of `block` results: (first source of each band's window, weights_BKO float32).
 
     Results past num_out, in the last band, weigh nothing. Shared between calls: never written to.
     """
     first_O, weights_OT = taps(num_in, num_out)
     top_B = first_O[::block]
     bottom_B = first_O[np.minimum(np.arange(block - 1, num_out + block - 1, block), num_out - 1)] + weights_OT.shape[1]
-    num_taps = min(int((bottom_B - top_B).max()), num_in)
-    top_B = np.minimum(top_B, num_in - num_taps)
-    weights_BRK = np.zeros((len(top_B), block, num_taps), dtype=np.float32)
-    band_O, row_O = np.divmod(np.arange(num_out), block)
-    tap_OT = (first_O - top_B[band_O])[:, None] + np.arange(weights_OT.shape[1])
+    num_sources = min(int((bottom_B - top_B).max()), num_in)
+    top_B = np.minimum(top_B, num_in - num_sources)
+    weights_BKO = np.zeros((len(top_B), num_sources, block), dtype=np.float32)
+    band_O, place_O = np.divmod(np.arange(num_out), block)
+    source_OT = (first_O - top_B[band_O])[:, None] + np.arange(weights_OT.shape[1])
     # taps beyond the last source weigh nothing
-    result, tap = np.nonzero(tap_OT < num_taps)
-    weights_BRK[band_O[result], row_O[result], tap_OT[result, tap]] = weights_OT[result, tap]
-    return tuple(top_B.tolist()), torch.from_numpy(weights_BRK)
+    result, tap = np.nonzero(source_OT < num_sources)
+    weights_BKO[band_O[result], source_OT[result, tap], place_O[result]] = weights_OT[result, tap]
+    return top_B, weights_BKO
 
 
 def taps(num_in: int, num_out: int) -> tuple[np.ndarray, np.ndarray]:

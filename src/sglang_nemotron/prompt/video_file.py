@@ -31,6 +31,8 @@ CODECS = (
 SKIPPING = ("h264", "hevc")
 # containers whose table of contents leads back to the very first packet
 REWINDING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+# whose tables of contents tell how far frames are out of order, which H.264 itself may leave to be guessed
+COMPLETE = REWINDING[0]
 # a frame that cannot be decoded is stood in for by its neighbour in time, up to so many seconds away
 NEIGHBOUR_SECONDS = 1.0
 # FFmpeg's disposition bit of a cover picture
@@ -49,9 +51,9 @@ def read_clip(
 ) -> VideoClip:
     """Decodes, samples, turns upright, resizes and normalises one video.
 
-    source: the file's bytes, or its path. name: how errors call it ("video 2"). threads: for decoding, and as many for
-    resizing beside it; a process that serves more than this should hold torch to one thread itself. memory: makes what
-    the frames are written to; a clip in a narrower type than float32 is never in memory in both.
+    source: the file's bytes, or its path. name: how errors call it ("video 2"). threads: for decoding, and half as many
+    for resizing beside it. memory: makes what the frames are written to; a clip in a narrower type than float32 is
+    never in memory in both.
     Variable frame rate: frames are taken by their position in the file, and times are told at the average rate.
     The pixel aspect ratio is not applied, and a file whose frames change size is brought to its first frame's grid, as
     the reference does. Raises MediaError.
@@ -64,7 +66,7 @@ def read_clip(
             video.frames(indices),
             len(indices),
             rule,
-            workers=max(1, threads),
+            workers=max(1, threads // 2),
             memory=memory,
             check=lambda width, height: _check_size(name, width, height, limits),
         )
@@ -110,6 +112,19 @@ class VideoFile:
         self._file.close()
 
     def _open(self) -> Any:
+        """The file with its header read. FFmpeg decodes a frame or more to find out what a header leaves open.
+
+        Not where it need not: the header of an MP4 of H.264 says everything, and its first frame is the dearest of all.
+        """
+        container = self._open_with({"skip_frame": "all"})
+        decoders = {getattr(stream.codec_context, "name", None) for stream in container.streams.video}
+        if container.format.name == COMPLETE and decoders == {"h264"}:
+            return container
+        container.close()
+        return self._open_with({})
+
+    def _open_with(self, options: dict[str, str]) -> Any:
+        """options: of the decoders that look for what the header leaves open, not of those that decode for us."""
         import av
         from av.error import FFmpegError
 
@@ -119,6 +134,7 @@ class VideoFile:
             "protocol_whitelist": "none",
             "format_whitelist": FORMATS,
             "max_pixels": str(self._limits.max_video_pixels),
+            **options,
         }
         try:
             return av.open(self._file, mode="r", options=told)

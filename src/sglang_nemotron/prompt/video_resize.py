@@ -30,12 +30,13 @@ def resize_all(
 ) -> tuple[torch.Tensor, tuple[int, int]]:
     """(frames_TChw as `new_frames` makes them, grid). Decoding goes on while `workers` threads resize what has come.
 
-    frames: av.VideoFrames, decoded as they are asked for. check: raises for a width and height that are refused.
+    frames: av.VideoFrames, decoded as they are asked for, in this thread, which then helps with what still waits.
+    check: raises for a width and height that are refused.
     """
     from av.video.reformatter import VideoReformatter
 
     tools: SimpleQueue[tuple[Any, Resizer]] = SimpleQueue()
-    pending: deque[Future[None]] = deque()
+    pending: deque[tuple[Future[None], Any, torch.Tensor]] = deque()
     out: torch.Tensor | None = None
     grid: tuple[int, int] = (0, 0)
     swap, flip = False, ()
@@ -67,17 +68,22 @@ def resize_all(
                     sides = (frame.height, frame.width) if swap else (frame.width, frame.height)
                     grid = video_grid(*sides, rule)
                     out = new_frames(num_frames, grid, rule, memory)
-                    for _ in range(workers):
+                    for _ in range(workers + 1):
                         tools.put((VideoReformatter(), Resizer((grid[1], grid[0]) if swap else grid, rule)))
-                pending.append(pool.submit(resize, frame, out[number]))
+                pending.append((pool.submit(resize, frame, out[number]), frame, out[number]))
                 # what waits is full-size frames, of 1.5 bytes a pixel
                 most = max(workers, 2 * AHEAD_BYTES // (3 * frame.width * frame.height))
                 while len(pending) > most:
-                    pending.popleft().result()
+                    pending.popleft()[0].result()
             while pending:
-                pending.popleft().result()
+                # from the end: the pool takes them from the front
+                future, frame, slot = pending.pop()
+                if future.cancel():
+                    resize(frame, slot)
+                else:
+                    future.result()
         finally:
-            for future in pending:
+            for future, _, _ in pending:
                 future.cancel()
     assert out is not None
     return out, grid
