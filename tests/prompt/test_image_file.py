@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from sglang_nemotron.prompt import image_file
 from sglang_nemotron.prompt.cargo import MediaError
-from sglang_nemotron.prompt.image_file import ImageLimits, image_size, read_image
+from sglang_nemotron.prompt.image_file import ImageLimits, image_size, read_image, read_planes
 
 ORIENTATION = 0x0112
 SMOOTH = np.add.outer(np.arange(40) * 3, np.arange(60) * 2)[..., None].repeat(3, 2).astype(np.uint8) + np.uint8(
@@ -47,9 +47,11 @@ def gif(width: int, height: int, frame: tuple[int, int] = (1, 1), frames: int = 
 
 def read(data: bytes) -> np.ndarray:
     sizes: list[tuple[int, int]] = []
-    made = read_image(data, name="image 1", on_size=lambda *size: sizes.append(size))
+    planes = read_planes(data, name="image 1", on_size=lambda *size: sizes.append(size))
+    made = read_image(data, name="image 1")
     assert made.dtype == torch.uint8 and made.ndim == 3 and made.shape[2] == 3
     assert [image_size(data, name="image 1")] == sizes == [(made.shape[1], made.shape[0])]
+    assert np.array_equal(np.stack(planes, axis=2), made.numpy())
     return made.numpy()
 
 
@@ -325,6 +327,13 @@ def test_compressed_text_bombs(kind: bytes) -> None:
         assert "too large" in str(error)
     assert time.process_time() - began < 2 and tracemalloc.get_traced_memory()[1] < 16e6
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 7, 100])
+def test_scans_are_counted_wherever_the_file_is_cut(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = np.random.default_rng(0).choice([0, 0xFF, 0xDA], 500).astype(np.uint8).tobytes()
+    monkeypatch.setattr(image_file, "COUNTED_AT_ONCE", at_once)
+    assert image_file._num_scans(data) == data.count(b"\xff\xda") > 30
 
 
 def test_progressive_jpeg_of_endless_scans(encode: Callable) -> None:

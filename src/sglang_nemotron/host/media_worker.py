@@ -15,6 +15,7 @@ import stat
 import sys
 import traceback
 import uuid
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -53,29 +54,32 @@ class Laid:
 def serve(connection: Connection) -> None:
     """Answers orders until the other side is gone."""
     terms: Terms = connection.recv()
-    # many small products: threads inside one cost more than they bring, and several items are read at once anyway
+    # small operations: threads inside one cost more than they bring, and several items are read at once anyway
     torch.set_num_threads(1)
     # nothing may be reported as measured that is not: errors of the first import are found now
     _import_libraries()
     _cap_memory(terms.memory)
     connection.send("ready")
-    while True:
-        try:
-            order, path = connection.recv()
-        except EOFError:
-            return
-        # where the other side is gone too, nobody else would end a decoder that hangs
-        signal.setitimer(signal.ITIMER_REAL, terms.timeout + 10)
-        answer = _answer(order, path, terms)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send(answer)
+    with ThreadPoolExecutor(2, thread_name_prefix="beside") as pool:
+        while True:
+            try:
+                order, path = connection.recv()
+            except EOFError:
+                return
+            # where the other side is gone too, nobody else would end a decoder that hangs
+            signal.setitimer(signal.ITIMER_REAL, terms.timeout + 10)
+            shelf = Shelf(terms)
+            answer = _answer(order, path, terms, shelf, pool)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            connection.send(answer)
+            # takes 10 ms for a video, for which nobody waits any more
+            shelf.unmap()
 
 
-def _answer(order: Order, path: str, terms: Terms) -> list[Parcel] | MediaError:
-    shelf = Shelf(terms)
+def _answer(order: Order, path: str, terms: Terms, shelf: Shelf, pool: Executor) -> list[Parcel] | MediaError:
     try:
         data = read_file(path, order.name, terms.max_file)
-        parcels = measure(order, data, terms.spec, terms.bounds, shelf.new)
+        parcels = measure(order, data, terms.spec, terms.bounds, pool, shelf.new)
         return [parcel.carrying(shelf.laid(parcel.feature)) for parcel in parcels]
     # the one boundary where any fault of a decoder becomes the request's own
     except Exception as fault:
@@ -120,6 +124,7 @@ class Shelf:
         self._pixels, self._stamp = terms.pixels, terms.stamp
         # with the address of their memory, which one that was given up may have had before
         self._made: list[tuple[int, Laid]] = []
+        self._mapped: list[torch.Tensor] = []
 
     def new(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Uninitialised memory in a file; pixels are of the type that the server takes."""
@@ -137,7 +142,12 @@ class Shelf:
         finished = replace(laid, path=laid.path.removesuffix(_unfinished(os.getpid())))
         os.rename(laid.path, finished.path)
         self._made[at] = feature.data_ptr(), finished
+        self._mapped.append(feature)
         return finished
+
+    def unmap(self) -> None:
+        """Gives up the memory of what was laid, not the files."""
+        self._mapped.clear()
 
     def clear(self) -> None:
         for _, laid in self._made:

@@ -10,7 +10,11 @@ columns).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
 
+import numpy as np
 import torch
 
 from sglang_nemotron.config_omni import ImageRule
@@ -84,17 +88,47 @@ def image_tokens(grid_HW: tuple[int, int], rule: ImageRule) -> int:
     return rows * columns // rule.merge_size**2
 
 
-def picture(
-    rgb_HWC: torch.Tensor, rule: ImageRule, budget: int, *, name: str = "image", memory: Memory = new_pixels
-) -> Picture:
-    """The image resized to its grid and normalised. rgb_HWC: uint8, upright, any strides (planar is quickest).
-
-    memory: makes what the pixels are written to; theirs is its type. Quickest where the caller gives torch one thread
-    and runs images beside each other, as `Resizer` says.
-    """
+def picture(rgb_HWC: torch.Tensor, rule: ImageRule, budget: int, *, name: str = "image") -> Picture:
+    """The image resized to its grid and normalised, in float32. rgb_HWC: uint8, upright, any strides."""
     assert rgb_HWC.dtype == torch.uint8 and rgb_HWC.ndim == 3 and rgb_HWC.shape[2] == CHANNELS, rgb_HWC.shape
     height, width, _ = rgb_HWC.shape
-    rows, columns = grid = image_grid(width, height, budget, rule, name=name)
-    pixels_CPQ = memory(CHANNELS, rows * rule.patch_size, columns * rule.patch_size)
+    grid = image_grid(width, height, budget, rule, name=name)
+    pixels_CPQ = new_pixels(*_pixels_shape(grid, rule))
     Resizer(grid, rule).into(rgb_HWC, pixels_CPQ)
     return Picture(pixels_CPQ, grid, image_tokens(grid, rule))
+
+
+def _pixels_shape(grid: tuple[int, int], rule: ImageRule) -> tuple[int, int, int]:
+    return CHANNELS, grid[0] * rule.patch_size, grid[1] * rule.patch_size
+
+
+class PictureToBe:
+    """As `picture`, begun when only the upright size is known, while the file is still decoded.
+
+    The first touch of the pixels' memory costs more than the resize. memory: makes what they are written to; theirs is
+    its type. start: runs a job in another thread. Raises MediaError.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        height: int,
+        rule: ImageRule,
+        budget: int,
+        *,
+        name: str,
+        memory: Memory,
+        start: Callable[[Callable[[], Any]], Future[Any]],
+    ) -> None:
+        self._grid = grid = image_grid(width, height, budget, rule, name=name)
+        self._num_tokens = image_tokens(grid, rule)
+        self._pixels = start(lambda: memory(*_pixels_shape(grid, rule)).zero_())
+        self._resizer = Resizer(grid, rule)
+        self._ready = start(lambda: self._resizer.prepare(height, width))
+
+    def of(self, planes_CHW: Sequence[np.ndarray]) -> Picture:
+        """planes_CHW: red, green and blue, uint8, of the size that was said."""
+        self._ready.result()
+        pixels_CPQ = self._pixels.result()
+        self._resizer.planes_into(planes_CHW, pixels_CPQ)
+        return Picture(pixels_CPQ, self._grid, self._num_tokens)

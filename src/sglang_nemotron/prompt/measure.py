@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from sglang_nemotron.config_omni import OmniSpec, SoundRule
 from sglang_nemotron.prompt.audio_decode import AudioLimits
-from sglang_nemotron.prompt.cargo import CHANNELS, MediaError, Sound
+from sglang_nemotron.prompt.cargo import MediaError, Sound
 from sglang_nemotron.prompt.options import MediaLimits
 from sglang_nemotron.prompt.parcel import Order, Parcel
 from sglang_nemotron.prompt.resize import Memory, new_pixels
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +37,18 @@ class Bounds:
 Content = Callable[[], bytes]
 
 
-def measure(order: Order, data: bytes, spec: OmniSpec, bounds: Bounds, memory: Memory = new_pixels) -> list[Parcel]:
+def measure(
+    order: Order, data: bytes, spec: OmniSpec, bounds: Bounds, pool: Executor, memory: Memory = new_pixels
+) -> list[Parcel]:
     """The parcel of one item; of a video that is to be heard, one of its sound too, if it has any. MediaError.
 
-    memory: makes what is much to copy: pixels, which get its type, and mel.
+    pool: two threads for what goes on beside decoding; no job in it outlives this call. memory: makes what is much to
+    copy: pixels, which get its type, and mel.
     """
     if not data:
         raise MediaError(order.name, "the file is empty")
-    with ThreadPoolExecutor(2, thread_name_prefix="beside") as beside:
-        content: Content = beside.submit(lambda: hashlib.sha256(data).digest()).result
+    with _Beside(pool) as beside:
+        content: Content = beside.start(lambda: hashlib.sha256(data).digest()).result
         if order.kind == "image":
             return [_image(order, data, content, spec, memory, beside)]
         if order.kind == "sound":
@@ -54,29 +60,42 @@ def measure(order: Order, data: bytes, spec: OmniSpec, bounds: Bounds, memory: M
         return parcels
 
 
+class _Beside:
+    """Starts jobs in a pool that outlives them; a context manager that waits for them all."""
+
+    def __init__(self, pool: Executor) -> None:
+        self._pool, self._jobs = pool, []
+
+    def start(self, job: Callable[[], Result]) -> Future[Result]:
+        self._jobs.append(self._pool.submit(job))
+        return self._jobs[-1]
+
+    def __enter__(self) -> _Beside:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        wait(self._jobs)
+
+
 def _identity(content: Content, *rest: object) -> bytes:
     """Of the file and of everything else that changes an embedding, so that a cache never confuses two."""
     return hashlib.sha256(content() + repr(rest).encode()).digest()
 
 
-def _image(
-    order: Order, data: bytes, content: Content, spec: OmniSpec, memory: Memory, beside: ThreadPoolExecutor
-) -> Parcel:
-    from sglang_nemotron.prompt.image import image_grid, picture
-    from sglang_nemotron.prompt.image_file import read_image
+def _image(order: Order, data: bytes, content: Content, spec: OmniSpec, memory: Memory, beside: _Beside) -> Parcel:
+    from sglang_nemotron.prompt.image import PictureToBe
+    from sglang_nemotron.prompt.image_file import read_planes
 
-    rule, made = spec.image, []
+    begun: list[PictureToBe] = []
 
-    def make(width: int, height: int) -> None:
-        """The pixels' memory, while the file is decoded: its first touch costs twice as much as the resize."""
-        rows, columns = (
-            side * rule.patch_size for side in image_grid(width, height, order.budget, rule, name=order.name)
+    def begin(width: int, height: int) -> None:
+        begun.append(
+            PictureToBe(width, height, spec.image, order.budget, name=order.name, memory=memory, start=beside.start)
         )
-        made.append(beside.submit(lambda: memory(CHANNELS, rows, columns).zero_()))
 
-    rgb_HWC = read_image(data, name=order.name, on_size=make)
-    image = picture(rgb_HWC, rule, order.budget, name=order.name, memory=lambda *_, **__: made[0].result())
-    identity = _identity(content, "image", image.grid_HW, rule)
+    planes_CHW = read_planes(data, name=order.name, on_size=begin)
+    image = begun[0].of(planes_CHW)
+    identity = _identity(content, "image", image.grid_HW, spec.image)
     return Parcel("image", identity, image.pixels_CHW, image.num_tokens)
 
 

@@ -81,14 +81,21 @@ class Resizer:
 
     def planes_into(self, planes_CHW: Sequence[np.ndarray] | np.ndarray, out_CPQ: torch.Tensor) -> None:
         """planes_CHW: uint8 red, green and blue, each in memory of its own or not. out_CPQ: as of `into`."""
-        assert len(planes_CHW) == CHANNELS and all(plane.dtype == np.uint8 for plane in planes_CHW)
-        passes = self._ready(planes_CHW[0].shape, 1, out_CPQ)
-        for channel in range(CHANNELS):
-            only = slice(channel, channel + 1)
-            passes.run(planes_CHW[channel], only, out_CPQ[only])
+        assert len(planes_CHW) == CHANNELS and len(out_CPQ) == CHANNELS, out_CPQ.shape
+        for channel, plane_HW in enumerate(planes_CHW):
+            self.plane_into(channel, plane_HW, out_CPQ[channel])
+
+    def plane_into(self, channel: int, plane_HW: np.ndarray, out_PQ: torch.Tensor) -> None:
+        """plane_HW: uint8, the colour `channel` of a picture. out_PQ: as of `into`, this colour's alone."""
+        assert plane_HW.dtype == np.uint8, plane_HW.dtype
+        self._ready(plane_HW.shape, 1, out_PQ[None]).run(plane_HW, slice(channel, channel + 1), out_PQ[None])
+
+    def prepare(self, height: int, width: int) -> None:
+        """Does what planes of this size need beforehand, which the first of them would else wait for."""
+        self._passes = _Passes((height, width), 1, self._size_PQ, self._norms)
 
     def _ready(self, source_HW: tuple[int, ...], packed: int, out_CPQ: torch.Tensor) -> _Passes:
-        assert out_CPQ.shape == (CHANNELS, *self._size_PQ) and out_CPQ.is_contiguous(), out_CPQ.shape
+        assert out_CPQ.shape == (packed, *self._size_PQ) and out_CPQ.is_contiguous(), out_CPQ.shape
         assert out_CPQ.dtype in PIXELS, out_CPQ.dtype
         height, width = source_HW
         if self._passes is None or self._passes.made_for != (height, width, packed):

@@ -27,8 +27,7 @@ _INDEX, _FLOAT = ir.IntType(64), ir.FloatType()
 _VECTOR = ir.VectorType(_FLOAT, COLUMNS)
 
 
-@intrinsic
-def _sum_tile(
+def _typed_tile(
     typing_context: Any,
     source: Any,
     step: Any,
@@ -42,7 +41,7 @@ def _sum_tile(
 ) -> Any:
     """out[r, c] = shift + scale * the sum over k of weights[k, c] * source[r * step + k * apart].
 
-    source, weights, out: addresses of float32; weights: num_taps >= 1 rows of COLUMNS. step, apart, out_step: in floats.
+    source, weights, out: addresses of float32. weights: num_taps >= 1 rows of COLUMNS. step, apart, out_step: floats.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -86,6 +85,9 @@ def _write_tile(
         at = builder.add(out, _times(builder, out_step, row))
         made = _multiply_add(builder, total, scale, shift)
         builder.store(made, builder.inttoptr(at, _VECTOR.as_pointer()), align=_FLOAT_BYTES)
+
+
+_sum_tile: Any = intrinsic(_typed_tile)
 
 
 def _times(builder: Any, floats: Any, number: int) -> Any:
