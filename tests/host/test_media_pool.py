@@ -65,7 +65,7 @@ def test_an_image_in_the_served_dtype(pool: Pool, tmp_path: Path) -> None:
     _measure(pool, "image", _png(tmp_path / "b.png"), max_image_tokens=256)
     (again,) = _measure(pool, "image", path)
     assert again.identity == parcel.identity and torch.equal(again.feature, parcel.feature)
-    rgb_HWC = torch.as_tensor(read_image(path.read_bytes(), name="i"))
+    rgb_HWC = read_image(path.read_bytes(), name="i")
     assert torch.equal(parcel.feature, picture(rgb_HWC, SPEC.image, 13312).pixels_CHW.bfloat16())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 
 from sglang_nemotron.config_omni import ImageRule
 from sglang_nemotron.prompt.cargo import MediaError
-from sglang_nemotron.prompt.image import image_budget, image_grid, image_tokens, picture
+from sglang_nemotron.prompt.image import PictureToBe, image_budget, image_grid, image_tokens, picture
 
 GOLDEN_TOKENS = {
     (224, 224): 256,
@@ -131,6 +132,34 @@ def test_pixels_of_long_and_large_images(image_rule: ImageRule, reference: Calla
         made = picture(torch.from_numpy(pixels), image_rule, image_budget(262144, image_rule))
         theirs = reference_pixels(reference(262144), Image.fromarray(pixels))
         assert (made.pixels_CHW - theirs).abs().max().item() <= 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(1920, 1080), (300, 200), (512, 512), (40, 900)])
+def test_a_picture_begun_before_its_pixels_is_the_same(
+    size: tuple[int, int], dtype: torch.dtype, image_rule: ImageRule
+) -> None:
+    pixels = random_pixels(*size, 0)
+    whole = picture(pixels, image_rule, 13312)
+
+    def memory(*shape: int, **_: torch.dtype | None) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype)
+
+    with ThreadPoolExecutor(2) as pool:
+        begun = PictureToBe(*size, image_rule, 13312, name="image 1", memory=memory, start=pool.submit)
+        made = begun.of(pixels)
+    assert (made.grid_HW, made.num_tokens) == (whole.grid_HW, whole.num_tokens)
+    assert torch.equal(made.pixels_CHW, whole.pixels_CHW.to(dtype))
+
+
+def test_memory_that_cannot_be_had_is_told_where_the_picture_is_made(image_rule: ImageRule) -> None:
+    def none(*_: int, **__: torch.dtype | None) -> torch.Tensor:
+        raise MemoryError
+
+    with ThreadPoolExecutor(2) as pool:
+        begun = PictureToBe(64, 64, image_rule, 13312, name="image 1", memory=none, start=pool.submit)
+        with pytest.raises(MemoryError):
+            begun.of(random_pixels(64, 64, 0))
 
 
 @pytest.mark.parametrize("fault", ["clamped", "swapped mean"])

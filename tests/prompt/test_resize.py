@@ -68,11 +68,12 @@ def by_torch(pixels: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
 
 
 def difference(size: tuple[int, int], to: tuple[int, int]) -> float:
-    """The larger of packed pixels' and of planar ones'."""
+    """The largest of packed pixels', with a byte between or none, and of planar ones'."""
     pixels = noise(*size)
     planar = np.ascontiguousarray(pixels.transpose(2, 0, 1)).transpose(1, 2, 0)
+    apart = np.pad(pixels, ((0, 0), (0, 0), (0, 1)))[:, :, :3]
     expected = by_torch(pixels, to)
-    return max((resized(source, to) - expected).abs().max().item() for source in (pixels, planar))
+    return max((resized(source, to) - expected).abs().max().item() for source in (pixels, apart, planar))
 
 
 @pytest.mark.parametrize(("size", "to"), SIZES)
@@ -187,6 +188,18 @@ def test_pictures_of_one_resizer_do_not_disturb_each_other() -> None:
         out = torch.full((3, 64, 48), float("nan"))
         shared.into(pixels, out)
         assert torch.equal(out, resized(pixels, (48, 64)))
+
+
+@pytest.mark.parametrize("to", [(210, 100), (333, 100), (210, 222), (333, 222)])
+def test_rows_are_made_alone(to: tuple[int, int]) -> None:
+    pixels = noise(333, 222)
+    whole, parts = resized(pixels, to), torch.full((3, to[1], to[0]), float("nan"))
+    resizer = Resizer((to[1], to[0]), rule())
+    for rows in (range(37, 90), range(37), range(90, to[1])):
+        resizer.into(pixels, parts, rows)
+        missing = parts.isnan().any(dim=0).any(dim=1).nonzero().flatten().tolist()
+        assert rows[0] not in missing and rows[-1] not in missing
+    assert torch.equal(parts, whole)
 
 
 @pytest.mark.parametrize("rows", [1, 24, 100, 1000])

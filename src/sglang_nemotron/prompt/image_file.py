@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from sglang_nemotron.prompt.cargo import MediaError
+from sglang_nemotron.prompt.cargo import CHANNELS, MediaError
+from sglang_nemotron.prompt.image_memory import pixels_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Transpose
@@ -66,25 +66,18 @@ def image_size(data: bytes, *, name: str, limits: ImageLimits | None = None) -> 
         return _upright(image.size, _transposition(image, data))
 
 
-def read_image(data: bytes, *, name: str, limits: ImageLimits | None = None) -> torch.Tensor:
-    """uint8 (H, W, 3) RGB, upright, of the first frame. Lies in memory as (3, H, W): the view is what is transposed.
-
-    name: which item, for the error ("image 2"). A file that is empty, of another format, broken, too large for `limits`
-    (refused from its header) or a decompression bomb is a MediaError.
-    """
-    return torch.from_numpy(np.stack(read_planes(data, name=name, limits=limits))).permute(1, 2, 0)
-
-
-def read_planes(
+def read_image(
     data: bytes,
     *,
     name: str,
     limits: ImageLimits | None = None,
     on_size: Callable[[int, int], None] | None = None,
-) -> list[np.ndarray]:
-    """Red, green and blue of the upright first frame, uint8 (H, W) each, read-only; errors as of `read_image`.
+) -> np.ndarray:
+    """uint8 (H, W, 3) RGB, upright, of the first frame, read-only. A view: pixels are four bytes apart.
 
-    on_size: gets the upright width and height before a pixel is decoded, and may raise MediaError.
+    name: which item, for the error ("image 2"). on_size: gets the upright width and height before a pixel is decoded,
+    and may raise MediaError. A file that is empty, of another format, broken, too large for `limits`
+    (refused from its header) or a decompression bomb is a MediaError.
     """
     with _opened(data, name, limits or ImageLimits()) as image:
         method = _transposition(image, data)
@@ -94,10 +87,7 @@ def read_planes(
         image.decodermaxblock = max(image.decodermaxblock, len(data))
         image.load()
         rgb = _to_rgb(image)
-        if method is not None:
-            rgb = rgb.transpose(method)
-        bands = (np.frombuffer(rgb.tobytes("raw", band), dtype=np.uint8) for band in "RGB")
-        return [band.reshape(rgb.height, rgb.width) for band in bands]
+        return pixels_of(rgb if method is None else rgb.transpose(method))[:, :, :CHANNELS]
 
 
 @contextmanager

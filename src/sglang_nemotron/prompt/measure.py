@@ -84,7 +84,7 @@ def _identity(content: Content, *rest: object) -> bytes:
 
 def _image(order: Order, data: bytes, content: Content, spec: OmniSpec, memory: Memory, beside: _Beside) -> Parcel:
     from sglang_nemotron.prompt.image import PictureToBe
-    from sglang_nemotron.prompt.image_file import read_planes
+    from sglang_nemotron.prompt.image_file import read_image
 
     begun: list[PictureToBe] = []
 
@@ -93,8 +93,8 @@ def _image(order: Order, data: bytes, content: Content, spec: OmniSpec, memory: 
             PictureToBe(width, height, spec.image, order.budget, name=order.name, memory=memory, start=beside.start)
         )
 
-    planes_CHW = read_planes(data, name=order.name, on_size=begin)
-    image = begun[0].of(planes_CHW)
+    rgb_HWC = read_image(data, name=order.name, on_size=begin)
+    image = begun[0].of(rgb_HWC)
     identity = _identity(content, "image", image.grid_HW, spec.image)
     return Parcel("image", identity, image.pixels_CHW, image.num_tokens)
 

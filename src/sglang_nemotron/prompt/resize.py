@@ -27,6 +27,8 @@ from sglang_nemotron.prompt.cargo import CHANNELS, PIXELS
 # taps on either side, in source pixels when enlarging; the coefficient is Pillow's and torch's antialiased one
 CUBIC_REACH = 2.0
 CUBIC_A = -0.5
+# bytes from one pixel to the next for which there is machine code
+PACKED = (3, 4)
 # float32 bytes between the two passes: stays in a core's second cache
 CHUNK_BYTES = 512 << 10
 # memory from here on is asked for in huge pages: malloc maps so much afresh every time, and small pages would make its
@@ -65,98 +67,97 @@ class Resizer:
         self._norms = tuple((1.0 / (255.0 * std), -mean / std) for mean, std in zip(rule.mean, rule.std, strict=True))
         self._passes: _Passes | None = None
 
-    def into(self, rgb_HWC: np.ndarray | torch.Tensor, out_CPQ: torch.Tensor) -> None:
-        """rgb_HWC: uint8, of any size and strides. out_CPQ: float32 or narrower, contiguous, written whole.
+    def into(self, rgb_HWC: np.ndarray | torch.Tensor, out_CPQ: torch.Tensor, rows: range | None = None) -> None:
+        """rgb_HWC: uint8, of any size and strides. out_CPQ: float32 or narrower, contiguous. rows: that are written.
 
-        Quickest where each colour's rows lie in one piece (a view of planar memory) or all of a row's pixels do.
+        Quickest where a row's pixels lie in one piece, three or four bytes apart, or each colour's rows do.
         """
         source_HWC = rgb_HWC.numpy() if isinstance(rgb_HWC, torch.Tensor) else rgb_HWC
         height, width, colours = source_HWC.shape
-        if source_HWC.strides[1:] != (colours, 1):
-            self.planes_into(source_HWC.transpose(2, 0, 1), out_CPQ)
-            return
         assert colours == CHANNELS and source_HWC.dtype == np.uint8, (source_HWC.shape, source_HWC.dtype)
-        # down the columns, the colours of a packed picture are just so many more columns
-        self._ready((height, width), CHANNELS, out_CPQ).run(source_HWC.reshape(height, -1), slice(None), out_CPQ)
+        _, apart, within = source_HWC.strides
+        rows = rows or range(out_CPQ.shape[1])
+        if within == 1 and apart in PACKED and source_HWC.strides[0] >= apart * width:
+            self.ready_for(height, width, apart)._run(source_HWC, 0, rows, out_CPQ)
+        else:
+            self.planes_into(source_HWC.transpose(2, 0, 1), out_CPQ, rows)
 
-    def planes_into(self, planes_CHW: Sequence[np.ndarray] | np.ndarray, out_CPQ: torch.Tensor) -> None:
-        """planes_CHW: uint8 red, green and blue, each in memory of its own or not. out_CPQ: as of `into`."""
-        assert len(planes_CHW) == CHANNELS and len(out_CPQ) == CHANNELS, out_CPQ.shape
+    def planes_into(
+        self, planes_CHW: Sequence[np.ndarray] | np.ndarray, out_CPQ: torch.Tensor, rows: range | None = None
+    ) -> None:
+        """planes_CHW: uint8 red, green and blue, each in memory of its own or not. Else as `into`."""
+        assert len(planes_CHW) == CHANNELS and all(plane.dtype == np.uint8 for plane in planes_CHW)
+        height, width = planes_CHW[0].shape
+        self.ready_for(height, width, 1)
         for channel, plane_HW in enumerate(planes_CHW):
-            self.plane_into(channel, plane_HW, out_CPQ[channel])
+            only = out_CPQ[channel : channel + 1]
+            self._run(plane_HW[:, :, None], channel, rows or range(out_CPQ.shape[1]), only)
 
-    def plane_into(self, channel: int, plane_HW: np.ndarray, out_PQ: torch.Tensor) -> None:
-        """plane_HW: uint8, the colour `channel` of a picture. out_PQ: as of `into`, this colour's alone."""
-        assert plane_HW.dtype == np.uint8, plane_HW.dtype
-        self._ready(plane_HW.shape, 1, out_PQ[None]).run(plane_HW, slice(channel, channel + 1), out_PQ[None])
+    def ready_for(self, height: int, width: int, pixel_bytes: int) -> Resizer:
+        """Does what pictures of this size need beforehand. pixel_bytes: from one to the next; 1 of a plane."""
+        if self._passes is None or self._passes.made_for != (height, width, pixel_bytes):
+            self._passes = _Passes((height, width), pixel_bytes, self._size_PQ, self._norms)
+        return self
 
-    def prepare(self, height: int, width: int) -> None:
-        """Does what planes of this size need beforehand, which the first of them would else wait for."""
-        self._passes = _Passes((height, width), 1, self._size_PQ, self._norms)
-
-    def _ready(self, source_HW: tuple[int, ...], packed: int, out_CPQ: torch.Tensor) -> _Passes:
-        assert out_CPQ.shape == (packed, *self._size_PQ) and out_CPQ.is_contiguous(), out_CPQ.shape
-        assert out_CPQ.dtype in PIXELS, out_CPQ.dtype
-        height, width = source_HW
-        if self._passes is None or self._passes.made_for != (height, width, packed):
-            self._passes = _Passes((height, width), packed, self._size_PQ, self._norms)
-        return self._passes
+    def _run(self, source_HWC: np.ndarray, channel: int, rows: range, out: torch.Tensor) -> None:
+        assert self._passes is not None and out.shape[1:] == self._size_PQ, out.shape
+        assert out.is_contiguous() and out.dtype in PIXELS, out.dtype
+        self._passes.run(source_HWC, channel, rows, out)
 
 
 class _Passes:
     """Everything about a resize but its pixels, made once for pictures of one size.
 
-    packed: colours that lie side by side in the source's rows, C below; 1 for a plane. norms: (scale, shift) by colour.
+    pixel_bytes: as of `Resizer.ready_for`. norms: (scale, shift) by colour.
     """
 
     def __init__(
         self,
         source_HW: tuple[int, int],
-        packed: int,
+        pixel_bytes: int,
         size_PQ: tuple[int, int],
         norms: tuple[tuple[float, float], ...],
     ) -> None:
-        # compiled on import, which takes a second and a library that text alone does not need
+        # compiled on import, which takes seconds and a library that text alone does not need
         from sglang_nemotron.prompt import resize_columns, resize_rows
 
-        self._columns, self._sum_rows = resize_columns, resize_rows.sum_rows
+        self._columns, self._rows = resize_columns, resize_rows
         (height, width), self._norms = source_HW, norms
-        self.made_for = (height, width, packed)
-        self._packed, wide = packed, packed * width
+        self.made_for = (height, width, pixel_bytes)
         self._keeps_height, self._keeps_width = height == size_PQ[0], width == size_PQ[1]
-        # the last pass normalises, which is free: the scale rides in its weights or is applied in registers
-        self._normalises_down = packed == 1 and self._keeps_width and not self._keeps_height
+        num_colours = CHANNELS if pixel_bytes > 1 else 1
         # result rows that go through both passes at a time
-        tile = resize_columns.ROWS
-        self._depth = tile * max(1, min(-(-size_PQ[0] // tile), CHUNK_BYTES // (4 * wide * tile)))
+        tile, row_bytes = resize_columns.ROWS, 4 * num_colours * width
+        self._depth = tile * max(1, min(-(-size_PQ[0] // tile), CHUNK_BYTES // (row_bytes * tile)))
         # where the memory they go to is narrower
         self._wide_CRQ: torch.Tensor | None = None
-        self._tall_RX = np.empty((self._depth, wide), dtype=np.float32)
         if not self._keeps_width:
+            self._tall_CRW = np.empty((num_colours, self._depth, width), dtype=np.float32)
             self._first_B, self._weights_BKO = bands(width, size_PQ[1], resize_columns.COLUMNS)
             self._spare_RO = np.empty((tile, resize_columns.COLUMNS), dtype=np.float32)
         if not self._keeps_height:
             self._first_P, weights_PT = taps(height, size_PQ[0])
-            down = norms if self._normalises_down else ((1.0, 0.0),) * CHANNELS
-            self._down = [(resize_rows.whole_sweeps(weights_PT * np.float32(scale)), shift) for scale, shift in down]
+            self._weights_PT = resize_rows.whole_sweeps(weights_PT)
+            # the last pass normalises, at no cost
+            self._norms_down_CN = np.array(norms if self._keeps_width else [(1.0, 0.0)] * CHANNELS, dtype=np.float32)
 
-    def run(self, source_HX: np.ndarray, colours: slice, out: torch.Tensor) -> None:
-        """source_HX: uint8, X = W * C. colours: which of the three it has. out: (C, P, Q), or (1, P, Q) of a plane."""
-        source = None if self._keeps_height else _flat(source_HX)
-        for start in range(0, out.shape[1], self._depth):
-            out_CRQ = out[:, start : start + self._depth]
+    def run(self, source_HWC: np.ndarray, channel: int, rows: range, out: torch.Tensor) -> None:
+        """source_HWC: uint8; out: (C, P, Q), of which `rows` are written. channel: which colour a plane has."""
+        source = None if self._keeps_height else _flat(source_HWC)
+        for start in range(rows.start, rows.stop, self._depth):
+            made_rows = slice(start, min(start + self._depth, rows.stop))
+            out_CRQ = out[:, made_rows]
             made_CRQ = out_CRQ if out.dtype == torch.float32 else self._wide(out)[:, : out_CRQ.shape[1]]
-            made, num_rows = made_CRQ.numpy(), made_CRQ.shape[1]
+            made = made_CRQ.numpy()
+            tall_CRW = made if self._keeps_width else self._tall_CRW[:, : made.shape[1]]
             if source is None:
-                tall_RX = source_HX[start : start + num_rows]
+                tall_CRW[:] = source_HWC[made_rows].transpose(2, 0, 1)
             else:
-                tall_RX = made[0] if self._normalises_down else self._tall_RX[:num_rows]
-                self._run_down(source, colours, start, tall_RX)
+                self._run_down(source, channel, made_rows, tall_CRW)
             if not self._keeps_width:
-                self._run_across(tall_RX, colours, made)
-            elif not self._normalises_down:
-                made[:] = _apart(tall_RX, self._packed)
-                for made_RQ, (scale, shift) in zip(made_CRQ, self._norms[colours], strict=True):
+                self._run_across(channel, made)
+            elif source is None:
+                for made_RQ, (scale, shift) in zip(made_CRQ, self._norms[channel:], strict=False):
                     made_RQ.mul_(scale).add_(shift)
             if made_CRQ is not out_CRQ:
                 out_CRQ.copy_(made_CRQ)
@@ -167,44 +168,32 @@ class _Passes:
             self._wide_CRQ = torch.empty((out.shape[0], self._depth, out.shape[2]), dtype=torch.float32)
         return self._wide_CRQ
 
-    def _run_down(self, source: tuple[np.ndarray, int], colours: slice, start: int, tall_RX: np.ndarray) -> None:
-        """Result rows from `start` on, as wide as the source. source: as `_flat` gives it."""
-        weights_PT, shift = self._down[colours.start or 0]
-        made = slice(start, start + len(tall_RX))
-        bytes_S, step = source
-        self._sum_rows(bytes_S, step, self._first_P[made], weights_PT[made], shift, tall_RX)
+    def _run_down(self, source: tuple[np.ndarray, int], channel: int, rows: slice, tall_CRW: np.ndarray) -> None:
+        """Those result rows, as wide as the source. source: as `_flat` gives it."""
+        taken = *source, self._first_P[rows], self._weights_PT[rows]
+        if len(tall_CRW) == 1:
+            self._rows.sum_rows(*taken, *self._norms_down_CN[channel], tall_CRW[0])
+        else:
+            self._rows.sum_pixels[self.made_for[2]](*taken, self._norms_down_CN, *tall_CRW)
 
-    def _run_across(self, tall_RX: np.ndarray, colours: slice, made_CRQ: np.ndarray) -> None:
-        """tall_RX: rows of the source's width, uint8 or already in `_tall_RX`."""
-        if tall_RX.dtype == np.uint8:
-            self._tall_RX[: len(tall_RX)] = tall_RX
-        for colour, (made_RQ, (scale, shift)) in enumerate(zip(made_CRQ, self._norms[colours], strict=True)):
+    def _run_across(self, channel: int, made_CRQ: np.ndarray) -> None:
+        """Of `_tall_CRW`, whose further rows do not matter."""
+        for colour, made_RQ in enumerate(made_CRQ):
+            scale, shift = self._norms[channel + colour]
             self._columns.sum_columns(
-                self._tall_RX,
-                colour,
-                self._packed,
-                self._first_B,
-                self._weights_BKO,
-                scale,
-                shift,
-                self._spare_RO,
-                made_RQ,
+                self._tall_CRW[colour], self._first_B, self._weights_BKO, scale, shift, self._spare_RO, made_RQ
             )
 
 
-def _flat(rows_HX: np.ndarray) -> tuple[np.ndarray, int]:
-    """(bytes_S, bytes from one row to the next) of uint8 rows; a copy unless they lie in order, each in one piece."""
-    height, width = rows_HX.shape
-    step, within = rows_HX.strides
-    if within != 1 or step < width:
-        rows_HX, step = np.ascontiguousarray(rows_HX), width
-    size = (height - 1) * step + width
-    return np.lib.stride_tricks.as_strided(rows_HX, (size,), (1,), writeable=False), step
-
-
-def _apart(rows_RX: np.ndarray, packed: int) -> np.ndarray:
-    """(R, W * C) -> a view (C, R, W)."""
-    return rows_RX.reshape(len(rows_RX), -1, packed).transpose(2, 0, 1)
+def _flat(pixels_HWC: np.ndarray) -> tuple[np.ndarray, int]:
+    """(bytes_S, bytes from one row to the next) of uint8 pixels; a copy unless rows lie in order, each in one piece."""
+    height, width, colours = pixels_HWC.shape
+    step, apart, within = pixels_HWC.strides
+    if within != 1 or step < width * apart or (colours == 1 and apart != 1):
+        pixels_HWC = np.ascontiguousarray(pixels_HWC)
+        step, apart, within = pixels_HWC.strides
+    size = (height - 1) * step + (width - 1) * apart + colours
+    return np.lib.stride_tricks.as_strided(pixels_HWC, (size,), (1,), writeable=False), step
 
 
 @functools.lru_cache(maxsize=32)

@@ -31,7 +31,6 @@ def _typed_tile(
     typing_context: Any,
     source: Any,
     step: Any,
-    apart: Any,
     weights: Any,
     num_taps: Any,
     scale: Any,
@@ -39,9 +38,9 @@ def _typed_tile(
     out: Any,
     out_step: Any,
 ) -> Any:
-    """out[r, c] = shift + scale * the sum over k of weights[k, c] * source[r * step + k * apart].
+    """out[r, c] = shift + scale * the sum over k of weights[k, c] * source[r * step + k].
 
-    source, weights, out: addresses of float32. weights: num_taps >= 1 rows of COLUMNS. step, apart, out_step: floats.
+    source, weights, out: addresses of float32. weights: num_taps >= 1 rows of COLUMNS. step, out_step: floats.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -49,14 +48,13 @@ def _typed_tile(
         return context.get_dummy_value()
 
     place, number = types.intp, types.float32
-    return types.void(place, place, place, place, place, number, number, place, place), generate
+    return types.void(place, place, place, place, number, number, place, place), generate
 
 
 def _write_tile(
     builder: Any,
     source: Any,
     step: Any,
-    apart: Any,
     weights: Any,
     num_taps: Any,
     scale: Any,
@@ -70,7 +68,7 @@ def _write_tile(
     builder.position_at_end(loop)
     tap, sums = builder.phi(_INDEX), [builder.phi(_VECTOR) for _ in range(ROWS)]
     weight = _load(builder, _VECTOR, builder.add(weights, _times(builder, tap, COLUMNS)))
-    along = _times(builder, builder.mul(tap, apart), 1)
+    along = _times(builder, tap, 1)
     values = [_spread(builder, _load(builder, _FLOAT, builder.add(row, along))) for row in rows]
     added = [_multiply_add(builder, weight, value, total) for value, total in zip(values, sums, strict=True)]
     following = builder.add(tap, _INDEX(1))
@@ -115,8 +113,6 @@ def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     [
         types.void(
             types.float32[:, ::1],
-            types.int64,
-            types.int64,
             types.Array(types.int64, 1, "C", readonly=True),
             types.Array(types.float32, 3, "C", readonly=True),
             types.float32,
@@ -128,9 +124,7 @@ def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     nogil=True,
 )
 def sum_columns(
-    tall_RX: np.ndarray,
-    offset: int,
-    apart: int,
+    tall_RW: np.ndarray,
     first_B: np.ndarray,
     weights_BKO: np.ndarray,
     scale: float,
@@ -138,24 +132,25 @@ def sum_columns(
     spare_RO: np.ndarray,
     out_RQ: np.ndarray,
 ) -> None:
-    """out[r, q] = shift + scale * the sum over k of weights[b, k, o] * tall[r, offset + apart * (first[b] + k)].
+    """out[r, q] = shift + scale * the sum over k of weights[b, k, o] * tall[r, first[b] + k].
 
-    q = COLUMNS * b + o. tall_RX: at least as many rows as out_RQ, rounded up to whole ROWS; what is in the further ones
+    q = COLUMNS * b + o. tall_RW: at least as many rows as out_RQ, rounded up to whole ROWS; what is in the further ones
     does not matter. spare_RO: ROWS x COLUMNS of scratch. The interpreter's lock is not held.
     """
     num_rows, num_columns = out_RQ.shape
     num_bands, num_taps = weights_BKO.shape[:2]
-    step = tall_RX.shape[1]
+    step = tall_RW.shape[1]
     for row in range(0, num_rows, ROWS):
         down = min(ROWS, num_rows - row)
         for band in range(num_bands):
             left = COLUMNS * band
             across = min(COLUMNS, num_columns - left)
-            source = tall_RX.ctypes.data + _FLOAT_BYTES * (row * step + offset + apart * first_B[band])
+            source = tall_RW.ctypes.data + _FLOAT_BYTES * (row * step + first_B[band])
             weights = weights_BKO.ctypes.data + _FLOAT_BYTES * COLUMNS * num_taps * band
             if down == ROWS and across == COLUMNS:
                 out = out_RQ.ctypes.data + _FLOAT_BYTES * (row * num_columns + left)
-                _sum_tile(source, step, apart, weights, num_taps, scale, shift, out, num_columns)
+                _sum_tile(source, step, weights, num_taps, scale, shift, out, num_columns)
             else:
-                _sum_tile(source, step, apart, weights, num_taps, scale, shift, spare_RO.ctypes.data, COLUMNS)
-                out_RQ[row : row + down, left : left + across] = spare_RO[:down, :across]
+                _sum_tile(source, step, weights, num_taps, scale, shift, spare_RO.ctypes.data, COLUMNS)
+                for place in range(down * across):
+                    out_RQ[row + place // across, left + place % across] = spare_RO[place // across, place % across]

@@ -1,0 +1,75 @@
+"""A Pillow image of 8-bit RGB comes in; its pixels, where Pillow keeps them, go out: to copy them takes longer than to
+resize them.
+
+Pillow shows its memory by the Arrow C data interface (https://arrow.apache.org/docs/format/CDataInterface.html): one
+list per pixel, whose child array has the bytes.
+
+Shape letters: H W pixels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# red, green, blue, and one that means nothing
+PIXEL_BYTES = 4
+
+
+class _Kept:
+    """Memory of somebody else's for numpy to look into. Pillow's lives as long as its capsule does."""
+
+    def __init__(self, address: int, num_bytes: int, capsule: object) -> None:
+        self._capsule = capsule
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": (num_bytes,),
+            "typestr": "|u1",
+            # read-only
+            "data": (address, True),
+        }
+
+
+class _ArrowArray(ctypes.Structure):
+    """The fields of ArrowArray up to those that are read; `children` are pointers to more of them."""
+
+
+_ArrowArray._fields_ = [
+    *((name, ctypes.c_int64) for name in ("length", "null_count", "offset", "n_buffers", "n_children")),
+    ("buffers", ctypes.POINTER(ctypes.c_void_p)),
+    ("children", ctypes.POINTER(ctypes.POINTER(_ArrowArray))),
+]
+
+_address_in_capsule = ctypes.pythonapi.PyCapsule_GetPointer
+_address_in_capsule.restype = ctypes.c_void_p
+_address_in_capsule.argtypes = [ctypes.py_object, ctypes.c_char_p]
+
+
+def pixels_of(image: Image) -> np.ndarray:
+    """(H, W, 4) uint8, read-only; copied if they lie in several pieces, as beyond 4 megapixels. image: mode RGB."""
+    assert image.mode == "RGB", image.mode
+    flat = _in_place(image)
+    if flat is None:
+        flat = np.frombuffer(image.tobytes("raw", "RGBX"), dtype=np.uint8)
+    return flat.reshape(image.height, image.width, PIXEL_BYTES)
+
+
+def _in_place(image: Image) -> np.ndarray | None:
+    try:
+        _, capsule = image.__arrow_c_array__()
+    except (AttributeError, ValueError):
+        # Pillow before 11.2, or several pieces
+        return None
+    array = _ArrowArray.from_address(_address_in_capsule(capsule, b"arrow_array"))
+    num_bytes = image.height * image.width * PIXEL_BYTES
+    if array.n_children != 1 or array.offset:
+        return None
+    child = array.children[0].contents
+    if child.length != num_bytes or child.n_buffers != 2 or child.offset:
+        return None
+    return np.asarray(_Kept(child.buffers[1], num_bytes, capsule))
