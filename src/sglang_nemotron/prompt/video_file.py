@@ -18,6 +18,7 @@ from sglang_nemotron.prompt.cargo import MediaError, VideoClip
 from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
 from sglang_nemotron.prompt.resize import Memory, new_pixels
 from sglang_nemotron.prompt.video import sample_indices, timestamps, video_clip
+from sglang_nemotron.prompt.video_boxes import is_whole
 from sglang_nemotron.prompt.video_index import VideoIndex, known_by, scan
 from sglang_nemotron.prompt.video_resize import resize_all
 
@@ -31,8 +32,6 @@ CODECS = (
 SKIPPING = ("h264", "hevc")
 # containers whose table of contents leads back to the very first packet
 REWINDING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-# whose tables of contents tell how far frames are out of order, which H.264 itself may leave to be guessed
-COMPLETE = REWINDING[0]
 # a frame that cannot be decoded is stood in for by its neighbour in time, up to so many seconds away
 NEIGHBOUR_SECONDS = 1.0
 # FFmpeg's disposition bit of a cover picture
@@ -114,13 +113,14 @@ class VideoFile:
     def _open(self) -> Any:
         """The file with its header read. FFmpeg decodes a frame or more to find out what a header leaves open.
 
-        Not where it need not: the header of an MP4 of H.264 says everything, and its first frame is the dearest of all.
+        Not where it need not, for the first frame is the dearest of all: the table of an MP4 tells how far frames are
+        out of order, which H.264 may leave to be guessed; in other containers, frames would be lost.
         """
-        container = self._open_with({"skip_frame": "all"})
-        decoders = {getattr(stream.codec_context, "name", None) for stream in container.streams.video}
-        if container.format.name == COMPLETE and decoders == {"h264"}:
-            return container
-        container.close()
+        if is_whole(self._file):
+            container = self._open_with({"skip_frame": "all"})
+            if {getattr(stream.codec_context, "name", None) for stream in container.streams.video} == {"h264"}:
+                return container
+            container.close()
         return self._open_with({})
 
     def _open_with(self, options: dict[str, str]) -> Any:

@@ -1,0 +1,106 @@
+"""Which files are opened without decoding a frame, and that the others would lose some."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import av
+import numpy as np
+import pytest
+from video_media import decode_all, encode
+
+from sglang_nemotron.prompt import video_file
+from sglang_nemotron.prompt.options import MediaLimits
+from sglang_nemotron.prompt.video_boxes import is_whole
+from sglang_nemotron.prompt.video_file import VideoFile
+
+REORDERED = {"preset": "medium", "g": "24", "bf": "3", "b_strategy": "0"}
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
+
+
+def unhinted(data: bytes) -> bytes:
+    """The MP4 without H.264's own word on how many frames may be out of order, as many cameras leave it out.
+
+    x264 writes it last: a flag, three constants and the greatest length of motion vectors, twice.
+    """
+    at = data.index(b"avcC") + 10
+    length, at = int.from_bytes(data[at : at + 2], "big"), at + 2
+    bits = "".join(f"{byte:08b}" for byte in data[at : at + length])
+    flag = [found.start() for found in re.finditer(r"1111(000\d{4})\1", bits)][-1]
+    patched = bytearray(data)
+    patched[at + flag // 8] ^= 128 >> flag % 8
+    return bytes(patched)
+
+
+def moved(data: bytes, container: str, options: dict[str, str] | None = None) -> bytes:
+    """The same packets in another file."""
+    out = io.BytesIO()
+    with av.open(io.BytesIO(data)) as source, av.open(out, "w", format=container, options=options or {}) as file:
+        stream = file.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                file.mux(packet)
+    return out.getvalue()
+
+
+FILES = {
+    "hint": lambda: encode(60, options=REORDERED),
+    "no hint": lambda: unhinted(encode(60, options=REORDERED)),
+    "no hint, in fragments": lambda: moved(unhinted(encode(60, options=REORDERED)), "mp4", FRAGMENTS),
+    "no hint, matroska": lambda: moved(unhinted(encode(60, options=REORDERED)), "matroska"),
+    "no hint, transport stream": lambda: moved(unhinted(encode(60, options=REORDERED)), "mpegts"),
+}
+
+
+def frames(data: bytes) -> list[np.ndarray]:
+    with VideoFile(data, name="video 1", limits=MediaLimits()) as file:
+        return [frame.to_ndarray(format="rgb24") for frame in file.frames(list(range(file.num_frames)))]
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_every_frame_is_there(kind: str) -> None:
+    expected = decode_all(FILES["hint"]())
+    got = frames(FILES[kind]())
+    assert len(got) == 60 and all(np.array_equal(one, other) for one, other in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_the_shortcut_anywhere_else_would_lose_frames(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_file, "is_whole", lambda file: True)
+    expected = decode_all(FILES["hint"]())
+    same = [np.array_equal(one, other) for one, other in zip(frames(FILES[kind]()), expected, strict=True)]
+    assert all(same) == (kind in ("hint", "no hint"))
+
+
+def test_a_file_that_is_not_h264_is_opened_anew() -> None:
+    data = encode(30, codec="libx265", options={"preset": "fast", "x265-params": "log-level=none"})
+    assert is_whole(io.BytesIO(data))
+    expected = decode_all(data)
+    assert all(np.array_equal(one, other) for one, other in zip(frames(data), expected, strict=True))
+
+
+def test_whole_files() -> None:
+    data = encode(10)
+    long_box = (1).to_bytes(4, "big") + b"free" + (24).to_bytes(8, "big") + bytes(8)
+    assert is_whole(io.BytesIO(data)) and is_whole(io.BytesIO(data + long_box))
+    # the last box may go on to the end
+    assert is_whole(io.BytesIO(data + bytes(4) + b"free" + bytes(100)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        bytes(100),
+        encode(10)[:-1],
+        encode(10) + b"\x00",
+        encode(10, container="matroska"),
+        moved(encode(10), "mp4", FRAGMENTS),
+        (8).to_bytes(4, "big") + b"ftyp" + ((8).to_bytes(4, "big") + b"free") * 1_000_000,
+    ],
+    ids=["empty", "zeros", "cut off", "a byte too many", "matroska", "fragments", "boxes without end"],
+)
+def test_other_files(data: bytes) -> None:
+    assert not is_whole(io.BytesIO(data))
