@@ -69,6 +69,16 @@ def test_an_image_in_the_served_dtype(pool: Pool, tmp_path: Path) -> None:
     assert torch.equal(parcel.feature, picture(rgb_HWC, SPEC.image, 13312).pixels_CHW.bfloat16())
 
 
+def test_a_film_on_its_side_is_made_in_memory_for_an_upright_one(pool: Pool, tmp_path: Path) -> None:
+    """Which the fixture finds if it is left behind, and so would be a second one."""
+    data = encode(20, width=320, height=180, rate=4, rotation=90.0)
+    (tmp_path / "a.mp4").write_bytes(data)
+    (parcel,) = _measure(pool, "video", tmp_path / "a.mp4")
+    clip = read_clip(data, name="v", rule=SPEC.video, options=MediaOptions(), limits=SETTINGS.bounds.video)
+    assert parcel.feature.shape[2] > parcel.feature.shape[3]
+    assert torch.equal(parcel.feature, clip.frames_TCHW.bfloat16())
+
+
 def test_a_video_is_made_in_the_served_dtype(pool: Pool, tmp_path: Path) -> None:
     data = encode(40, width=320, height=180, rate=4)
     (tmp_path / "a.mp4").write_bytes(data)

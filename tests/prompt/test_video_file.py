@@ -23,6 +23,7 @@ from sglang_nemotron.prompt.resize import Resizer
 from sglang_nemotron.prompt.video import new_frames, video_grid
 from sglang_nemotron.prompt.video_file import CODECS, VideoFile, read_clip
 from sglang_nemotron.prompt.video_pixels import rgb_planes
+from sglang_nemotron.prompt.video_resize import resize_all
 
 LIMITS = MediaLimits()
 CLIP = Path(__file__).parents[1] / "data" / "media" / "clip.mp4"
@@ -99,6 +100,24 @@ def test_a_clip_of_a_file_is_its_frames_resized() -> None:
         "Frame 5 sampled at 1.29 seconds: ",
     )
     assert (made.pruning_rate, made.num_kept) == (0.5, int(3 * made.tokens_per_tubelet * 0.5))
+
+
+@pytest.mark.parametrize("size", [(96, 160), (320, 200), (16, 16), (160, 90)])
+def test_a_file_that_tells_a_wrong_size_changes_nothing(size: tuple[int, int]) -> None:
+    """Turned, larger, smaller, and another of the same grid."""
+    data, asked = encode(7), []
+
+    def memory(*shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        asked.append(shape)
+        return torch.full(shape, float("nan"))
+
+    with VideoFile(data, name="video 1", limits=LIMITS) as file:
+        frames = file.frames(list(range(7)))
+        told = resize_all(frames, 7, RULE, size=size, workers=1, memory=memory, check=lambda *_: None)
+    assert torch.equal(told[0][:7], clip(data, fps=30.0).frames_TCHW[:7])
+    # no second memory where the first can be turned
+    same = sorted(video_grid(*size, RULE)) == sorted(video_grid(160, 96, RULE))
+    assert len(asked) == (1 if same else 2)
 
 
 def test_bytes_a_path_and_any_number_of_threads_agree(tmp_path: Path) -> None:

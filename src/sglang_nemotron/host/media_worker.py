@@ -15,8 +15,9 @@ import stat
 import sys
 import traceback
 import uuid
+from collections.abc import Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -122,37 +123,41 @@ class Shelf:
 
     def __init__(self, terms: Terms) -> None:
         self._pixels, self._stamp = terms.pixels, terms.stamp
-        # with the address of their memory, which one that was given up may have had before
-        self._made: list[tuple[int, Laid]] = []
-        self._mapped: list[torch.Tensor] = []
+        self._made: list[tuple[torch.Tensor, Laid]] = []
+        self._finished: list[str] = []
 
     def new(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Uninitialised memory in a file; pixels are of the type that the server takes."""
         laid, mapped = reserve(shape, dtype or self._pixels, self._stamp)
         tensor = torch.frombuffer(mapped, dtype=laid.dtype).view(shape)
-        self._made.append((tensor.data_ptr(), laid))
+        self._made.append((tensor, laid))
         return tensor
 
     def laid(self, feature: torch.Tensor) -> Laid:
         """The file that a feature was made in, under the name of one that is finished."""
-        at, laid = next(
-            (at, laid) for at, (address, laid) in reversed([*enumerate(self._made)]) if address == feature.data_ptr()
-        )
-        assert laid.shape == tuple(feature.shape) and laid.dtype == feature.dtype, (laid, feature.shape)
-        finished = replace(laid, path=laid.path.removesuffix(_unfinished(os.getpid())))
-        os.rename(laid.path, finished.path)
-        self._made[at] = feature.data_ptr(), finished
-        self._mapped.append(feature)
-        return finished
+        laid = next(laid for made, laid in self._made if made.data_ptr() == feature.data_ptr())
+        assert feature.is_contiguous() and laid.dtype == feature.dtype, (laid, feature.dtype)
+        assert math.prod(laid.shape) == feature.numel(), (laid, feature.shape)
+        path = laid.path.removesuffix(_unfinished(os.getpid()))
+        os.rename(laid.path, path)
+        self._finished.append(path)
+        return Laid(path, tuple(feature.shape), laid.dtype)
 
     def unmap(self) -> None:
-        """Gives up the memory of what was laid, not the files."""
-        self._mapped.clear()
+        """Gives up the memory, and the files that nothing was laid in; the others are the server's."""
+        _remove(laid.path for _, laid in self._made)
+        self._made.clear()
 
     def clear(self) -> None:
-        for _, laid in self._made:
-            with contextlib.suppress(OSError):
-                os.unlink(laid.path)
+        """Gives up everything."""
+        _remove(self._finished)
+        self.unmap()
+
+
+def _remove(paths: Iterable[str]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
 
 
 def _unfinished(pid: int) -> str:

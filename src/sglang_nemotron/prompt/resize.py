@@ -30,7 +30,7 @@ CUBIC_A = -0.5
 # bytes from one pixel to the next for which there is machine code
 PACKED = (3, 4)
 # float32 bytes between the two passes: stays in a core's second cache
-CHUNK_BYTES = 512 << 10
+CHUNK_BYTES = 1 << 20
 # memory from here on is asked for in huge pages: malloc maps so much afresh every time, and small pages would make its
 # first touch cost twice as much. What is smaller it mostly has at hand
 HUGE_BYTES = 64 << 20

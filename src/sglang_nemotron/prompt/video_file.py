@@ -65,6 +65,7 @@ def read_clip(
             video.frames(indices),
             len(indices),
             rule,
+            size=(video.width, video.height),
             workers=max(1, threads // 2),
             memory=memory,
             check=lambda width, height: _check_size(name, width, height, limits),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,7 @@ def resize_all(
     num_frames: int,
     rule: VideoRule,
     *,
+    size: tuple[int, int],
     workers: int,
     memory: Memory,
     check: Callable[[int, int], None],
@@ -31,18 +33,18 @@ def resize_all(
     """(frames_TChw as `new_frames` makes them, grid). Decoding goes on while `workers` threads resize what has come.
 
     frames: av.VideoFrames, decoded as they are asked for, in this thread, which then helps with what still waits.
-    check: raises for a width and height that are refused.
+    size: width and height that the file tells, for which memory is made while the first frame is decoded; it may be
+    wrong. check: raises for a width and height that are refused.
     """
     from av.video.reformatter import VideoReformatter
 
     tools: SimpleQueue[tuple[Any, Resizer]] = SimpleQueue()
-    pending: deque[tuple[Future[None], Any, torch.Tensor]] = deque()
-    out: torch.Tensor | None = None
-    grid: tuple[int, int] = (0, 0)
+    pending: deque[tuple[Future[None], Any, int]] = deque()
+    grid: tuple[int, int] | None = None
     swap, flip = False, ()
 
-    def resize(frame: Any, slot: torch.Tensor) -> None:
-        tool = tools.get()
+    def resize(frame: Any, number: int) -> None:
+        slot, tool = made.result()[number], tools.get()
         try:
             reformatter, resizer = tool
             planes_CHW = rgb_planes(frame, reformatter)
@@ -57,33 +59,46 @@ def resize_all(
         finally:
             tools.put(tool)
 
-    with ThreadPoolExecutor(workers, thread_name_prefix="video") as pool:
+    # the memory's first touch takes as long as a third of the resizes
+    def make(grid: tuple[int, int], instead_of: Future[torch.Tensor] | None = None) -> torch.Tensor:
+        # that of a film which is shown on its side
+        if instead_of is not None and math.prod(grid) == math.prod(expected):
+            return instead_of.result().view(-1, 3, grid[0] * rule.patch_size, grid[1] * rule.patch_size)
+        return new_frames(num_frames, grid, rule, memory).zero_()
+
+    with (
+        ThreadPoolExecutor(workers, thread_name_prefix="video") as pool,
+        ThreadPoolExecutor(1, thread_name_prefix="memory") as beside,
+    ):
+        expected = video_grid(*size, rule)
+        made = beside.submit(make, expected)
         try:
             for number, frame in enumerate(frames):
                 check(frame.width, frame.height)
-                if out is None:
+                if grid is None:
                     # of the whole file, and asked for once: PyAV 18 keeps a frame whose side data were looked at
                     # until Python collects its garbage
                     swap, flip = orientation(frame)
                     sides = (frame.height, frame.width) if swap else (frame.width, frame.height)
                     grid = video_grid(*sides, rule)
-                    out = new_frames(num_frames, grid, rule, memory)
+                    if grid != expected:
+                        made = beside.submit(make, grid, made)
                     for _ in range(workers + 1):
                         tools.put((VideoReformatter(), Resizer((grid[1], grid[0]) if swap else grid, rule)))
-                pending.append((pool.submit(resize, frame, out[number]), frame, out[number]))
+                pending.append((pool.submit(resize, frame, number), frame, number))
                 # what waits is full-size frames, of 1.5 bytes a pixel
                 most = max(workers, 2 * AHEAD_BYTES // (3 * frame.width * frame.height))
                 while len(pending) > most:
                     pending.popleft()[0].result()
             while pending:
                 # from the end: the pool takes them from the front
-                future, frame, slot = pending.pop()
+                future, frame, number = pending.pop()
                 if future.cancel():
-                    resize(frame, slot)
+                    resize(frame, number)
                 else:
                     future.result()
         finally:
             for future, _, _ in pending:
                 future.cancel()
-    assert out is not None
-    return out, grid
+    assert grid is not None
+    return made.result(), grid
