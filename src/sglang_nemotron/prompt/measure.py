@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 class Bounds:
     """What a server accepts of one item of each kind.
 
-    threads: that resize a video; twice as many decode it, or measure a sound.
+    threads: that resize a video; two more decode it, and twice as many measure a sound.
     """
 
     video: MediaLimits = field(default_factory=MediaLimits)
@@ -48,9 +48,9 @@ def measure(
     if not data:
         raise MediaError(order.name, "the file is empty")
     with _Beside(pool) as beside:
-        content: Content = beside.start(lambda: hashlib.sha256(data).digest()).result
         if order.kind == "image":
-            return [_image(order, data, content, spec, memory, beside)]
+            return [_image(order, data, spec, memory, beside)]
+        content = _content(data, beside)
         if order.kind == "sound":
             return [_sound(order, data, content, spec, bounds, memory)]
         parcels = [_video(order, data, content, spec, bounds, memory)]
@@ -77,25 +77,33 @@ class _Beside:
         wait(self._jobs)
 
 
+def _content(data: bytes, beside: _Beside) -> Content:
+    return beside.start(lambda: hashlib.sha256(data).digest()).result
+
+
 def _identity(content: Content, *rest: object) -> bytes:
     """Of the file and of everything else that changes an embedding, so that a cache never confuses two."""
     return hashlib.sha256(content() + repr(rest).encode()).digest()
 
 
-def _image(order: Order, data: bytes, content: Content, spec: OmniSpec, memory: Memory, beside: _Beside) -> Parcel:
+def _image(order: Order, data: bytes, spec: OmniSpec, memory: Memory, beside: _Beside) -> Parcel:
     from sglang_nemotron.prompt.image import PictureToBe
     from sglang_nemotron.prompt.image_file import read_image
 
     begun: list[PictureToBe] = []
+    contents: list[Content] = []
 
     def begin(width: int, height: int) -> None:
         begun.append(
             PictureToBe(width, height, spec.image, order.budget, name=order.name, memory=memory, start=beside.start)
         )
 
+        # no sooner: what runs before the decoder shares the interpreter's lock with it
+        contents.append(_content(data, beside))
+
     rgb_HWC = read_image(data, name=order.name, on_size=begin)
     image = begun[0].of(rgb_HWC)
-    identity = _identity(content, "image", image.grid_HW, spec.image)
+    identity = _identity(contents[0], "image", image.grid_HW, spec.image)
     return Parcel("image", identity, image.pixels_CHW, image.num_tokens)
 
 
@@ -109,7 +117,7 @@ def _video(order: Order, data: bytes, content: Content, spec: OmniSpec, bounds: 
         rule=spec.video,
         options=options,
         limits=bounds.video,
-        threads=2 * bounds.threads,
+        threads=bounds.threads,
         memory=memory,
     )
     rate = clip.pruning_rate

@@ -32,6 +32,8 @@ CODECS = (
 SKIPPING = ("h264", "hevc")
 # containers whose table of contents leads back to the very first packet
 REWINDING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+# frames depend on each other, so that threads which decode often wait; one more than cores fills what they leave
+MORE_TO_DECODE = 2
 # a frame that cannot be decoded is stood in for by its neighbour in time, up to so many seconds away
 NEIGHBOUR_SECONDS = 1.0
 # FFmpeg's disposition bit of a cover picture
@@ -50,14 +52,14 @@ def read_clip(
 ) -> VideoClip:
     """Decodes, samples, turns upright, resizes and normalises one video.
 
-    source: the file's bytes, or its path. name: how errors call it ("video 2"). threads: for decoding, and half as many
-    for resizing beside it. memory: makes what the frames are written to; a clip in a narrower type than float32 is
-    never in memory in both.
+    source: the file's bytes, or its path. name: how errors call it ("video 2"). threads: for resizing, and two more for
+    decoding beside it. memory: makes what the frames are written to; a clip in a narrower type than float32 is never
+    in memory in both.
     Variable frame rate: frames are taken by their position in the file, and times are told at the average rate.
     The pixel aspect ratio is not applied, and a file whose frames change size is brought to its first frame's grid, as
     the reference does. Raises MediaError.
     """
-    with VideoFile(source, name=name, limits=limits, threads=threads) as video:
+    with VideoFile(source, name=name, limits=limits, threads=threads + MORE_TO_DECODE) as video:
         indices = sample_indices(
             video.num_frames, video.fps, fps=options.fps, max_frames=min(options.max_frames, limits.max_video_frames)
         )
@@ -66,7 +68,7 @@ def read_clip(
             len(indices),
             rule,
             size=(video.width, video.height),
-            workers=max(1, threads // 2),
+            workers=threads,
             memory=memory,
             check=lambda width, height: _check_size(name, width, height, limits),
         )
