@@ -7,17 +7,14 @@ Fails where a test failed or none ran. Paths of the machine do not appear: tests
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import json
-import os
-import platform
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
+
+from machine import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 BAD = ("failure", "error")
@@ -51,24 +48,9 @@ def result(report: Path) -> dict[str, Any]:
     }
 
 
-def machine() -> dict[str, Any]:
-    def git(*args: str) -> str:
-        return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-    info = Path("/proc/cpuinfo").read_text().splitlines()
-    return {
-        "commit": git("rev-parse", "HEAD") + (" with changes" if git("status", "--porcelain", "-uno") else ""),
-        "date": datetime.date.today().isoformat(),
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in ("sglang", "torch", "transformers")},
-        "cpu": next((line.partition(": ")[2] for line in info if line.startswith("model name")), "unknown"),
-        "cores": len(os.sched_getaffinity(0)),
-    }
-
-
 def main() -> int:
     report, command = Path(sys.argv[1]), sys.argv[2]
-    made = {"command": command, "machine": machine(), **result(report)}
+    made = {"command": command, "machine": machine(["sglang", "torch", "transformers"]), **result(report)}
     (ROOT / "benchmarks" / "matrix.json").write_text(json.dumps(made, indent=1) + "\n")
     print(f"{made['passed']} passed, {made['failed']} failed, {made['skipped']} skipped: benchmarks/matrix.json")
     return 1 if made["failed"] or not made["passed"] else 0

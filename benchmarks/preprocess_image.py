@@ -11,14 +11,9 @@ and read `load` in the report.
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
 import io
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -26,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import machine
 from PIL import Image
 
 from sglang_nemotron.config_omni import ImageRule
@@ -105,21 +101,6 @@ def measure(data: bytes, rounds: int) -> dict[str, dict[str, float]]:
     }
 
 
-def machine() -> dict[str, object]:
-    versions = {name: importlib.metadata.version(name) for name in ("sglang", "torch", "torchvision", "pillow")}
-    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
-        "python": platform.python_version(),
-        "versions": versions,
-        "cpu": model[0].split(":")[1].strip() if model else platform.processor(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg(),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30)
@@ -142,7 +123,7 @@ def main() -> None:
             for name, numbers in taken.items():
                 print(f"    {name:20}", " ".join(f"{what} {value:.1f}" for what, value in numbers.items()))
     command = " ".join(["python", "benchmarks/preprocess_image.py", *sys.argv[1:]])
-    report = {"command": command, "machine": machine(), "results": results}
+    report = {"command": command, "machine": machine(["sglang", "torch", "torchvision", "pillow"]), "results": results}
     options.out.write_text(json.dumps(report, indent=1) + "\n")
 
 

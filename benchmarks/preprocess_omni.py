@@ -15,14 +15,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import datetime
 import http.client
-import importlib.metadata
 import io
 import json
 import multiprocessing
 import os
-import platform
 import re
 import signal
 import socket
@@ -36,8 +33,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from machine import machine
+
 ROOT = Path(__file__).resolve().parent.parent
 MOST_LOAD = 1.5
+PACKAGES = ("sglang", "torch", "transformers", "torchcodec", "av", "pillow", "librosa", "soundfile", "numpy", "numba")
 TICK = 0.005
 SIDES = ("ours", "in-tree")
 KILL_SWITCH = "SGLANG_NEMOTRON_DISABLE"
@@ -334,21 +334,6 @@ def sound_parts(files: dict[str, tuple[str, bytes]]) -> dict[str, Callable[[], A
 # ---- the report
 
 
-def machine() -> dict[str, Any]:
-    names = ("sglang", "torch", "transformers", "torchcodec", "av", "pillow", "librosa", "soundfile", "numpy")
-    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in names},
-        "cpu": model[0].split(":")[1].strip() if model else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "settings": {name: value for name, value in os.environ.items() if name.startswith("SGLANG") or "OMP" in name},
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=128)
@@ -383,7 +368,7 @@ def main() -> None:
                 server.close()
     report = {
         "command": " ".join(["python", "benchmarks/preprocess_omni.py", *sys.argv[1:]]),
-        "machine": machine(),
+        "machine": machine(PACKAGES),
         "load_average_at_start": load,
         "ticker_seconds": TICK,
         "slip_of_an_idle_server": slips,
