@@ -142,7 +142,7 @@ def test_a_picture_begun_before_its_pixels_is_the_same(
     pixels = random_pixels(*size, 0)
     whole = picture(pixels, image_rule, 13312)
 
-    def memory(*shape: int, **_: torch.dtype | None) -> torch.Tensor:
+    def memory(*shape: int, dtype: torch.dtype | None = dtype) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype)
 
     with ThreadPoolExecutor(2) as pool:
@@ -153,7 +153,7 @@ def test_a_picture_begun_before_its_pixels_is_the_same(
 
 
 def test_memory_that_cannot_be_had_is_told_where_the_picture_is_made(image_rule: ImageRule) -> None:
-    def none(*_: int, **__: torch.dtype | None) -> torch.Tensor:
+    def none(*_: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         raise MemoryError
 
     with ThreadPoolExecutor(2) as pool:

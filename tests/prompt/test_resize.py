@@ -236,3 +236,23 @@ def test_new_memory_is_as_asked_and_goes_with_its_tensor(huge: bool, monkeypatch
     del view
     gc.collect()
     assert all(memory() is None for memory in made)
+
+
+def test_odd_arguments_are_not_believed() -> None:
+    """Machine code would read or write beyond the end, or silently elsewhere."""
+    out, resizer = torch.zeros(3, 16, 16), Resizer((16, 16), rule())
+    resizer.into(noise(20, 20), out, range(0))
+    assert not out.any()
+    for rows in (range(-1, 4), range(17), range(0, 16, 2)):
+        with pytest.raises(AssertionError):
+            resizer.into(noise(20, 20), out, rows)
+    with pytest.raises(AssertionError):
+        resizer.into(noise(20, 20), torch.zeros(1, 16, 16))
+    planes = [*noise(20, 20).transpose(2, 0, 1)]
+    with pytest.raises(AssertionError):
+        resizer.planes_into([planes[0], planes[1][:10], planes[2]], out)
+
+
+def test_a_single_row_may_lie_anyhow() -> None:
+    row = np.lib.stride_tricks.as_strided(noise(20, 1), (1, 20, 3), (0, 3, 1))
+    assert torch.equal(resized(row, (16, 16)), resized(noise(20, 1), (16, 16)))

@@ -101,13 +101,33 @@ def test_whole_files() -> None:
     [
         b"",
         bytes(100),
+        encode(10) + (1).to_bytes(4, "big") + b"free" + (8).to_bytes(8, "big"),
         encode(10)[:-1],
         encode(10) + b"\x00",
         encode(10, container="matroska"),
         moved(encode(10), "mp4", FRAGMENTS),
         (8).to_bytes(4, "big") + b"ftyp" + ((8).to_bytes(4, "big") + b"free") * 1_000_000,
     ],
-    ids=["empty", "zeros", "cut off", "a byte too many", "matroska", "fragments", "boxes without end"],
+    ids=[
+        "empty",
+        "zeros",
+        "a long box shorter than its head",
+        "cut off",
+        "a byte too many",
+        "matroska",
+        "fragments",
+        "boxes without end",
+    ],
 )
 def test_other_files(data: bytes) -> None:
     assert not is_whole(io.BytesIO(data))
+
+
+@pytest.mark.parametrize("size", [(320, 200), (60000, 10), (0, 0)])
+def test_a_header_with_a_wrong_size_is_not_believed(size: tuple[int, int]) -> None:
+    data = encode(10)
+    # width and height of the sample entry: ISO/IEC 14496-12, section 12.1.3
+    at = data.index(b"avc1", data.index(b"stsd")) + 28
+    assert data[at : at + 4] == (160).to_bytes(2, "big") + (96).to_bytes(2, "big")
+    patched = data[:at] + size[0].to_bytes(2, "big") + size[1].to_bytes(2, "big") + data[at + 4 :]
+    assert all(np.array_equal(one, other) for one, other in zip(frames(patched), decode_all(data), strict=True))

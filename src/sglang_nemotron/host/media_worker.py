@@ -72,7 +72,11 @@ def serve(connection: Connection) -> None:
             shelf = Shelf(terms)
             answer = _answer(order, path, terms, shelf, pool)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            connection.send(answer)
+            try:
+                connection.send(answer)
+            except OSError:
+                shelf.clear()
+                return
             # takes 10 ms for a video, for which nobody waits any more
             shelf.unmap()
 

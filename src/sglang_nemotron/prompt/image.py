@@ -130,7 +130,8 @@ class PictureToBe:
         """rgb_HWC: uint8, of the size that was said; quickest where pixels are PIXEL_BYTES apart."""
         (upper, lower), pixels_CPQ = self._resizers.result(), self._pixels.result()
         num_rows = pixels_CPQ.shape[1]
-        beside = self._start(lambda: lower.into(rgb_HWC, pixels_CPQ, range(num_rows // 2, num_rows)))
+        beside = [self._start(lambda: lower.into(rgb_HWC, pixels_CPQ, range(num_rows // 2, num_rows)))]
         upper.into(rgb_HWC, pixels_CPQ, range(num_rows // 2))
-        beside.result()
+        # without a name, or an error would keep the memory until Python collects its garbage
+        beside.pop().result()
         return Picture(pixels_CPQ, self._grid, image_tokens(self._grid, self._rule))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # red, green, blue, and one that means nothing
 PIXEL_BYTES = 4
+# pixels copied at a time; each takes three times PIXEL_BYTES meanwhile
+COPIED_AT_ONCE = 1 << 20
 
 
 class _Kept:
@@ -54,9 +56,17 @@ def pixels_of(image: Image) -> np.ndarray:
     """(H, W, 4) uint8, read-only; copied if they lie in several pieces, as beyond 4 megapixels. image: mode RGB."""
     assert image.mode == "RGB", image.mode
     flat = _in_place(image)
-    if flat is None:
-        flat = np.frombuffer(image.tobytes("raw", "RGBX"), dtype=np.uint8)
-    return flat.reshape(image.height, image.width, PIXEL_BYTES)
+    return _copied(image) if flat is None else flat.reshape(image.height, image.width, PIXEL_BYTES)
+
+
+def _copied(image: Image) -> np.ndarray:
+    pixels_HW4 = np.empty((image.height, image.width, PIXEL_BYTES), dtype=np.uint8)
+    num_rows = max(1, COPIED_AT_ONCE // image.width)
+    for top in range(0, image.height, num_rows):
+        part = image.crop((0, top, image.width, min(top + num_rows, image.height)))
+        pixels_HW4[top : top + num_rows].reshape(-1)[:] = np.frombuffer(part.tobytes("raw", "RGBX"), dtype=np.uint8)
+    pixels_HW4.flags.writeable = False
+    return pixels_HW4
 
 
 def _in_place(image: Image) -> np.ndarray | None:

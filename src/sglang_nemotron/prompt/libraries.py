@@ -8,6 +8,7 @@ import importlib.util
 LIBRARIES = {
     "av": "av",
     "librosa": "librosa",
+    "llvmlite": "numba",
     "numba": "numba",
     "PIL": "pillow",
     "soundfile": "soundfile",
@@ -17,4 +18,4 @@ LIBRARIES = {
 
 def missing() -> list[str]:
     """Packages that are not installed, by the names that pip knows, sorted."""
-    return sorted(package for module, package in LIBRARIES.items() if importlib.util.find_spec(module) is None)
+    return sorted({package for module, package in LIBRARIES.items() if importlib.util.find_spec(module) is None})

@@ -6,7 +6,7 @@ may know size rules, files or how many pictures a request has.
 
 Shape letters: C colour channels (red, green, blue), H W pixels of the source, P Q pixels of the result (rows, columns),
 O results of one side, T taps of each; B bands of results, R rows of a chunk, K sources in a band's window,
-X columns of a plane or, of packed pixels, W * C; S bytes of a whole picture, gaps between its rows included.
+X columns of a row, W of the source; S bytes of a whole picture, gaps between its rows included.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Resizer:
         height, width, colours = source_HWC.shape
         assert colours == CHANNELS and source_HWC.dtype == np.uint8, (source_HWC.shape, source_HWC.dtype)
         _, apart, within = source_HWC.strides
-        rows = rows or range(out_CPQ.shape[1])
+        rows = range(out_CPQ.shape[1]) if rows is None else rows
         if within == 1 and apart in PACKED and source_HWC.strides[0] >= apart * width:
             self.ready_for(height, width, apart)._run(source_HWC, 0, rows, out_CPQ)
         else:
@@ -91,7 +91,7 @@ class Resizer:
         self.ready_for(height, width, 1)
         for channel, plane_HW in enumerate(planes_CHW):
             only = out_CPQ[channel : channel + 1]
-            self._run(plane_HW[:, :, None], channel, rows or range(out_CPQ.shape[1]), only)
+            self._run(plane_HW[:, :, None], channel, range(out_CPQ.shape[1]) if rows is None else rows, only)
 
     def ready_for(self, height: int, width: int, pixel_bytes: int) -> Resizer:
         """Does what pictures of this size need beforehand. pixel_bytes: from one to the next; 1 of a plane."""
@@ -100,8 +100,11 @@ class Resizer:
         return self
 
     def _run(self, source_HWC: np.ndarray, channel: int, rows: range, out: torch.Tensor) -> None:
-        assert self._passes is not None and out.shape[1:] == self._size_PQ, out.shape
-        assert out.is_contiguous() and out.dtype in PIXELS, out.dtype
+        # machine code checks nothing
+        assert self._passes is not None and source_HWC.shape[:2] == self._passes.made_for[:2], source_HWC.shape
+        assert out.shape == (source_HWC.shape[2], *self._size_PQ) and out.is_contiguous(), out.shape
+        assert rows.step == 1 and rows.start >= 0 and rows.stop <= out.shape[1], rows
+        assert out.dtype in PIXELS, out.dtype
         self._passes.run(source_HWC, channel, rows, out)
 
 
@@ -123,7 +126,7 @@ class _Passes:
 
         self._columns, self._rows = resize_columns, resize_rows
         (height, width), self._norms = source_HW, norms
-        self.made_for = (height, width, pixel_bytes)
+        self.made_for, self._pixel_bytes = (height, width, pixel_bytes), pixel_bytes
         self._keeps_height, self._keeps_width = height == size_PQ[0], width == size_PQ[1]
         num_colours = CHANNELS if pixel_bytes > 1 else 1
         # result rows that go through both passes at a time
@@ -174,7 +177,7 @@ class _Passes:
         if len(tall_CRW) == 1:
             self._rows.sum_rows(*taken, *self._norms_down_CN[channel], tall_CRW[0])
         else:
-            self._rows.sum_pixels[self.made_for[2]](*taken, self._norms_down_CN, *tall_CRW)
+            self._rows.sum_pixels[self._pixel_bytes](*taken, self._norms_down_CN, *tall_CRW)
 
     def _run_across(self, channel: int, made_CRQ: np.ndarray) -> None:
         """Of `_tall_CRW`, whose further rows do not matter."""
@@ -189,6 +192,9 @@ def _flat(pixels_HWC: np.ndarray) -> tuple[np.ndarray, int]:
     """(bytes_S, bytes from one row to the next) of uint8 pixels; a copy unless rows lie in order, each in one piece."""
     height, width, colours = pixels_HWC.shape
     step, apart, within = pixels_HWC.strides
+    if height == 1:
+        # means nothing, and may be anything
+        step = max(step, width * apart)
     if within != 1 or step < width * apart or (colours == 1 and apart != 1):
         pixels_HWC = np.ascontiguousarray(pixels_HWC)
         step, apart, within = pixels_HWC.strides

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import BinaryIO
 
-# top-level boxes of an ordinary file: one each of the first three, media before or after the header, and padding
+# top-level boxes: an ordinary file has a type (ftyp), a header (moov), media (mdat) and perhaps some padding
 MOST_BOXES = 100
 
 
@@ -22,12 +22,12 @@ def is_whole(file: BinaryIO) -> bool:
             return at == end and b"moov" in kinds and b"ftyp" in kinds
         file.seek(at)
         head = file.read(16)
-        size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        size, kind, least = int.from_bytes(head[:4], "big"), head[4:8], 8
         if size == 1:
-            size = int.from_bytes(head[8:16], "big")
+            size, least = int.from_bytes(head[8:16], "big"), 16
         elif size == 0:
             size = end - at
-        if size < 8 or kind == b"moof":
+        if size < least or kind == b"moof":
             return False
         kinds.add(kind)
         at += size

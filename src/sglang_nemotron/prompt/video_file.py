@@ -32,7 +32,7 @@ CODECS = (
 SKIPPING = ("h264", "hevc")
 # containers whose table of contents leads back to the very first packet
 REWINDING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-# frames depend on each other, so that threads which decode often wait; one more than cores fills what they leave
+# frames depend on each other, so that threads which decode often wait for each other; more of them brought nothing
 MORE_TO_DECODE = 2
 # a frame that cannot be decoded is stood in for by its neighbour in time, up to so many seconds away
 NEIGHBOUR_SECONDS = 1.0
@@ -85,8 +85,9 @@ def read_clip(
 class VideoFile:
     """One opened and indexed video; a context manager. Raises MediaError from its making on.
 
-    num_frames: shown frames. fps: the container's average rate, None if it tells none. width, height: as stored, before
-    rotation. seconds: from the first to the end of the last frame. has_sound: whether there is an audio track.
+    num_frames: shown frames. fps: the container's average rate, None if it tells none. width, height: as told, before
+    rotation; frames may differ. seconds: from the first to the end of the last frame. has_sound: whether there is an
+    audio track.
     """
 
     def __init__(self, source: bytes | str | Path, *, name: str, limits: MediaLimits, threads: int = 2) -> None:
@@ -119,12 +120,26 @@ class VideoFile:
         Not where it need not, for the first frame is the dearest of all: the table of an MP4 tells how far frames are
         out of order, which H.264 may leave to be guessed; in other containers, frames would be lost.
         """
-        if is_whole(self._file):
+        if self._is_whole():
             container = self._open_with({"skip_frame": "all"})
-            if {getattr(stream.codec_context, "name", None) for stream in container.streams.video} == {"h264"}:
+            if all(self._is_told(stream.codec_context) for stream in container.streams.video):
                 return container
             container.close()
         return self._open_with({})
+
+    def _is_whole(self) -> bool:
+        try:
+            return is_whole(self._file)
+        except OSError as error:
+            raise MediaError(self._name, f"cannot be read: {error.strerror or error}") from error
+
+    def _is_told(self, decoder: Any) -> bool:
+        """Whether a header says enough of a track. One that tells an absurd size may be wrong: its frames know."""
+        try:
+            _check_size(self._name, decoder.width, decoder.height, self._limits)
+        except (AttributeError, MediaError):
+            return False
+        return decoder.name == "h264"
 
     def _open_with(self, options: dict[str, str]) -> Any:
         """options: of the decoders that look for what the header leaves open, not of those that decode for us."""

@@ -91,12 +91,12 @@ def resize_all(
                 while len(pending) > most:
                     pending.popleft()[0].result()
             while pending:
-                # from the end: the pool takes them from the front
-                future, frame, number = pending.pop()
-                if future.cancel():
-                    resize(frame, number)
+                # from the end: the pool takes them from the front. No name for the future: an error would keep it,
+                # and it the error, and both the memory, until Python collects its garbage
+                if pending[-1][0].cancel():
+                    resize(*pending.pop()[1:])
                 else:
-                    future.result()
+                    pending.pop()[0].result()
         finally:
             for future, _, _ in pending:
                 future.cancel()
