@@ -1,11 +1,10 @@
 """Time from the bytes of a photo to normalised pixels, ours and SGLang's own processor's, in one run.
 
-`python benchmarks/preprocess_image.py` writes `benchmarks/preprocess_image.json`. Needs SGLang, no GPU, no model. The
-sides take turns on the same bytes; wall time, median and least over the rounds. SGLang's side is what its processor
-calls (`load_image`, `compute_budgeted_image_sizes`, `resize_image_to_pixels`, the cast to bfloat16); ours ends in
-float32, and is timed with the same cast as well. "pixels" starts from decoded images: Pillow's there, `read_image`'s
-tensor here. On busy cores compare processor times,
-and read `load` in the report.
+`python benchmarks/preprocess_image.py --out FILE` writes raw JSON. Needs SGLang, no GPU, no model. The sides take turns
+on the same bytes; wall time, median and least over the rounds. SGLang's side is what its processor calls
+(`load_image`, `compute_budgeted_image_sizes`, `resize_image_to_pixels`, the cast to bfloat16); ours ends in float32, and
+is timed with the same cast as well. "pixels" starts from decoded images: Pillow's there, `read_image`'s array here. On
+busy cores compare processor times, and read `load` in the report.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from sglang_nemotron.config_omni import ImageRule
 from sglang_nemotron.prompt.image import image_budget, picture
 from sglang_nemotron.prompt.image_file import read_image
 
-ROOT = Path(__file__).resolve().parent.parent
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 RULE = ImageRule(patch_size=16, merge_size=2, min_patches=1024, max_patches=13312, mean=MEAN, std=STD)
 CONTEXT = 262144
@@ -106,7 +104,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "preprocess_image.json")
+    parser.add_argument("--out", type=Path, help="raw JSON")
     options = parser.parse_args()
     results = []
     for size in options.sizes:
@@ -124,7 +122,8 @@ def main() -> None:
                 print(f"    {name:20}", " ".join(f"{what} {value:.1f}" for what, value in numbers.items()))
     command = " ".join(["python", "benchmarks/preprocess_image.py", *sys.argv[1:]])
     report = {"command": command, "machine": machine(["sglang", "torch", "torchvision", "pillow"]), "results": results}
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
+    if options.out:
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
