@@ -3,8 +3,8 @@
 `python benchmarks/preprocess_image.py --out FILE` writes raw JSON. Needs SGLang, no GPU, no model. The sides take turns
 on the same bytes; wall time, median and least over the rounds. SGLang's side is what its processor calls
 (`load_image`, `compute_budgeted_image_sizes`, `resize_image_to_pixels`, the cast to bfloat16); ours ends in float32,
-and is timed with the same cast as well. "pixels" starts from decoded images: Pillow's there, `read_image`'s array here. On
-busy cores compare processor times, and read `load` in the report.
+and is timed with the same cast as well. "pixels" starts from decoded images: Pillow's there, `read_image`'s array
+here. On busy cores compare processor times, and read `load` in the report.
 """
 
 from __future__ import annotations
