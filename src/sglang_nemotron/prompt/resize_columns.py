@@ -44,24 +44,16 @@ def _typed_tile(
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _write_tile(builder, *args)
+        _write_tile(builder, args)
         return context.get_dummy_value()
 
     place, number = types.intp, types.float32
     return types.void(place, place, place, place, number, number, place, place), generate
 
 
-def _write_tile(
-    builder: Any,
-    source: Any,
-    step: Any,
-    weights: Any,
-    num_taps: Any,
-    scale: Any,
-    shift: Any,
-    out: Any,
-    out_step: Any,
-) -> None:
+def _write_tile(builder: Any, arguments: Any) -> None:
+    """The instructions of a tile. arguments: the values of those of `_typed_tile`."""
+    source, step, weights, num_taps, scale, shift, out, out_step = arguments
     rows = [builder.add(source, _times(builder, step, row)) for row in range(ROWS)]
     before, loop, done = builder.block, *(builder.append_basic_block(name) for name in ("tap", "done"))
     builder.branch(loop)

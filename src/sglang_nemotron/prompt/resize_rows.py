@@ -14,6 +14,8 @@ import numba
 import numpy as np
 from numba import types
 
+from sglang_nemotron.prompt.resize import PACKED
+
 # rows that one sweep over a result adds up: more would not fit the registers, fewer load and store the result too often
 ROWS_AT_ONCE = 4
 
@@ -152,4 +154,4 @@ def _pixel_summer(pixel_bytes: int) -> Callable[..., None]:
 
 # by the bytes of a pixel, of which the first three are red, green and blue: as `sum_rows`, of each colour apart.
 # norms_CN: its scale and its shift. One machine code for each, which knows how far pixels are apart
-sum_pixels = {pixel_bytes: _pixel_summer(pixel_bytes) for pixel_bytes in (3, 4)}
+sum_pixels = {pixel_bytes: _pixel_summer(pixel_bytes) for pixel_bytes in PACKED}

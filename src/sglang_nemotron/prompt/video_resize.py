@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from sglang_nemotron.config_omni import VideoRule
+from sglang_nemotron.prompt.cargo import CHANNELS
 from sglang_nemotron.prompt.resize import Memory, Resizer
 from sglang_nemotron.prompt.video import new_frames, video_grid
 from sglang_nemotron.prompt.video_pixels import orientation, rgb_planes
@@ -63,7 +64,7 @@ def resize_all(
     def make(grid: tuple[int, int], instead_of: Future[torch.Tensor] | None = None) -> torch.Tensor:
         # that of a film which is shown on its side
         if instead_of is not None and math.prod(grid) == math.prod(expected):
-            return instead_of.result().view(-1, 3, grid[0] * rule.patch_size, grid[1] * rule.patch_size)
+            return instead_of.result().view(-1, CHANNELS, grid[0] * rule.patch_size, grid[1] * rule.patch_size)
         return new_frames(num_frames, grid, rule, memory).zero_()
 
     with (
