@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import random
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +16,7 @@ from PIL import Image
 from sglang_nemotron.config_omni import ImageRule
 from sglang_nemotron.prompt.cargo import MediaError
 from sglang_nemotron.prompt.image import PictureToBe, image_budget, image_grid, image_tokens, picture
+from sglang_nemotron.prompt.image_progress import Decoding
 
 GOLDEN_TOKENS = {
     (224, 224): 256,
@@ -134,6 +137,10 @@ def test_pixels_of_long_and_large_images(image_rule: ImageRule, reference: Calla
         assert (made.pixels_CHW - theirs).abs().max().item() <= 1e-5
 
 
+def torch_memory(*shape: int, dtype: torch.dtype | None = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [(1920, 1080), (300, 200), (512, 512), (40, 900)])
 def test_a_picture_begun_before_its_pixels_is_the_same(
@@ -142,14 +149,62 @@ def test_a_picture_begun_before_its_pixels_is_the_same(
     pixels = random_pixels(*size, 0)
     whole = picture(pixels, image_rule, 13312)
 
-    def memory(*shape: int, dtype: torch.dtype | None = dtype) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype)
-
+    memory = functools.partial(torch_memory, dtype=dtype)
     with ThreadPoolExecutor(2) as pool:
         begun = PictureToBe(*size, image_rule, 13312, name="image 1", memory=memory, start=pool.submit)
         made = begun.of(pixels)
     assert (made.grid_HW, made.num_tokens) == (whole.grid_HW, whole.num_tokens)
     assert torch.equal(made.pixels_CHW, whole.pixels_CHW.to(dtype))
+
+
+class Decoder:
+    """Writes an image row by row, from the top, into memory that is followed meanwhile."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self._pixels = pixels
+        self.memory_HW4 = np.zeros((*pixels.shape[:2], 4), dtype=np.uint8)
+        self.decoding = Decoding(self.memory_HW4)
+
+    def run(self, num_rows: int) -> None:
+        for row in range(num_rows):
+            self.memory_HW4[row, :, :3] = self._pixels[row]
+            self.memory_HW4[row, :, 3] = 255
+            # lets the other thread see it
+            time.sleep(1e-5)
+        self.decoding.over = True
+
+
+@pytest.mark.parametrize("size", [(1920, 1080), (900, 600), (700, 1200), (512, 512), (40, 900)])
+def test_a_picture_that_follows_its_decoder_is_the_same(size: tuple[int, int], image_rule: ImageRule) -> None:
+    pixels = random_pixels(*size, 1)
+    decoder = Decoder(pixels)
+    with ThreadPoolExecutor(2) as pool:
+        begun = PictureToBe(*size, image_rule, 13312, name="image 1", memory=torch_memory, start=pool.submit)
+        begun.follow(decoder.decoding)
+        decoder.run(size[1])
+        made = begun.of(decoder.memory_HW4[:, :, :3])
+    assert torch.equal(made.pixels_CHW, picture(pixels, image_rule, 13312).pixels_CHW)
+
+
+def test_following_too_early_would_show(monkeypatch: pytest.MonkeyPatch, image_rule: ImageRule) -> None:
+    monkeypatch.setattr(Decoding, "has", lambda self, num_rows: True)
+    pixels = random_pixels(1920, 1080, 1)
+    decoder = Decoder(pixels)
+    with ThreadPoolExecutor(2) as pool:
+        begun = PictureToBe(1920, 1080, image_rule, 13312, name="image 1", memory=torch_memory, start=pool.submit)
+        begun.follow(decoder.decoding)
+        decoder.run(1080)
+        made = begun.of(decoder.memory_HW4[:, :, :3])
+    assert not torch.equal(made.pixels_CHW, picture(pixels, image_rule, 13312).pixels_CHW)
+
+
+def test_a_broken_image_leaves_nobody_waiting(image_rule: ImageRule) -> None:
+    """A pool that is left waits for its jobs."""
+    decoder = Decoder(random_pixels(900, 600, 1))
+    with ThreadPoolExecutor(2) as pool:
+        begun = PictureToBe(900, 600, image_rule, 13312, name="image 1", memory=torch_memory, start=pool.submit)
+        begun.follow(decoder.decoding)
+        decoder.run(200)
 
 
 def test_memory_that_cannot_be_had_is_told_where_the_picture_is_made(image_rule: ImageRule) -> None:

@@ -16,7 +16,7 @@ import sys
 import traceback
 import uuid
 from collections.abc import Iterable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 from sglang_nemotron.config_omni import OmniSpec
+from sglang_nemotron.host.media_helpers import Helpers
 from sglang_nemotron.host.media_places import in_shared_or_temporary, places
 from sglang_nemotron.prompt.cargo import MediaError
 from sglang_nemotron.prompt.measure import Bounds, measure
@@ -61,7 +62,7 @@ def serve(connection: Connection) -> None:
     _import_libraries()
     _cap_memory(terms.memory)
     connection.send("ready")
-    with ThreadPoolExecutor(2, thread_name_prefix="beside") as pool:
+    with Helpers(2) as helpers:
         while True:
             try:
                 order, path = connection.recv()
@@ -70,7 +71,8 @@ def serve(connection: Connection) -> None:
             # where the other side is gone too, nobody else would end a decoder that hangs
             signal.setitimer(signal.ITIMER_REAL, terms.timeout + 10)
             shelf = Shelf(terms)
-            answer = _answer(order, path, terms, shelf, pool)
+            helpers.keep_away()
+            answer = _answer(order, path, terms, shelf, helpers)
             signal.setitimer(signal.ITIMER_REAL, 0)
             try:
                 connection.send(answer)

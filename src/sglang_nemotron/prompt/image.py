@@ -10,6 +10,8 @@ columns).
 from __future__ import annotations
 
 import math
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -20,8 +22,13 @@ import torch
 from sglang_nemotron.config_omni import ImageRule
 from sglang_nemotron.prompt.cargo import CHANNELS, MediaError, Picture
 from sglang_nemotron.prompt.image_memory import PIXEL_BYTES
+from sglang_nemotron.prompt.image_progress import Decoding
 from sglang_nemotron.prompt.resize import Memory, Resizer, new_pixels
 
+# result rows that a thread takes at a time
+ROWS_AT_ONCE = 64
+# a fourth of the time in which so many are decoded
+SECONDS_BETWEEN_LOOKS = 1e-4
 # the reference leaves room for so many tokens of text when it turns the context length into a budget
 TEXT_TOKENS = 4
 
@@ -103,9 +110,9 @@ def _pixels_shape(grid: tuple[int, int], rule: ImageRule) -> tuple[int, int, int
 
 
 class PictureToBe:
-    """As `picture`, begun when only the upright size is known, while the file is still decoded.
+    """As `picture`, begun when only the upright size is known, and made while the file is still decoded.
 
-    The first touch of the pixels' memory costs more than the resize. memory: makes what they are written to; theirs is
+    The first touch of the pixels' memory costs as much as the resize. memory: makes what they are written to; theirs is
     its type. start: runs a job in another thread. Raises MediaError.
     """
 
@@ -120,18 +127,52 @@ class PictureToBe:
         memory: Memory,
         start: Callable[[Callable[[], Any]], Future[Any]],
     ) -> None:
-        self._start, self._rule = start, rule
-        self._grid = grid = image_grid(width, height, budget, rule, name=name)
-        self._pixels = start(lambda: memory(*_pixels_shape(grid, rule)).zero_())
-        # for one half of the rows each
-        self._resizers = start(lambda: [Resizer(grid, rule).ready_for(height, width, PIXEL_BYTES) for _ in range(2)])
+        self._grid = image_grid(width, height, budget, rule, name=name)
+        self._source_HW, self._rule, self._memory, self._start = (height, width), rule, memory, start
+        self._lock = threading.Lock()
+        self._num_taken, self._num_rows = 0, self._grid[0] * rule.patch_size
+        self._decoding: Decoding | None = None
+        self._helpers: list[Future[Any]] = []
+        # this thread's and the helper's
+        self._resizers: list[Resizer] = []
+        self._ready = start(self._prepare)
+
+    def follow(self, decoding: Decoding) -> None:
+        """Has rows made in the other thread as soon as they can be, until `of` is called with the same pixels."""
+        self._rgb_HWC, self._decoding = decoding.pixels_HW4[:, :, :CHANNELS], decoding
 
     def of(self, rgb_HWC: np.ndarray) -> Picture:
         """rgb_HWC: uint8, of the size that was said; quickest where pixels are PIXEL_BYTES apart."""
-        (upper, lower), pixels_CPQ = self._resizers.result(), self._pixels.result()
-        num_rows = pixels_CPQ.shape[1]
-        beside = [self._start(lambda: lower.into(rgb_HWC, pixels_CPQ, range(num_rows // 2, num_rows)))]
-        upper.into(rgb_HWC, pixels_CPQ, range(num_rows // 2))
-        # without a name, or an error would keep the memory until Python collects its garbage
-        beside.pop().result()
-        return Picture(pixels_CPQ, self._grid, image_tokens(self._grid, self._rule))
+        self._rgb_HWC = rgb_HWC
+        self._ready.result()
+        if not self._helpers:
+            self._helpers.append(self._start(self._make_beside))
+        self._make(self._resizers[0])
+        while self._helpers:
+            # without a name, or an error would keep the memory until Python collects its garbage
+            self._helpers.pop().result()
+        return Picture(self._pixels_CPQ, self._grid, image_tokens(self._grid, self._rule))
+
+    def _prepare(self) -> None:
+        self._pixels_CPQ = self._memory(*_pixels_shape(self._grid, self._rule)).zero_()
+        self._resizers = [Resizer(self._grid, self._rule).ready_for(*self._source_HW, PIXEL_BYTES) for _ in range(2)]
+        if self._decoding is not None:
+            self._helpers.append(self._start(self._make_beside))
+
+    def _make_beside(self) -> None:
+        while self._decoding is not None and not self._decoding.over:
+            self._make(self._resizers[1])
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        self._make(self._resizers[1])
+
+    def _make(self, resizer: Resizer) -> None:
+        """Makes rows that nobody else makes, until there are no more or the next ones cannot be made yet."""
+        while rows := self._take():
+            resizer.into(self._rgb_HWC, self._pixels_CPQ, rows)
+
+    def _take(self) -> range:
+        with self._lock:
+            first, stop = self._num_taken, min(self._num_taken + ROWS_AT_ONCE, self._num_rows)
+            if self._decoding is None or self._decoding.has(self._resizers[0].needs(stop)):
+                self._num_taken = stop
+            return range(first, self._num_taken)

@@ -12,7 +12,6 @@ Shape letters: H W pixels, C colour channels (3: red, green, blue).
 
 from __future__ import annotations
 
-import io
 import re
 import struct
 import zlib
@@ -25,12 +24,12 @@ import numpy as np
 
 from sglang_nemotron.prompt.cargo import CHANNELS, MediaError
 from sglang_nemotron.prompt.image_memory import pixels_of
+from sglang_nemotron.prompt.image_progress import JPEGS, Decoding, WatchedFile, load
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Transpose
     from PIL.ImageFile import ImageFile
 
-# JPEG includes MPO, a JPEG with further pictures behind it, as many phones write it
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 FORMAT_NAMES = "PNG, JPEG, WebP, GIF, BMP or TIFF"
 # decoding a progressive JPEG costs one pass over the image per scan; cameras and browsers' encoders write up to a dozen
@@ -72,12 +71,14 @@ def read_image(
     name: str,
     limits: ImageLimits | None = None,
     on_size: Callable[[int, int], None] | None = None,
+    on_pixels: Callable[[Decoding], None] | None = None,
 ) -> np.ndarray:
     """uint8 (H, W, 3) RGB, upright, of the first frame, read-only. A view: pixels are four bytes apart.
 
     name: which item, for the error ("image 2"). on_size: gets the upright width and height before a pixel is decoded,
-    and may raise MediaError. A file that is empty, of another format, broken, too large for `limits`
-    (refused from its header) or a decompression bomb is a MediaError.
+    and may raise MediaError. on_pixels: gets what will be returned while it is decoded, where that can be shown. A file
+    that is empty, of another format, broken, too large for `limits` (refused from its header) or a decompression bomb
+    is a MediaError.
     """
     with _opened(data, name, limits or ImageLimits()) as image:
         method = _transposition(image, data)
@@ -85,7 +86,7 @@ def read_image(
             on_size(*_upright(image.size, method))
         # in one go: between pieces, the decoder would wait for the interpreter's lock
         image.decodermaxblock = max(image.decodermaxblock, len(data))
-        image.load()
+        load(image, on_pixels if method is None else None)
         rgb = _to_rgb(image)
         return pixels_of(rgb if method is None else rgb.transpose(method))[:, :, :CHANNELS]
 
@@ -97,7 +98,7 @@ def _opened(data: bytes, name: str, limits: ImageLimits) -> Iterator[ImageFile]:
 
     _check_file(data, name, limits)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(WatchedFile(data), formats=FORMATS) as image:
             _check_costs(image, data, name, limits)
             yield image
     except UnidentifiedImageError:
@@ -136,7 +137,7 @@ def _check_costs(image: Image, data: bytes, name: str, limits: ImageLimits) -> N
         raise MediaError(name, f"{width} x {height} pixels", "at least 1 x 1")
     if width * height > limits.max_pixels:
         raise MediaError(name, f"{width} x {height} pixels", f"at most {limits.max_pixels:,} pixels")
-    if image.format in ("JPEG", "MPO"):
+    if image.format in JPEGS:
         num_scans = _num_scans(data)
         allowed = PASSES_AT_FULL_SIZE * limits.max_pixels // (width * height)
         if num_scans > allowed:

@@ -10,7 +10,8 @@ Shape letters: H W pixels.
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,14 +27,13 @@ COPIED_AT_ONCE = 1 << 20
 class _Kept:
     """Memory of somebody else's for numpy to look into. Pillow's lives as long as its capsule does."""
 
-    def __init__(self, address: int, num_bytes: int, capsule: object) -> None:
+    def __init__(self, address: int, num_bytes: int, capsule: object, read_only: bool) -> None:
         self._capsule = capsule
         self.__array_interface__ = {
             "version": 3,
             "shape": (num_bytes,),
             "typestr": "|u1",
-            # read-only
-            "data": (address, True),
+            "data": (address, read_only),
         }
 
 
@@ -55,8 +55,14 @@ _address_in_capsule.argtypes = [ctypes.py_object, ctypes.c_char_p]
 def pixels_of(image: Image) -> np.ndarray:
     """(H, W, 4) uint8, read-only; copied if they lie in several pieces, as beyond 4 megapixels. image: mode RGB."""
     assert image.mode == "RGB", image.mode
-    flat = _in_place(image)
-    return _copied(image) if flat is None else flat.reshape(image.height, image.width, PIXEL_BYTES)
+    seen = _in_place(image, lambda: image.__arrow_c_array__()[1], read_only=True)
+    return _copied(image) if seen is None else seen
+
+
+def pixels_being_decoded(image: Image) -> np.ndarray | None:
+    """As `pixels_of`, writeable, of an image whose decoder has memory; None where it cannot be seen."""
+    # Image's own method would first have the decoder finish
+    return _in_place(image, lambda: image.im.__arrow_c_array__(), read_only=False)
 
 
 def _copied(image: Image) -> np.ndarray:
@@ -69,9 +75,10 @@ def _copied(image: Image) -> np.ndarray:
     return pixels_HW4
 
 
-def _in_place(image: Image) -> np.ndarray | None:
+def _in_place(image: Image, shown: Callable[[], Any], *, read_only: bool) -> np.ndarray | None:
+    """shown: gives the capsule of an array."""
     try:
-        _, capsule = image.__arrow_c_array__()
+        capsule = shown()
     except (AttributeError, ValueError):
         # Pillow before 11.2, or several pieces
         return None
@@ -82,4 +89,5 @@ def _in_place(image: Image) -> np.ndarray | None:
     child = array.children[0].contents
     if child.length != num_bytes or child.n_buffers != 2 or child.offset:
         return None
-    return np.asarray(_Kept(child.buffers[1], num_bytes, capsule))
+    flat = np.asarray(_Kept(child.buffers[1], num_bytes, capsule, read_only))
+    return flat.reshape(image.height, image.width, PIXEL_BYTES)

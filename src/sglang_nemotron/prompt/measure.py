@@ -74,7 +74,9 @@ class _Beside:
         return self
 
     def __exit__(self, *_: object) -> None:
-        wait(self._jobs)
+        # a job may start another
+        while self._jobs:
+            wait([self._jobs.pop()])
 
 
 def _content(data: bytes, beside: _Beside) -> Content:
@@ -101,7 +103,7 @@ def _image(order: Order, data: bytes, spec: OmniSpec, memory: Memory, beside: _B
         # no sooner: what runs before the decoder shares the interpreter's lock with it
         contents.append(_content(data, beside))
 
-    rgb_HWC = read_image(data, name=order.name, on_size=begin)
+    rgb_HWC = read_image(data, name=order.name, on_size=begin, on_pixels=lambda decoding: begun[0].follow(decoding))
     image = begun[0].of(rgb_HWC)
     identity = _identity(contents[0], "image", image.grid_HW, spec.image)
     return Parcel("image", identity, image.pixels_CHW, image.num_tokens)
