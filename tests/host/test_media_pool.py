@@ -191,6 +191,19 @@ def test_a_worker_that_hangs_is_ended(pool: Pool, tmp_path: Path, monkeypatch: A
     assert len(_measure(pool, "image", path)) == 1
 
 
+def test_a_large_photo_is_in_memory_once(tmp_path: Path) -> None:
+    """At four bytes a pixel, 182 MB of the worker's 260; the larger one would need 268."""
+    Image.new("RGB", (7000, 6500), (1, 2, 3)).save(tmp_path / "a.jpg")
+    Image.new("RGB", (8192, 8192), (1, 2, 3)).save(tmp_path / "b.jpg")
+    pool = Pool(replace(TERMS, memory=260_000_000), 1, receive_inline)
+    try:
+        assert len(_measure(pool, "image", tmp_path / "a.jpg")) == 1
+        with pytest.raises(MediaError, match="image 7: .*memory"):
+            _measure(pool, "image", tmp_path / "b.jpg")
+    finally:
+        pool.close()
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [("MEDIA_WORKERS", "0"), ("MEDIA_TIMEOUT", "soon"), ("MEDIA_MEMORY_MB", "nan"), ("VIDEO_FPS", "-2")],

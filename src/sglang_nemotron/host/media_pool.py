@@ -42,9 +42,8 @@ class _Worker:
             **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
             # no worker ever needs a device, and a context on one costs hundreds of MB
             "CUDA_VISIBLE_DEVICES": "",
-            # a large picture's memory in one piece, not to be copied, and in large pages, whose first touch costs less
+            # a large picture's memory in one piece: what lies in several must be copied
             "PILLOW_BLOCK_SIZE": "1024m",
-            "GLIBC_TUNABLES": ":".join(filter(None, [os.environ.get("GLIBC_TUNABLES"), "glibc.malloc.hugetlb=1"])),
         }
         with theirs:
             self.process = subprocess.Popen(

@@ -49,7 +49,7 @@ _ORIENTATION = 0x0112
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What a file may cost. max_pixels: width * height; decoding takes about 9 bytes of memory for each.
+    """What a file may cost. max_pixels: width * height; decoding takes up to 9 bytes of memory for each.
 
     The default is where Pillow begins to speak of decompression bombs, and covers 8192 x 8192. max_bytes: of the file.
     """
