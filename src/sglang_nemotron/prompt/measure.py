@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 class Bounds:
     """What a server accepts of one item of each kind.
 
-    threads: that resize a video; two more decode it, and twice as many measure a sound.
+    threads: that resize a video; 2 to 10 more decode it, and twice as many measure a sound.
     """
 
     video: MediaLimits = field(default_factory=MediaLimits)

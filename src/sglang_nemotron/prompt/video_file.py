@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -32,8 +32,10 @@ CODECS = (
 SKIPPING = ("h264", "hevc")
 # containers whose table of contents leads back to the very first packet
 REWINDING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-# frames depend on each other, so that threads which decode often wait for each other; more of them brought nothing
-MORE_TO_DECODE = 2
+# frames depend on each other, so that threads which decode often wait for each other: so many more than there are to
+# resize save a tenth of the time, if what they keep fits MORE_BYTES. Where frames are passed over, FEW_MORE do as well
+FEW_MORE, MORE_TO_DECODE = 2, 10
+MORE_BYTES = 100 << 20
 # a frame that cannot be decoded is stood in for by its neighbour in time, up to so many seconds away
 NEIGHBOUR_SECONDS = 1.0
 # FFmpeg's disposition bit of a cover picture
@@ -52,14 +54,14 @@ def read_clip(
 ) -> VideoClip:
     """Decodes, samples, turns upright, resizes and normalises one video.
 
-    source: the file's bytes, or its path. name: how errors call it ("video 2"). threads: for resizing, and two more for
-    decoding beside it. memory: makes what the frames are written to; a clip in a narrower type than float32 is never
-    in memory in both.
+    source: the file's bytes, or its path. name: how errors call it ("video 2"). threads: for resizing; there are 2 to
+    10 more for decoding beside it. memory: makes what the frames are written to; a clip in a narrower type than float32
+    is never in memory in both.
     Variable frame rate: frames are taken by their position in the file, and times are told at the average rate.
     The pixel aspect ratio is not applied, and a file whose frames change size is brought to its first frame's grid, as
     the reference does. Raises MediaError.
     """
-    with VideoFile(source, name=name, limits=limits, threads=threads + MORE_TO_DECODE) as video:
+    with VideoFile(source, name=name, limits=limits, threads=threads) as video:
         indices = sample_indices(
             video.num_frames, video.fps, fps=options.fps, max_frames=min(options.max_frames, limits.max_video_frames)
         )
@@ -87,7 +89,7 @@ class VideoFile:
 
     num_frames: shown frames. fps: the container's average rate, None if it tells none. width, height: as told, before
     rotation; frames may differ. seconds: from the first to the end of the last frame. has_sound: whether there is an
-    audio track.
+    audio track. threads: as of `read_clip`.
     """
 
     def __init__(self, source: bytes | str | Path, *, name: str, limits: MediaLimits, threads: int = 2) -> None:
@@ -243,17 +245,20 @@ class VideoFile:
         with container:
             stream = self._stream(container)
             decoder = stream.codec_context
-            decoder.thread_count = self._threads
+            ranges, targets = self._index.ranges(set(indices))
+            decoder.thread_count = self._threads + _more_to_decode(decoder.width, decoder.height, len(ranges))
             decoder.thread_type = "AUTO"
             decoder.options = {"max_pixels": str(self._limits.max_video_pixels)}
-            decoded = self._decode(packets, decoder, set(indices))
+            decoded = self._decode(packets, decoder, ranges, targets)
             yield from self._match(decoded, indices, float(stream.time_base))
 
-    def _decode(self, packets: Iterator[Any], decoder: Any, wanted: set[int]) -> Iterator[Any]:
+    def _decode(
+        self, packets: Iterator[Any], decoder: Any, ranges: Sequence[tuple[int, int]], targets: Container[int]
+    ) -> Iterator[Any]:
+        """ranges, targets: as of `VideoIndex.ranges`."""
         from av.error import FFmpegError
 
         index = self._index
-        ranges, targets = index.ranges(wanted)
         may_skip = index.timed and decoder.name in SKIPPING
         feeding, errors, current = False, 0, 0
         for place, packet in enumerate(packet for packet in packets if packet.size):
@@ -361,6 +366,13 @@ def _check_size(name: str, width: int, height: int, limits: MediaLimits) -> None
         raise MediaError(
             name, f"is {width}x{height}", f"the long side at most {limits.max_video_aspect:g} times the short one"
         )
+
+
+def _more_to_decode(width: int, height: int, num_ranges: int) -> int:
+    """num_ranges: of packets to decode, between which others are passed over."""
+    # measured: three frames of 1.5 bytes a pixel
+    fit = 2 * MORE_BYTES // max(1, 9 * width * height)
+    return max(FEW_MORE, min(MORE_TO_DECODE if num_ranges == 1 else FEW_MORE, fit))
 
 
 def _claimed_seconds(container: Any, stream: Any) -> float | None:
