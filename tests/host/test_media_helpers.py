@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 
@@ -22,9 +23,28 @@ def test_helpers_are_all_there() -> None:
         assert helpers.submit(threading.get_native_id).result() in helpers.native_ids
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
+def test_a_thread_that_cannot_start_leaves_none_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = threading.Thread.start, []
+
+    def once(self: threading.Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(self)
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", once)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        Helpers(2)
+    # ends with the last reference to its pool
+    gc.collect()
+    started[0].join(10)
+    assert not started[0].is_alive()
+
+
 def test_helpers_keep_away_from_the_processor_that_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = os.sched_getaffinity(0)
+    if len(ours) < 2:
+        pytest.skip("needs two processors")
     with Helpers(2) as helpers:
         for here in sorted(ours)[:2]:
             monkeypatch.setattr(media_helpers, "_this_processor", lambda here=here: here)

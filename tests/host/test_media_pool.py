@@ -191,6 +191,22 @@ def test_a_worker_that_hangs_is_ended(pool: Pool, tmp_path: Path, monkeypatch: A
     assert len(_measure(pool, "image", path)) == 1
 
 
+def test_broken_photos_are_let_go(tmp_path: Path) -> None:
+    """Each takes 101 MB of the worker's 260, until its error is let go."""
+    whole = tmp_path / "a.jpg"
+    Image.effect_noise((5200, 4850), 30).convert("RGB").save(whole)
+    broken = tmp_path / "b.jpg"
+    broken.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    pool = Pool(replace(TERMS, memory=260_000_000), 1, receive_inline)
+    try:
+        for _ in range(4):
+            with pytest.raises(MediaError, match="image 7: damaged or incomplete"):
+                _measure(pool, "image", broken)
+        assert len(_measure(pool, "image", whole)) == 1
+    finally:
+        pool.close()
+
+
 def test_a_large_photo_is_in_memory_once(tmp_path: Path) -> None:
     """At four bytes a pixel, 182 MB of the worker's 260; the larger one would need 268."""
     Image.new("RGB", (7000, 6500), (1, 2, 3)).save(tmp_path / "a.jpg")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gc
 import random
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +19,7 @@ from sglang_nemotron.config_omni import ImageRule
 from sglang_nemotron.prompt.cargo import MediaError
 from sglang_nemotron.prompt.image import PictureToBe, image_budget, image_grid, image_tokens, picture
 from sglang_nemotron.prompt.image_progress import Decoding
+from sglang_nemotron.prompt.resize import Resizer
 
 GOLDEN_TOKENS = {
     (224, 224): 256,
@@ -158,53 +161,100 @@ def test_a_picture_begun_before_its_pixels_is_the_same(
 
 
 class Decoder:
-    """Writes an image row by row, from the top, into memory that is followed meanwhile."""
+    """Writes an image from the top, row by row, into memory that a picture's maker follows."""
 
-    def __init__(self, pixels: np.ndarray) -> None:
-        self._pixels = pixels
-        self.memory_HW4 = np.zeros((*pixels.shape[:2], 4), dtype=np.uint8)
-        self.decoding = Decoding(self.memory_HW4)
+    def __init__(self, pixels: np.ndarray, rule: ImageRule, pool: ThreadPoolExecutor) -> None:
+        self._pixels, (height, width, _) = pixels, pixels.shape
+        self._memory_HW4 = np.zeros((height, width, 4), dtype=np.uint8)
+        self._decoding = Decoding(self._memory_HW4)
+        self._begun = PictureToBe(width, height, rule, 13312, name="image 1", memory=torch_memory, start=pool.submit)
+        self._num_rows = 0
 
-    def run(self, num_rows: int) -> None:
-        for row in range(num_rows):
-            self.memory_HW4[row, :, :3] = self._pixels[row]
-            self.memory_HW4[row, :, 3] = 255
-            # lets the other thread see it
-            time.sleep(1e-5)
-        self.decoding.over = True
+    def follow(self, *, ready: bool = False) -> None:
+        if ready:
+            self._begun._ready.result()
+        self._begun.follow(self._decoding)
+
+    def write(self, num_rows: int) -> None:
+        for row in range(self._num_rows, num_rows):
+            self._memory_HW4[row, :, :3] = self._pixels[row]
+            self._memory_HW4[row, :, 3] = 255
+        self._num_rows = num_rows
+
+    def wait_for_rows(self) -> None:
+        """Until some were made; on a busy machine, that takes its time."""
+        deadline = time.monotonic() + 60
+        while not self._begun._num_taken and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert self._begun._num_taken
+
+    def finish(self, *, whole: bool = True) -> None:
+        self._decoding.whole = whole
+        self._decoding.over = True
+
+    def picture(self) -> torch.Tensor:
+        return self._begun.of(self._memory_HW4[:, :, :3]).pixels_CHW
 
 
+@pytest.mark.parametrize("ready", [False, True])
 @pytest.mark.parametrize("size", [(1920, 1080), (900, 600), (700, 1200), (512, 512), (40, 900)])
-def test_a_picture_that_follows_its_decoder_is_the_same(size: tuple[int, int], image_rule: ImageRule) -> None:
+def test_a_picture_that_follows_its_decoder_is_the_same(
+    size: tuple[int, int], ready: bool, image_rule: ImageRule
+) -> None:
     pixels = random_pixels(*size, 1)
-    decoder = Decoder(pixels)
     with ThreadPoolExecutor(2) as pool:
-        begun = PictureToBe(*size, image_rule, 13312, name="image 1", memory=torch_memory, start=pool.submit)
-        begun.follow(decoder.decoding)
-        decoder.run(size[1])
-        made = begun.of(decoder.memory_HW4[:, :, :3])
-    assert torch.equal(made.pixels_CHW, picture(pixels, image_rule, 13312).pixels_CHW)
+        decoder = Decoder(pixels, image_rule, pool)
+        decoder.follow(ready=ready)
+        decoder.write(2 * size[1] // 3)
+        decoder.wait_for_rows()
+        decoder.write(size[1])
+        decoder.finish()
+        made = decoder.picture()
+    assert torch.equal(made, picture(pixels, image_rule, 13312).pixels_CHW)
 
 
 def test_following_too_early_would_show(monkeypatch: pytest.MonkeyPatch, image_rule: ImageRule) -> None:
     monkeypatch.setattr(Decoding, "has", lambda self, num_rows: True)
     pixels = random_pixels(1920, 1080, 1)
-    decoder = Decoder(pixels)
     with ThreadPoolExecutor(2) as pool:
-        begun = PictureToBe(1920, 1080, image_rule, 13312, name="image 1", memory=torch_memory, start=pool.submit)
-        begun.follow(decoder.decoding)
-        decoder.run(1080)
-        made = begun.of(decoder.memory_HW4[:, :, :3])
-    assert not torch.equal(made.pixels_CHW, picture(pixels, image_rule, 13312).pixels_CHW)
+        decoder = Decoder(pixels, image_rule, pool)
+        decoder.follow()
+        decoder.wait_for_rows()
+        decoder.write(1080)
+        decoder.finish()
+        made = decoder.picture()
+    assert not torch.equal(made, picture(pixels, image_rule, 13312).pixels_CHW)
 
 
-def test_a_broken_image_leaves_nobody_waiting(image_rule: ImageRule) -> None:
-    """A pool that is left waits for its jobs."""
-    decoder = Decoder(random_pixels(900, 600, 1))
+def test_a_broken_image_is_given_up(image_rule: ImageRule) -> None:
+    """And leaves nobody waiting: a pool that is left waits for its jobs."""
     with ThreadPoolExecutor(2) as pool:
-        begun = PictureToBe(900, 600, image_rule, 13312, name="image 1", memory=torch_memory, start=pool.submit)
-        begun.follow(decoder.decoding)
-        decoder.run(200)
+        decoder = Decoder(random_pixels(900, 600, 1), image_rule, pool)
+        decoder.follow()
+        decoder.write(400)
+        decoder.wait_for_rows()
+        decoder.finish(whole=False)
+    assert decoder._begun._num_taken < decoder._begun._num_rows
+
+
+def test_an_error_of_both_threads_keeps_nothing(monkeypatch: pytest.MonkeyPatch, image_rule: ImageRule) -> None:
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Resizer, "into", fails)
+    gc.disable()
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            decoder = Decoder(random_pixels(900, 600, 1), image_rule, pool)
+            begun, memory = weakref.ref(decoder._begun), weakref.ref(decoder._memory_HW4)
+            decoder.follow()
+            decoder.finish()
+            with pytest.raises(MemoryError):
+                decoder.picture()
+            del decoder
+        assert begun() is None and memory() is None
+    finally:
+        gc.enable()
 
 
 def test_memory_that_cannot_be_had_is_told_where_the_picture_is_made(image_rule: ImageRule) -> None:

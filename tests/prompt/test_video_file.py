@@ -229,11 +229,12 @@ def print_growth(path: str) -> None:
 
 
 def test_threads_that_decode_are_bounded_by_what_they_keep() -> None:
-    more = video_file._more_to_decode
-    assert more(1920, 1080, 1) == more(64, 64, 1) == 10
+    number = video_file._num_to_decode
+    assert number(1, 1920 * 1080, 1) == number(1, 64 * 64, 1) == 11
     # in between, others are passed over
-    assert more(1920, 1080, 2) == 2
-    assert more(7680, 4320, 1) == 2 and more(0, 0, 1) == 10
+    assert number(1, 1920 * 1080, 2) == 3
+    assert number(4, 7680 * 4320, 1) == 6
+    assert number(8, 64 * 64, 1) == 16 and number(64, 64 * 64, 1) == 66
 
 
 # what is refused ------------------------------------------------------------------------------------------------------

@@ -16,22 +16,32 @@ from concurrent.futures import ThreadPoolExecutor
 _this_processor = getattr(ctypes.CDLL(None), "sched_getcpu", None)
 
 
+# for threads to start in, on a machine that may be busy loading a model
+START_SECONDS = 60.0
+
+
 class Helpers(ThreadPoolExecutor):
-    """So many threads, all of them started."""
+    """So many threads, all of them started; RuntimeError where there may be no more. native_ids: as the system calls
+    them."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number, thread_name_prefix="beside")
         # none is done before all are there
-        met = threading.Barrier(number)
-        begun = [self.submit(lambda: (met.wait(), threading.get_native_id())[1]) for _ in range(number)]
-        self.native_ids = [one.result() for one in begun]
+        met = threading.Barrier(number, timeout=START_SECONDS)
+        try:
+            begun = [self.submit(lambda: (met.wait(), threading.get_native_id())[1]) for _ in range(number)]
+            self.native_ids = [one.result() for one in begun]
+        except RuntimeError:
+            # those that wait would keep the process from ending
+            met.abort()
+            raise
 
     def keep_away(self) -> None:
         """From the processor on which the calling thread runs now, if it may use others. Until the next call."""
         if _this_processor is None:
             return
-        allowed = os.sched_getaffinity(0)
-        for native_id in self.native_ids:
-            # whoever runs us may have taken processors away meanwhile
-            with contextlib.suppress(OSError):
+        # a sandbox may forbid it, and whoever runs us may take processors away meanwhile
+        with contextlib.suppress(OSError):
+            allowed = os.sched_getaffinity(0)
+            for native_id in self.native_ids:
                 os.sched_setaffinity(native_id, allowed - {_this_processor()} or allowed)

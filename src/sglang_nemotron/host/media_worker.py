@@ -7,6 +7,7 @@ file that kills it kills nothing else: its memory is capped, and so is its time.
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import mmap
 import os
@@ -60,9 +61,11 @@ def serve(connection: Connection) -> None:
     torch.set_num_threads(1)
     # nothing may be reported as measured that is not: errors of the first import are found now
     _import_libraries()
-    _cap_memory(terms.memory)
-    connection.send("ready")
+    # what is there by now stays; it need not be looked at again
+    gc.freeze()
     with Helpers(2) as helpers:
+        _cap_memory(terms.memory)
+        connection.send("ready")
         while True:
             try:
                 order, path = connection.recv()
@@ -81,6 +84,9 @@ def serve(connection: Connection) -> None:
                 return
             # takes 10 ms for a video, for which nobody waits any more
             shelf.unmap()
+            if isinstance(answer, MediaError):
+                # an error mostly refers to itself, by way of the frames it passed through, and those to a whole picture
+                gc.collect()
 
 
 def _answer(order: Order, path: str, terms: Terms, shelf: Shelf, pool: Executor) -> list[Parcel] | MediaError:

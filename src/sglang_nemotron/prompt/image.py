@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from sglang_nemotron.prompt.resize import Memory, Resizer, new_pixels
 
 # result rows that a thread takes at a time
 ROWS_AT_ONCE = 64
-# a fourth of the time in which so many are decoded
+# a fourth of the time in which so many rows of 1080p were seen to be decoded
 SECONDS_BETWEEN_LOOKS = 1e-4
 # the reference leaves room for so many tokens of text when it turns the context length into a budget
 TEXT_TOKENS = 4
@@ -132,47 +132,53 @@ class PictureToBe:
         self._lock = threading.Lock()
         self._num_taken, self._num_rows = 0, self._grid[0] * rule.patch_size
         self._decoding: Decoding | None = None
-        self._helpers: list[Future[Any]] = []
-        # this thread's and the helper's
-        self._resizers: list[Resizer] = []
         self._ready = start(self._prepare)
+        self._helpers: list[Future[None]] = []
 
     def follow(self, decoding: Decoding) -> None:
-        """Has rows made in the other thread as soon as they can be, until `of` is called with the same pixels."""
-        self._rgb_HWC, self._decoding = decoding.pixels_HW4[:, :, :CHANNELS], decoding
+        """Has rows made in the other thread as soon as they can be. At most once, before `of` with the same pixels."""
+        self._decoding = decoding
+        self._begin(decoding.pixels_HW4[:, :, :CHANNELS])
 
     def of(self, rgb_HWC: np.ndarray) -> Picture:
         """rgb_HWC: uint8, of the size that was said; quickest where pixels are PIXEL_BYTES apart."""
-        self._rgb_HWC = rgb_HWC
-        self._ready.result()
         if not self._helpers:
-            self._helpers.append(self._start(self._make_beside))
-        self._make(self._resizers[0])
-        while self._helpers:
-            # without a name, or an error would keep the memory until Python collects its garbage
-            self._helpers.pop().result()
-        return Picture(self._pixels_CPQ, self._grid, image_tokens(self._grid, self._rule))
+            self._begin(rgb_HWC)
+        try:
+            pixels_CPQ, resizer, _ = self._ready.result()
+            self._make(rgb_HWC, pixels_CPQ, resizer)
+            self._helpers[0].result()
+        finally:
+            wait(self._helpers)
+            # an error in a future holds the future, and both the memory, until Python collects its garbage
+            self._helpers.clear()
+            del self._ready
+        return Picture(pixels_CPQ, self._grid, image_tokens(self._grid, self._rule))
 
-    def _prepare(self) -> None:
-        self._pixels_CPQ = self._memory(*_pixels_shape(self._grid, self._rule)).zero_()
-        self._resizers = [Resizer(self._grid, self._rule).ready_for(*self._source_HW, PIXEL_BYTES) for _ in range(2)]
-        if self._decoding is not None:
-            self._helpers.append(self._start(self._make_beside))
+    def _begin(self, rgb_HWC: np.ndarray) -> None:
+        self._helpers.append(self._start(lambda: self._make_beside(rgb_HWC)))
 
-    def _make_beside(self) -> None:
+    def _prepare(self) -> tuple[torch.Tensor, Resizer, Resizer]:
+        """The pixels' memory, and a resizer for each of two threads."""
+        pixels_CPQ = self._memory(*_pixels_shape(self._grid, self._rule)).zero_()
+        first, second = (Resizer(self._grid, self._rule).ready_for(*self._source_HW, PIXEL_BYTES) for _ in range(2))
+        return pixels_CPQ, first, second
+
+    def _make_beside(self, rgb_HWC: np.ndarray) -> None:
+        pixels_CPQ, _, resizer = self._ready.result()
         while self._decoding is not None and not self._decoding.over:
-            self._make(self._resizers[1])
+            self._make(rgb_HWC, pixels_CPQ, resizer)
             time.sleep(SECONDS_BETWEEN_LOOKS)
-        self._make(self._resizers[1])
+        self._make(rgb_HWC, pixels_CPQ, resizer)
 
-    def _make(self, resizer: Resizer) -> None:
+    def _make(self, rgb_HWC: np.ndarray, pixels_CPQ: torch.Tensor, resizer: Resizer) -> None:
         """Makes rows that nobody else makes, until there are no more or the next ones cannot be made yet."""
-        while rows := self._take():
-            resizer.into(self._rgb_HWC, self._pixels_CPQ, rows)
+        while rows := self._take(resizer):
+            resizer.into(rgb_HWC, pixels_CPQ, rows)
 
-    def _take(self) -> range:
+    def _take(self, resizer: Resizer) -> range:
         with self._lock:
             first, stop = self._num_taken, min(self._num_taken + ROWS_AT_ONCE, self._num_rows)
-            if self._decoding is None or self._decoding.has(self._resizers[0].needs(stop)):
+            if self._decoding is None or self._decoding.has(resizer.needs(stop)):
                 self._num_taken = stop
             return range(first, self._num_taken)

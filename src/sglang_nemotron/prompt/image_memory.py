@@ -53,7 +53,10 @@ _address_in_capsule.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
 def pixels_of(image: Image) -> np.ndarray:
-    """(H, W, 4) uint8, read-only; copied if they lie in several pieces, as beyond 4 megapixels. image: mode RGB."""
+    """(H, W, 4) uint8, read-only; copied if they lie in several pieces, as those beyond PILLOW_BLOCK_SIZE (16 MB) do.
+
+    image: mode RGB.
+    """
     assert image.mode == "RGB", image.mode
     seen = _in_place(image, lambda: image.__arrow_c_array__()[1], read_only=True)
     return _copied(image) if seen is None else seen

@@ -3,7 +3,8 @@
 Pillow does not tell how far it is, and must not be interrupted to find out: each time, its thread would have to wait
 for the interpreter's lock. But its decoder writes whole rows from the top down, each once, and gives every pixel a
 fourth byte that is not zero. So a row is there if the next one's last pixel has that byte, where all of them were
-cleared before. That holds on processors that show a thread's writes in their order, as x86 does.
+cleared before; were it ever zero, rows would only be seen late. That holds on processors that show a thread's writes in
+their order and read in order, as x86 does.
 
 Shape letters: H W pixels.
 """
@@ -42,7 +43,8 @@ class WatchedFile(io.BytesIO):
 class Decoding:
     """Pixels that another thread decodes, from the first row down.
 
-    pixels_HW4: uint8, read-only, of which the first rows are there. over: no more will come, be they whole or broken.
+    pixels_HW4: uint8, read-only, of which the first rows are there. over: no more will come. whole: all of them are
+    there; never where the file is broken.
     """
 
     def __init__(self, pixels_HW4: np.ndarray) -> None:
@@ -50,11 +52,11 @@ class Decoding:
         self._tells_H[:] = 0
         self.pixels_HW4 = pixels_HW4.view()
         self.pixels_HW4.flags.writeable = False
-        self.over = False
+        self.over = self.whole = False
 
     def has(self, num_rows: int) -> bool:
-        """Whether the first `num_rows` rows are there; the last row only is once it is over."""
-        return self.over or (num_rows < len(self._tells_H) and bool(self._tells_H[num_rows]))
+        """Whether the first `num_rows` rows are there; the last row only counts once they are whole."""
+        return self.whole or (num_rows < len(self._tells_H) and bool(self._tells_H[num_rows]))
 
 
 def load(image: ImageFile, begun: Callable[[Decoding], None] | None = None) -> None:
@@ -78,6 +80,8 @@ def load(image: ImageFile, begun: Callable[[Decoding], None] | None = None) -> N
     file.before_read = look
     try:
         image.load()
+        for decoding in decodings:
+            decoding.whole = True
     finally:
         file.before_read = None
         for decoding in decodings:

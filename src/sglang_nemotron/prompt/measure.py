@@ -67,8 +67,9 @@ class _Beside:
         self._pool, self._jobs = pool, []
 
     def start(self, job: Callable[[], Result]) -> Future[Result]:
-        self._jobs.append(self._pool.submit(job))
-        return self._jobs[-1]
+        started = self._pool.submit(job)
+        self._jobs.append(started)
+        return started
 
     def __enter__(self) -> _Beside:
         return self

@@ -35,6 +35,10 @@ REWINDING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 # frames depend on each other, so that threads which decode often wait for each other: so many more than there are to
 # resize save a tenth of the time, if what they keep fits MORE_BYTES. Where frames are passed over, FEW_MORE do as well
 FEW_MORE, MORE_TO_DECODE = 2, 10
+# FFmpeg advises against more
+MOST_TO_DECODE = 16
+# frames that each of them keeps, as measured, in the usual format (those of 10 bits take twice as much)
+KEPT_FRAMES, FRAME_BYTES_PER_PIXEL = 3, 1.5
 MORE_BYTES = 100 << 20
 # a frame that cannot be decoded is stood in for by its neighbour in time, up to so many seconds away
 NEIGHBOUR_SECONDS = 1.0
@@ -246,7 +250,7 @@ class VideoFile:
             stream = self._stream(container)
             decoder = stream.codec_context
             ranges, targets = self._index.ranges(set(indices))
-            decoder.thread_count = self._threads + _more_to_decode(decoder.width, decoder.height, len(ranges))
+            decoder.thread_count = _num_to_decode(self._threads, self.width * self.height, len(ranges))
             decoder.thread_type = "AUTO"
             decoder.options = {"max_pixels": str(self._limits.max_video_pixels)}
             decoded = self._decode(packets, decoder, ranges, targets)
@@ -368,11 +372,14 @@ def _check_size(name: str, width: int, height: int, limits: MediaLimits) -> None
         )
 
 
-def _more_to_decode(width: int, height: int, num_ranges: int) -> int:
-    """num_ranges: of packets to decode, between which others are passed over."""
-    # measured: three frames of 1.5 bytes a pixel
-    fit = 2 * MORE_BYTES // max(1, 9 * width * height)
-    return max(FEW_MORE, min(MORE_TO_DECODE if num_ranges == 1 else FEW_MORE, fit))
+def _num_to_decode(threads: int, num_pixels: int, num_ranges: int) -> int:
+    """Threads that decode frames of so many pixels while `threads` resize them.
+
+    num_ranges: of packets that are decoded, between which others are passed over.
+    """
+    fit = int(MORE_BYTES / (KEPT_FRAMES * FRAME_BYTES_PER_PIXEL * num_pixels))
+    wanted = MORE_TO_DECODE if num_ranges == 1 else FEW_MORE
+    return threads + max(FEW_MORE, min(wanted, fit, MOST_TO_DECODE - threads))
 
 
 def _claimed_seconds(container: Any, stream: Any) -> float | None:
