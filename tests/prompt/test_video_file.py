@@ -17,7 +17,6 @@ import torch
 from av.video.reformatter import VideoReformatter
 from video_media import RULE, decode_all, encode, picture
 
-from sglang_nemotron.prompt import video_file
 from sglang_nemotron.prompt.cargo import MediaError, VideoClip
 from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
 from sglang_nemotron.prompt.resize import Resizer
@@ -25,6 +24,7 @@ from sglang_nemotron.prompt.video import new_frames, video_grid
 from sglang_nemotron.prompt.video_file import CODECS, VideoFile, read_clip
 from sglang_nemotron.prompt.video_pixels import rgb_planes
 from sglang_nemotron.prompt.video_resize import resize_all
+from sglang_nemotron.prompt.video_threads import num_to_decode
 
 LIMITS = MediaLimits()
 CLIP = Path(__file__).parents[1] / "data" / "media" / "clip.mp4"
@@ -229,7 +229,7 @@ def print_growth(path: str) -> None:
 
 
 def test_threads_that_decode_are_bounded_by_what_they_keep() -> None:
-    number = video_file._num_to_decode
+    number = num_to_decode
     assert number(1, 1920 * 1080, 1) == number(1, 64 * 64, 1) == 11
     # in between, others are passed over
     assert number(1, 1920 * 1080, 2) == 3

@@ -21,6 +21,7 @@ from sglang_nemotron.prompt.video import sample_indices, timestamps, video_clip
 from sglang_nemotron.prompt.video_boxes import is_whole
 from sglang_nemotron.prompt.video_index import VideoIndex, known_by, scan
 from sglang_nemotron.prompt.video_resize import resize_all
+from sglang_nemotron.prompt.video_threads import num_to_decode
 
 # containers of one video, none of which can name another file or address (a playlist could: HLS, DASH, concat)
 FORMATS = "mov,matroska,gif,avi,mpegts,mpeg,flv,ogg,asf"
@@ -32,14 +33,6 @@ CODECS = (
 SKIPPING = ("h264", "hevc")
 # containers whose table of contents leads back to the very first packet
 REWINDING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-# frames depend on each other, so that threads which decode often wait for each other: so many more than there are to
-# resize save a tenth of the time, if what they keep fits MORE_BYTES. Where frames are passed over, FEW_MORE do as well
-FEW_MORE, MORE_TO_DECODE = 2, 10
-# FFmpeg advises against more
-MOST_TO_DECODE = 16
-# frames that each of them keeps, as measured, in the usual format (those of 10 bits take twice as much)
-KEPT_FRAMES, FRAME_BYTES_PER_PIXEL = 3, 1.5
-MORE_BYTES = 100 << 20
 # a frame that cannot be decoded is stood in for by its neighbour in time, up to so many seconds away
 NEIGHBOUR_SECONDS = 1.0
 # FFmpeg's disposition bit of a cover picture
@@ -250,7 +243,7 @@ class VideoFile:
             stream = self._stream(container)
             decoder = stream.codec_context
             ranges, targets = self._index.ranges(set(indices))
-            decoder.thread_count = _num_to_decode(self._threads, self.width * self.height, len(ranges))
+            decoder.thread_count = num_to_decode(self._threads, self.width * self.height, len(ranges))
             decoder.thread_type = "AUTO"
             decoder.options = {"max_pixels": str(self._limits.max_video_pixels)}
             decoded = self._decode(packets, decoder, ranges, targets)
@@ -370,16 +363,6 @@ def _check_size(name: str, width: int, height: int, limits: MediaLimits) -> None
         raise MediaError(
             name, f"is {width}x{height}", f"the long side at most {limits.max_video_aspect:g} times the short one"
         )
-
-
-def _num_to_decode(threads: int, num_pixels: int, num_ranges: int) -> int:
-    """Threads that decode frames of so many pixels while `threads` resize them.
-
-    num_ranges: of packets that are decoded, between which others are passed over.
-    """
-    fit = int(MORE_BYTES / (KEPT_FRAMES * FRAME_BYTES_PER_PIXEL * num_pixels))
-    wanted = MORE_TO_DECODE if num_ranges == 1 else FEW_MORE
-    return threads + max(FEW_MORE, min(wanted, fit, MOST_TO_DECODE - threads))
 
 
 def _claimed_seconds(container: Any, stream: Any) -> float | None:
