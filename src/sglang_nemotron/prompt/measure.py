@@ -75,9 +75,7 @@ class _Beside:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # a job may start another
-        while self._jobs:
-            wait([self._jobs.pop()])
+        wait(self._jobs)
 
 
 def _content(data: bytes, beside: _Beside) -> Content:

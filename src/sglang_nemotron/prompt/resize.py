@@ -100,7 +100,7 @@ class Resizer:
         return self
 
     def needs(self, num_rows: int) -> int:
-        """How many first rows of the source the result's first `num_rows` are made of. After `ready_for`."""
+        """How many first rows of the source the result's first `num_rows` >= 1 are made of. After `ready_for`."""
         assert self._passes is not None
         return self._passes.needs(num_rows)
 
@@ -172,7 +172,7 @@ class _Passes:
 
     def needs(self, num_rows: int) -> int:
         """As of `Resizer`."""
-        if self._keeps_height or num_rows == 0:
+        if self._keeps_height:
             return num_rows
         return min(int(self._first_P[num_rows - 1]) + self._weights_PT.shape[1], self.made_for[0])
 
