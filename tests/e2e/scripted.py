@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from openai import AsyncOpenAI, OpenAI
-from serving import Served
+from serving import WORDY, Served
 
 from sglang_nemotron.cli.server import ServerProcess
 
 PLUGIN = str(Path(__file__).parent / "plugin")
 PARSERS = ("--reasoning-parser", "deepseek-r1", "--tool-call-parser", "qwen3_coder")
 # the flags of the Omni cookbook; those of the Nano one are what the examples are served with
-SCRIPTED = Served(args=("--dtype", "float32", *PARSERS), env=(("PYTHONPATH", PLUGIN),))
+SCRIPTED = Served(args=("--dtype", "float32", *PARSERS), env=(("PYTHONPATH", os.pathsep.join([PLUGIN, WORDY])),))
 
 
 def script(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 import urllib.error
@@ -41,14 +42,21 @@ class Served:
 # kept for the whole session: what most tests talk to
 MAIN = Served(args=("--dtype", "float32"))
 
+# a plugin that keeps sampled replies of random weights to words, for tests of what a client sees of one
+WORDY = str(Path(__file__).parent / "wordy")
+TEXT_EXAMPLES = Served(
+    args=("--reasoning-parser", "nano_v3", "--tool-call-parser", "qwen3_coder"), env=(("PYTHONPATH", WORDY),)
+)
+
 _OMNI_ARGS = ("--dtype", "float32", "--enable-cache-report")
 # tells in its log what its towers encode
-_SPY: tuple[tuple[str, str | None], ...] = (("PYTHONPATH", str(Path(__file__).parent / "omni_spy")),)
+_SPY_PATH = str(Path(__file__).parent / "omni_spy")
+_SPY: tuple[tuple[str, str | None], ...] = (("PYTHONPATH", _SPY_PATH),)
 # for every test of Omni that needs nothing special: with the flags of its published command
 OMNI = Served(
     OMNI_PRESETS["tiny"],
     (*_OMNI_ARGS, "--reasoning-parser", "nano_v3", "--tool-call-parser", "qwen3_coder"),
-    _SPY,
+    (("PYTHONPATH", os.pathsep.join([_SPY_PATH, WORDY])),),
 )
 # states kept in the steps of the published checkpoint
 OMNI_PUBLISHED_CHUNKS = Served(replace(OMNI_PRESETS["tiny"], chunk_size=128), _OMNI_ARGS, _SPY)

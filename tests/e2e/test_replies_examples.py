@@ -15,7 +15,7 @@ from sglang_nemotron.cli.server import ServerProcess
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
-# what each must show with random weights, which think to the end unless a budget closes the block
+# what each must show with random weights; kept to words, they think to the end unless a budget closes the block
 PROMISES = {
     "reply_streaming.py": r"== reasoning_content\n(.|\n)+\[\d+ tokens, \d+ of them thinking\]",
     "reply_reasoning.py": (

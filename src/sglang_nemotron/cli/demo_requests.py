@@ -193,9 +193,13 @@ class Talk:
         return row
 
     def two_answers(self) -> Row:
-        row, reply = self.ask("n=2", _QUESTION, max_tokens=24, n=2, temperature=1.0, **thinking(False))
+        # drawn from random weights, one first token in a thousand ends the answer
+        options = {**thinking(False)["extra_body"], "ignore_eos": True}
+        row, reply = self.ask("n=2", _QUESTION, max_tokens=24, n=2, temperature=1.0, extra_body=options)
         require(row, len(reply.choices) == 2, f"{len(reply.choices)} answers came back")
-        require(row, all(choice.message.content for choice in reply.choices), "an answer is empty")
+        # and one in two thousand opens a thought
+        texts = [m.content or getattr(m, "reasoning_content", None) for m in (c.message for c in reply.choices)]
+        require(row, all(texts), "an answer is empty")
         return row
 
     def shared_prefix(self) -> Iterator[Row]:

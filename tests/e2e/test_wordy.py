@@ -1,0 +1,51 @@
+"""The servers of the examples keep sampled replies to words, and leave greedy ones alone."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+
+import pytest
+from scripted import SCRIPTED
+from serving import OMNI, TEXT_EXAMPLES
+from wordy.wordy_model import NUM_SPECIAL, UNLIKELY
+
+from sglang_nemotron.cli.server import ServerProcess
+
+END = 11
+
+
+def _end(server: ServerProcess, temperature: float) -> float:
+    """The logprob of a reply that is over before its first word."""
+    body = {
+        "input_ids": [1001, 1002, 1003],
+        "sampling_params": {"temperature": temperature, "max_new_tokens": 1},
+        "return_logprob": True,
+        "token_ids_logprob": [END],
+    }
+    request = urllib.request.Request(
+        server.url + "/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=300) as reply:
+        (((logprob, token, _),),) = json.load(reply)["meta_info"]["output_token_ids_logprobs"]
+    assert token == END
+    return logprob
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.server(kind)) for kind in (TEXT_EXAMPLES, SCRIPTED, OMNI)], ids=str
+)
+def test_sampled_replies_are_words_and_greedy_ones_whatever_the_weights_say(kind: object, server: ServerProcess):
+    assert _end(server, 0.6) < -UNLIKELY / 2
+    assert -100 < _end(server, 0) < 0
+
+
+def test_special_tokens_are_where_the_plugin_looks_for_them(tmp_path: Path):
+    from transformers import AutoTokenizer
+
+    from sglang_nemotron.checkpoint.spec import PRESETS
+    from sglang_nemotron.checkpoint.writer import write_checkpoint
+
+    write_checkpoint(PRESETS["tiny"], tmp_path)
+    assert sorted(AutoTokenizer.from_pretrained(tmp_path).added_tokens_decoder) == list(range(NUM_SPECIAL))
