@@ -21,6 +21,7 @@ from typing import Any, Literal
 import openai
 import torch
 from omni_media import frames, pixels, samples
+from router_choices import MIN_GAP, Choice, NearestChoice
 
 from sglang_nemotron.parity import reference_media
 from sglang_nemotron.parity.client import Answer, Client
@@ -219,7 +220,8 @@ class Golden:
 
     def __init__(self, checkpoint: Path) -> None:
         self.model = OmniReference(checkpoint)
-        self._known: dict[tuple[Case, tuple[int, ...]], OmniScores] = {}
+        self._known: dict[tuple[Case, tuple[int, ...]], tuple[OmniScores, Choice]] = {}
+        self._nearest = NearestChoice(self.model.model)
 
     def prompt(self, case: Case) -> tuple[str, list[Item]]:
         """(the rendered conversation with a slot for every item, the items)."""
@@ -233,9 +235,18 @@ class Golden:
 
     def scores(self, case: Case, tokens: tuple[int, ...] = ()) -> OmniScores:
         """Scores of the whole conversation and these tokens after it."""
+        return self._judged(case, tokens)[0]
+
+    def nearest_choice(self, case: Case, tokens: tuple[int, ...] = ()) -> Choice:
+        """Of all choices of experts in it, the one of which the reference is least sure."""
+        return self._judged(case, tokens)[1]
+
+    def _judged(self, case: Case, tokens: tuple[int, ...]) -> tuple[OmniScores, Choice]:
         if (case, tokens) not in self._known:
             text, items = self.prompt(case)
-            self._known[case, tokens] = self.model.score_text(text, items, tokens)
+            self._nearest.take()
+            scores = self.model.score_text(text, items, tokens)
+            self._known[case, tokens] = scores, self._nearest.take()
         return self._known[case, tokens]
 
 
@@ -281,11 +292,15 @@ def problem_of(reply: Reply, golden: Golden) -> tuple[float, str | None]:
 
 
 def problems(mode: str, replies: Sequence[Reply], golden: Golden) -> list[str]:
-    """A line per reply that differs from the reference; prints a line per reply in any case."""
+    """A line per reply that differs from the reference, or need not be equal; prints a line per reply in any case."""
     found = []
     for reply in replies:
         worst, problem = problem_of(reply, golden)
+        choice = golden.nearest_choice(reply.case, reply.tokens)
+        if choice.gap < MIN_GAP:
+            problem = f"{problem or 'equal by chance'}: {choice}; give the case other media or another text"
         told = f"{mode}, {reply.case.name}: {reply.prompt_tokens} tokens, {reply.cached} cached, {worst:.1e}"
+        told += f", experts {choice.gap:.0e} apart"
         print(told)
         if problem is not None:
             found.append(f"{told}: {problem}")

@@ -71,30 +71,33 @@ PUBLISHED_CHUNKS = [
 ]
 
 
+# seeds: of 161 sets that were tried, the one that leaves float32 least doubt which expert to choose (`router_choices`)
+
+
 @cache
 def photos() -> list[Medium]:
     """Of four sizes: small, upright, square, and larger than the least number of patches."""
     return [
-        image(photo(640, 480, seed=1, kind="JPEG"), "jpeg"),
-        image(photo(90, 300, seed=2)),
-        image(photo(224, 224, seed=3, kind="WEBP"), "webp", by="path"),
-        image(photo(1280, 720, seed=4, kind="JPEG"), "jpeg"),
+        image(photo(640, 480, seed=3601, kind="JPEG"), "jpeg"),
+        image(photo(90, 300, seed=3602)),
+        image(photo(224, 224, seed=3603, kind="WEBP"), "webp", by="path"),
+        image(photo(1280, 720, seed=3604, kind="JPEG"), "jpeg"),
     ]
 
 
 @cache
 def films() -> list[bytes]:
     """16:9 with speech, and upright."""
-    return [film(320, 180, seed=5, voice=True), film(120, 200, seed=6)]
+    return [film(320, 180, seed=3605, voice=True), film(120, 200, seed=3606)]
 
 
 @cache
 def sounds() -> list[Medium]:
     """Of three lengths and rates; the last is more than one clip of 30 s."""
     return [
-        audio(recording(7.3, seed=7), by="inline"),
-        audio(recording(2.21, seed=8, rate=48_000, channels=2, kind="FLAC"), "flac"),
-        audio(recording(33.4, seed=9, rate=22_050), by="path"),
+        audio(recording(7.3, seed=3607), by="inline"),
+        audio(recording(2.21, seed=3608, rate=48_000, channels=2, kind="FLAC"), "flac"),
+        audio(recording(33.4, seed=3609, rate=22_050), by="path"),
     ]
 
 
