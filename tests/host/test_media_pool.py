@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import pickle
 import signal
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from PIL import Image
 from published import SPEC
 from video_media import encode
 
+from sglang_nemotron.host import media_pool
 from sglang_nemotron.host.media_places import SHARED
 from sglang_nemotron.host.media_pool import Pool
 from sglang_nemotron.host.media_settings import media_settings
@@ -218,6 +222,128 @@ def test_a_large_photo_is_in_memory_once(tmp_path: Path) -> None:
             _measure(pool, "image", tmp_path / "b.jpg")
     finally:
         pool.close()
+
+
+@pytest.fixture
+def three() -> Iterator[Pool]:
+    made = Pool(TERMS, 3, receive_inline)
+    yield made
+    made.close()
+
+
+def _promptly(held: Callable[[], bool]) -> None:
+    until = time.monotonic() + 100
+    while not held():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_workers_start_before_there_is_work_and_one_at_a_time(three: Pool) -> None:
+    most = 0
+
+    def all_there() -> bool:
+        nonlocal most
+        most = max(most, len(three._starting))
+        return three._idle.qsize() == 3
+
+    _promptly(all_there)
+    assert most == 1
+
+
+def test_items_take_the_worker_that_is_ready_not_one_that_starts(tmp_path: Path, monkeypatch: Any) -> None:
+    ready, last = media_pool._Worker.wait_ready, threading.Event()
+    waits: list[None] = []
+
+    def late(worker: Any) -> None:
+        waits.append(None)
+        if len(waits) > 1:
+            assert last.wait(100)
+        ready(worker)
+
+    monkeypatch.setattr(media_pool._Worker, "wait_ready", late)
+    path, pool = _png(tmp_path / "a.png"), Pool(TERMS, 3, receive_inline)
+
+    async def burst() -> list[list[Parcel]]:
+        order = Order("image", "image 7", MediaOptions(), 13312)
+        return await asyncio.gather(*(pool.measure(order, str(path)) for _ in range(12)))
+
+    try:
+        assert [len(parcels) for parcels in asyncio.run(burst())] == [1] * 12
+        assert pool._idle.qsize() == 1
+        last.set()
+        _promptly(lambda: pool._idle.qsize() == 3)
+    finally:
+        last.set()
+        pool.close()
+
+
+def test_workers_that_cannot_start_are_tried_again(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(media_pool, "_PROGRAM", "raise SystemExit(3)")
+    path, pool = _png(tmp_path / "a.png"), Pool(TERMS, 2, receive_inline)
+    try:
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="a media worker cannot start"):
+                _measure(pool, "image", path)
+        _promptly(lambda: pool._idle.qsize() == 2)
+        monkeypatch.undo()
+        assert len(_measure(pool, "image", path)) == 1
+    finally:
+        pool.close()
+
+
+def test_a_worker_that_waits_comes_before_a_place_without_one(tmp_path: Path, monkeypatch: Any) -> None:
+    """Nor does an item wait for the start of another if one that waited has died."""
+    path, pool = _png(tmp_path / "a.png"), Pool(TERMS, 3, receive_inline)
+    try:
+        _promptly(lambda: pool._idle.qsize() == 3)
+        with monkeypatch.context() as patch:
+            patch.setattr(media_pool, "_PROGRAM", "raise SystemExit(3)")
+            dead = pool._idle.queue[-1]
+            assert dead is not None
+            dead.process.kill()
+            dead.process.wait()
+            for _ in range(4):
+                assert len(_measure(pool, "image", path)) == 1
+            _promptly(lambda: None in pool._idle.queue)
+            for _ in range(4):
+                assert len(_measure(pool, "image", path)) == 1
+    finally:
+        pool.close()
+
+
+def test_an_answer_that_cannot_be_read_costs_its_item_alone(three: Pool, tmp_path: Path, monkeypatch: Any) -> None:
+    path = _png(tmp_path / "a.png")
+    for _ in range(4):
+        _promptly(lambda: three._idle.qsize() == 3)
+        with monkeypatch.context() as patch, pytest.raises(pickle.UnpicklingError):
+            patch.setattr(media_pool.Connection, "recv", _unreadable)
+            _measure(three, "image", path)
+    _promptly(lambda: three._idle.qsize() == 3)
+    assert len(_measure(three, "image", path)) == 1
+
+
+def _unreadable(connection: Any) -> Any:
+    for parcel in pickle.loads(connection.recv_bytes()):
+        os.unlink(parcel.feature.path)
+    raise pickle.UnpicklingError("not ours")
+
+
+def test_a_pool_that_closes_keeps_nobody_waiting(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(media_pool, "_PROGRAM", "import time; time.sleep(1000)")
+    pool = Pool(TERMS, 2, receive_inline)
+
+    async def both() -> None:
+        order = Order("image", "image 7", MediaOptions(), 13312)
+        jobs = [asyncio.ensure_future(pool.measure(order, str(tmp_path / "a.png"))) for _ in range(2)]
+        await asyncio.sleep(0.2)
+        pool.close()
+        told = await asyncio.wait_for(asyncio.gather(*jobs, return_exceptions=True), 30)
+        assert [type(error) for error in told] == [RuntimeError, RuntimeError]
+
+    asyncio.run(both())
+    _promptly(lambda: not pool._starting)
+    with pytest.raises(RuntimeError):
+        _measure(pool, "image", tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(

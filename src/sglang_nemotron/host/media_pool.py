@@ -52,20 +52,20 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 env=environment,
             )
-        self._stamp = terms.stamp
+        self._terms = terms
         self.connection = Connection(ours.detach())
-        self.connection.send(terms)
-        self._ready = False
 
     def wait_ready(self) -> None:
         """RuntimeError for a worker that cannot start: the installation's fault, not a request's."""
-        if self._ready:
-            return
         try:
-            self._ready = self.connection.poll(START_SECONDS) and self.connection.recv() == "ready"
+            self.connection.send(self._terms)
+            ready = self.connection.poll(START_SECONDS) and self.connection.recv() == "ready"
         except (EOFError, OSError):
-            self._ready = False
-        if not self._ready:
+            ready = False
+        except BaseException:
+            self.kill()
+            raise
+        if not ready:
             self.kill()
             raise RuntimeError("a media worker cannot start; its error is in the log above")
 
@@ -73,11 +73,23 @@ class _Worker:
         self.process.kill()
         self.process.wait()
         self.connection.close()
-        clear_after(self.process.pid, self._stamp)
+        # a file that stays is bad, an error here worse: whoever calls would not get to its own work
+        with contextlib.suppress(OSError):
+            clear_after(self.process.pid, self._terms.stamp)
+
+
+class _Places(queue.LifoQueue["_Worker | None"]):
+    """Of every place its idle worker, the one that was used last first; None for one that has none comes last."""
+
+    def _put(self, item: _Worker | None) -> None:
+        if item is None:
+            self.queue.insert(0, item)
+        else:
+            super()._put(item)
 
 
 class Pool:
-    """Up to `num_workers` workers, started when there is work for them (the first one at once).
+    """`num_workers` workers, started one after the other from the first moment on; an item takes what is ready first.
 
     receive: makes a tensor, or what stands for one, out of the file that a worker laid it in, and owns the file.
     """
@@ -86,9 +98,13 @@ class Pool:
         self._terms = terms
         self._receive = receive
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="nemotron-media")
-        self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
+        # one at a time: their imports must not take every core of a server that is starting, or has just lost one
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="nemotron-media-start")
+        # without those whose worker reads, or is being started; None if that failed: who takes it tries again
+        self._idle = _Places()
+        self._starting: set[_Worker] = set()
         self._closed = threading.Event()
-        self._threads.submit(self._warm)
+        self._refill(num_workers)
 
     async def measure(self, order: Order, path: str) -> list[Parcel]:
         """The parcels of one item; MediaError for a file that is bad, too slow or too large to read."""
@@ -96,39 +112,90 @@ class Pool:
 
     def close(self) -> None:
         self._closed.set()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._starter):
+            threads.shutdown(wait=False, cancel_futures=True)
+        for worker in list(self._starting):
+            worker.process.kill()
+        self._empty()
+
+    def _empty(self) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
-                self._idle.get_nowait().kill()
+                if (worker := self._idle.get_nowait()) is not None:
+                    worker.kill()
+        # for whoever waits
+        self._idle.put(None)
 
-    def _warm(self) -> None:
+    def _refill(self, num_places: int = 1) -> None:
+        """Starts what is missing now, so that the next item need not wait for its imports."""
+        try:
+            self._starter.submit(self._fill, num_places)
+        except RuntimeError:
+            # the pool is closed, or the interpreter ends
+            for _ in range(num_places):
+                self._put(None)
+
+    def _fill(self, num_places: int) -> None:
+        worker = None
+        try:
+            worker = self._start()
+        except (OSError, RuntimeError) as error:
+            logger.warning("No media worker could be started; an item that needs it tries again: %s", error)
+        finally:
+            # whatever it was: a place that is lost would make items wait for ever
+            self._put(worker)
+            if num_places > 1:
+                # a job for each: an interpreter that ends waits for all that it was given
+                self._refill(num_places - 1)
+
+    def _start(self) -> _Worker:
         worker = _Worker(self._terms)
-        worker.wait_ready()
-        self._idle.put(worker)
-
-    def _worker(self) -> _Worker:
-        """One that waits, or a new one: there are as many threads as workers, so there is always one to be had."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                worker = self._idle.get_nowait()
-                if worker.process.poll() is None:
-                    return worker
+        self._starting.add(worker)
+        try:
+            # asked with the worker in the set: `close` ends it, or it ends here
+            if self._closed.is_set():
                 worker.kill()
-        return _Worker(self._terms)
+                raise RuntimeError("no media are read any more: the server ends")
+            worker.wait_ready()
+        finally:
+            self._starting.discard(worker)
+        return worker
+
+    def _put(self, worker: _Worker | None) -> None:
+        self._idle.put(worker)
+        # asked afterwards, so that none is put where nobody looks again
+        if self._closed.is_set():
+            self._empty()
+
+    def _take(self) -> _Worker:
+        """There are as many threads as places, so one comes free for each: no thread waits for ever."""
+        while (worker := self._idle.get()) is not None:
+            if worker.process.poll() is None:
+                return worker
+            worker.kill()
+            self._refill()
+        try:
+            return self._start()
+        except BaseException:
+            # the place is still to be filled
+            self._put(None)
+            raise
 
     def _measure(self, order: Order, path: str) -> list[Parcel]:
-        worker = self._worker()
-        worker.wait_ready()
-        answer = self._ask(worker, order, path)
-        if self._closed.is_set():
+        worker = self._take()
+        try:
+            answer = self._ask(worker, order, path)
+        except BaseException:
             worker.kill()
-        else:
-            self._idle.put(worker)
+            self._refill()
+            raise
+        self._put(worker)
         if isinstance(answer, MediaError):
             raise answer
         return [parcel.carrying(self._receive(parcel.feature)) for parcel in answer]
 
     def _ask(self, worker: _Worker, order: Order, path: str) -> list[Parcel] | MediaError:
+        """What the worker answers; MediaError if it ends or takes too long, and is of no use any more."""
         timeout, began = self._terms.timeout, time.monotonic()
         try:
             worker.connection.send((order, path))
@@ -136,21 +203,11 @@ class Pool:
                 return worker.connection.recv()
         except (EOFError, OSError) as error:
             code = worker.process.wait()
-            worker.kill()
-            self._replace()
             logger.warning("A media worker ended with %s while it read %s.", code, order.name)
             raise MediaError(
                 order.name,
                 "cannot be read: its reader came to an end",
                 f"at most {self._terms.memory >> 20} MB of memory",
             ) from error
-        worker.kill()
-        self._replace()
-        logger.warning("A media worker was ended after %.0f s with %s.", time.monotonic() - began, order.name)
+        logger.warning("A media worker is ended after %.0f s with %s.", time.monotonic() - began, order.name)
         raise MediaError(order.name, "takes too long to read", f"at most {timeout:g} s")
-
-    def _replace(self) -> None:
-        """Starts the next one now, so that the next item need not wait for its imports."""
-        if not self._closed.is_set():
-            with contextlib.suppress(OSError):
-                self._idle.put(_Worker(self._terms))
