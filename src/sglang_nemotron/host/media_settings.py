@@ -1,6 +1,6 @@
 """What an operator may set about media, read once from the environment; the names are documented here and nowhere else.
 
-SGLANG_NEMOTRON_MEDIA_WORKERS      processes that read media; default: half the cores, 1 to 4
+SGLANG_NEMOTRON_MEDIA_WORKERS      processes that read media, started with the server; default: half the cores, 1 to 4
 SGLANG_NEMOTRON_MEDIA_THREADS      that resize a video, 2 to 10 more decode it; default: half the cores, 1 to 4
 SGLANG_NEMOTRON_MEDIA_TIMEOUT      seconds that one item may take to read; default 120
 SGLANG_NEMOTRON_MEDIA_MEMORY_MB    memory that one item may take to read; default 6144, at least 1024
