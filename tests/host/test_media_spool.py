@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from sglang_nemotron.host import media_spool
 from sglang_nemotron.host.media_source import fetch
-from sglang_nemotron.host.media_spool import REFERENCE, Body, spooled
+from sglang_nemotron.host.media_spool import REFERENCE, Body, let_go, spooled
 from sglang_nemotron.prompt.cargo import MediaError
 
 LONG = 64
@@ -99,6 +100,25 @@ def test_a_long_file_leaves_the_body() -> None:
     with pytest.raises(MediaError, match="no base64"):
         fetch(sent, name="video 1", max_file=10_000, seconds=1, stamp=STAMP)
     assert not [name for name in os.listdir("/dev/shm") if name.startswith(STAMP)]
+
+
+def test_a_request_that_fails_lets_go_of_its_files_though_its_error_keeps_it() -> None:
+    data = os.urandom(5000)
+    url = "data:video/mp4;base64," + base64.b64encode(data).decode()
+    short, spools = _read(json.dumps({"video_url": {"url": url}}).encode(), 50)
+    request = SimpleNamespace(nemotron_spools=spools)
+    spool = spooled(json.loads(short)["video_url"]["url"])
+    assert spool is not None
+    number = spool.file.fileno()
+    let_go(request)
+    # who reads it just now reads on
+    assert base64.b64decode(os.pread(number, 10_000, 0)) == data
+    del spool
+    with pytest.raises(OSError):
+        os.fstat(number)
+    # a request without a body of ours
+    let_go(SimpleNamespace())
+    let_go(None)
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 300, 700])

@@ -19,7 +19,7 @@ from sglang_nemotron.host.media_pool import Pool
 from sglang_nemotron.host.media_settings import MediaSettings, media_settings
 from sglang_nemotron.host.media_shm import receive_inline, receive_shared
 from sglang_nemotron.host.media_source import Fetched, fetch
-from sglang_nemotron.host.media_spool import open_bodies
+from sglang_nemotron.host.media_spool import let_go, open_bodies
 from sglang_nemotron.host.media_worker import Terms
 from sglang_nemotron.host.names.http import GenerateReqInput, OpenAIServingChat, TokenizerManager
 from sglang_nemotron.host.wrapping import Wrapped, first_unwrapped, wrap_once
@@ -193,13 +193,13 @@ def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
             nest_items(obj)
             held: list[Parcel] = []
             obj.mm_processor_kwargs = {**(obj.mm_processor_kwargs or {}), HELD: held}
-            return _dropping(original(self, obj, request), held)
+            return _dropping(original(self, obj, request), held, request)
         return original(self, obj, request)
 
     return generate
 
 
-async def _dropping(answers: Any, held: list[Parcel]) -> AsyncIterator[Any]:
+async def _dropping(answers: Any, held: list[Parcel], request: Any) -> AsyncIterator[Any]:
     """The answers as they are; then what the request still holds is given back.
 
     A client that leaves is told to SGLang by an error, whose frames would keep media in shared memory until Python
@@ -209,6 +209,9 @@ async def _dropping(answers: Any, held: list[Parcel]) -> AsyncIterator[Any]:
         async with contextlib.aclosing(answers):
             async for answer in answers:
                 yield answer
+    except BaseException:
+        let_go(request)
+        raise
     finally:
         drop(held)
 

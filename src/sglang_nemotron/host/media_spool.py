@@ -82,6 +82,14 @@ def spooled(text: str) -> Spool | None:
     return _spools.get(text) if text.startswith(REFERENCE) else None
 
 
+def let_go(request: Any) -> None:
+    """For a request that fails: the error's frames would keep it, and its files, until Python collects its garbage.
+
+    Whoever reads one of the files at this moment holds it himself.
+    """
+    getattr(request, "nemotron_spools", []).clear()
+
+
 def open_bodies(stamp: str) -> None:
     """Lets SGLang's HTTP server read its bodies through us, where it has one; may be repeated."""
     server: Any = sys.modules.get(_SERVER)
