@@ -27,18 +27,21 @@ class Choice:
     router: str
 
 
+NONE = Choice(float("inf"), 0, "no router")
+
+
 class NearestChoice:
     """Watches the routers of a model; `take` gives the nearest choice since the last time and forgets it."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self._nearest = Choice(float("inf"), 0, "no router")
+        self._nearest = NONE
         for name, module in model.named_modules():
             if isinstance(module, NemotronHTopkRouter):
                 assert module.num_group == 1, "experts are also left out by groups, which this does not know"
                 module.register_forward_hook(self._watcher(name))
 
     def take(self) -> Choice:
-        found, self._nearest = self._nearest, Choice(float("inf"), 0, "no router")
+        found, self._nearest = self._nearest, NONE
         return found
 
     def _watcher(self, name: str) -> Any:

@@ -30,6 +30,7 @@ from omni_checks import (
     video,
 )
 from omni_media import SPEECH, film, photo, pixels, recording
+from router_choices import MIN_GAP
 from serving import (
     OMNI,
     OMNI_CHUNKED,
@@ -278,6 +279,7 @@ def test_logprobs_of_the_prompt(server: ServerProcess, truth: Golden):
         worst = float((ours.double() - golden_logprobs).abs().max())
         print(f"{one.name}: {len(places)} places of the prompt, {worst:.1e}")
         assert worst <= TOLERANCE
+        assert truth.nearest_choice(one, answer.tokens).gap >= MIN_GAP
 
 
 @pytest.mark.server(OMNI)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import urllib.request
 from pathlib import Path
 
 import pytest
 from scripted import SCRIPTED
 from serving import OMNI, TEXT_EXAMPLES
-from wordy.wordy_model import NUM_SPECIAL, UNLIKELY
+from wordy.wordy_model import UNLIKELY
 
 from sglang_nemotron.cli.server import ServerProcess
+from sglang_nemotron.parity.client import Client
 
 END = 11
 
@@ -24,11 +23,8 @@ def _end(server: ServerProcess, temperature: float) -> float:
         "return_logprob": True,
         "token_ids_logprob": [END],
     }
-    request = urllib.request.Request(
-        server.url + "/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=300) as reply:
-        (((logprob, token, _),),) = json.load(reply)["meta_info"]["output_token_ids_logprobs"]
+    reply = Client(server.url).post("/generate", body)
+    (((logprob, token, _),),) = reply["meta_info"]["output_token_ids_logprobs"]
     assert token == END
     return logprob
 
@@ -44,8 +40,8 @@ def test_sampled_replies_are_words_and_greedy_ones_whatever_the_weights_say(kind
 def test_special_tokens_are_where_the_plugin_looks_for_them(tmp_path: Path):
     from transformers import AutoTokenizer
 
-    from sglang_nemotron.checkpoint.spec import PRESETS
+    from sglang_nemotron.checkpoint.spec import NUM_RESERVED, PRESETS
     from sglang_nemotron.checkpoint.writer import write_checkpoint
 
     write_checkpoint(PRESETS["tiny"], tmp_path)
-    assert sorted(AutoTokenizer.from_pretrained(tmp_path).added_tokens_decoder) == list(range(NUM_SPECIAL))
+    assert sorted(AutoTokenizer.from_pretrained(tmp_path).added_tokens_decoder) == list(range(NUM_RESERVED))

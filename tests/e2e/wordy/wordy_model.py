@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-# ids below are special tokens, in tiny checkpoints as in the published ones
-NUM_SPECIAL = 1000
+from sglang_nemotron.checkpoint.spec import NUM_RESERVED
+
 UNLIKELY = 1000.0
 
 
@@ -32,7 +32,7 @@ def register() -> None:
         if sampling is not None and logits is not None and not sampling.is_all_greedy:
             # temperature 0 reaches the runner as a choice among one
             sampled = (sampling.top_ks != 1).to(logits.dtype)
-            logits[: len(sampled), :NUM_SPECIAL] -= UNLIKELY * sampled[:, None]
+            logits[: len(sampled), :NUM_RESERVED] -= UNLIKELY * sampled[:, None]
         return out
 
     wordy.wordy = True  # type: ignore[attr-defined]
