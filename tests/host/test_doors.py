@@ -18,7 +18,7 @@ import torch
 from sglang.srt.configs import hybrid_arch
 
 import sglang_nemotron
-from sglang_nemotron.host import budget, doors, drift, providers, refusal, reply_flags
+from sglang_nemotron.host import budget, doors, providers, refusal, release, reply_flags
 from sglang_nemotron.host.door import Door, nothing
 from sglang_nemotron.host.names import args
 from sglang_nemotron.host.wrapping import Wrap
@@ -292,15 +292,15 @@ def test_without_providers_the_command_line_decides(
     ],
 )
 def test_window(version: str, tested: bool) -> None:
-    assert drift.is_tested(version) is tested
+    assert release.is_tested(version) is tested
 
 
 def test_untested_release_warns_once_over_all_processes_and_is_proved() -> None:
     script = """
 import os, subprocess, sys
-from sglang_nemotron.host import drift
-drift.sglang_version = lambda: "9.9.9"
-drift.warn_if_untested(); drift.warn_if_untested()
+from sglang_nemotron.host import release
+release.sglang_version = lambda: "9.9.9"
+release.warn_if_untested(); release.warn_if_untested()
 if len(sys.argv) == 1:
     subprocess.run([sys.executable, "-c", os.environ["SCRIPT"], "child"], check=True)
 """
@@ -312,7 +312,7 @@ if len(sys.argv) == 1:
 
 
 def test_untested_release_is_proved(monkeypatch: pytest.MonkeyPatch, clean_refusal: None) -> None:
-    monkeypatch.setattr(drift, "sglang_version", lambda: "9.9.9")
+    monkeypatch.setattr(release, "sglang_version", lambda: "9.9.9")
     monkeypatch.delenv("SGLANG_NEMOTRON_WARNED_VERSION", raising=False)
     _config(monkeypatch)
     opened = [door for door in doors.DOORS if door.name != "config"]

@@ -70,7 +70,7 @@ BUDGETS = Door(
     needs=(_GRAMMARS,),
     proof=masks_are_exact,
     wraps=(
-        Wrap(_GRAMMARS, "GrammarManager", "process_req_with_grammar", _process),
+        Wrap(_GRAMMARS, "GrammarManager", "process_req_with_grammar", _process, takes=("req",)),
         Wrap(_GRAMMARS, "GrammarManager", "get_ready_grammar_requests", _ready),
     ),
     without="attaches no thinking budgets",

@@ -16,13 +16,13 @@ from sglang_nemotron.host import (
     bodies,
     budgets,
     config_tables,
-    drift,
     media,
     media_spool,
     packages,
     parsers,
     platform,
     refusal,
+    release,
     reply_flags,
     reply_http,
     requests,
@@ -58,7 +58,7 @@ DOORS: tuple[Door, ...] = (
 
 def open_all() -> None:
     """Opens every door, and proves those whose stage has come; a fault refuses our architectures, nothing else."""
-    drift.warn_if_untested()
+    release.warn_if_untested()
     engine_here = REGISTRY in sys.modules
     for door in DOORS:
         if _guarded(door, door.open) and (door.stage == "args" or (door.stage == "engine" and engine_here)):

@@ -239,6 +239,10 @@ def _check_template(serving: Any, request: Any, result: Any) -> None:
 _MANAGER = "sglang.srt.managers.tokenizer_manager"
 _CHAT = "sglang.srt.entrypoints.openai.serving_chat"
 
+_APPENDS = ("prompt_ids", "assistant_prefix")
+_ENDS = ("processed_messages", "is_multimodal")
+_RENDERS = ("messages", "tools", "template_kwargs", "encode_kwargs", "use_cache", "add_generation_prompt")
+
 MEDIA = Door(
     "media",
     "http",
@@ -246,12 +250,20 @@ MEDIA = Door(
     needs=(_MANAGER, _CHAT),
     wraps=(
         Wrap(_MANAGER, "TokenizerManager", "init_tokenizer_and_processor", _init_processor),
-        Wrap(_MANAGER, "TokenizerManager", "generate_request", _generate_request),
-        Wrap(_MANAGER, "TokenizerManager", "_validate_one_request", _validate_one_request),
-        Wrap(_CHAT, "OpenAIServingChat", "_process_messages", _process_messages),
-        Wrap(_CHAT, "OpenAIServingChat", "_render_and_encode_chat_template", _render),
-        Wrap(_CHAT, "OpenAIServingChat", "_append_assistant_prefix_to_prompt_ids", _append_prefix),
-        Wrap(_CHAT, "OpenAIServingChat", "_engine_prompt", _engine_prompt),
+        Wrap(_MANAGER, "TokenizerManager", "generate_request", _generate_request, takes=("obj", "request")),
+        Wrap(_MANAGER, "TokenizerManager", "_validate_one_request", _validate_one_request, takes=("obj", "input_ids")),
+        Wrap(_CHAT, "OpenAIServingChat", "_process_messages", _process_messages, takes=("request",)),
+        Wrap(_CHAT, "OpenAIServingChat", "_render_and_encode_chat_template", _render, takes=_RENDERS),
+        Wrap(
+            _CHAT,
+            "OpenAIServingChat",
+            "_append_assistant_prefix_to_prompt_ids",
+            _append_prefix,
+            takes=("prompt_ids", "assistant_prefix"),
+        ),
+        Wrap(
+            _CHAT, "OpenAIServingChat", "_engine_prompt", _engine_prompt, takes=("processed_messages", "is_multimodal")
+        ),
     ),
     without="does not show media to us",
     wanted=wants_media,

@@ -112,8 +112,10 @@ PARSERS = Door(
     opens=open_parsers,
     proof=parsers_are_ours,
     wraps=(
-        Wrap(_REASONING, "ReasoningParser", "__init__", _showing(_show_request)),
-        Wrap(_TOOL_CALLS, "FunctionCallParser", "__init__", _showing(_show_prompt)),
+        Wrap(_REASONING, "ReasoningParser", "__init__", _showing(_show_request), takes=("model_type",)),
+        Wrap(
+            _TOOL_CALLS, "FunctionCallParser", "__init__", _showing(_show_prompt), takes=("tools", "tool_call_parser")
+        ),
     ),
     without="does not show our parsers the request",
 )

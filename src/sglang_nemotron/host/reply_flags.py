@@ -79,7 +79,7 @@ FLAGS = Door(
     opens=open_flags,
     proof=names_are_accepted,
     # our choice stands behind SGLang's; the one caller holds a reference of its own
-    wraps=(Wrap(_DETECTION, "", "resolve_auto_parsers", _then_choose, held_by=(_ENGINE,)),),
+    wraps=(Wrap(_DETECTION, "", "resolve_auto_parsers", _then_choose, takes=("server_args",), held_by=(_ENGINE,)),),
     without="does not ask for our choice of parsers",
 )
 

@@ -173,9 +173,9 @@ REPLIES = Door(
     opens=PARSERS.open,
     proof=PARSERS.is_ours,
     wraps=(
-        Wrap(_CHAT, "OpenAIServingChat", "_process_messages", _process_messages),
-        Wrap(_RESPONSES, "OpenAIServingResponses", "_make_request", _make_request),
-        Wrap(_MANAGER, "TokenizerManager", "generate_request", _generate_request),
+        Wrap(_CHAT, "OpenAIServingChat", "_process_messages", _process_messages, takes=("request",)),
+        Wrap(_RESPONSES, "OpenAIServingResponses", "_make_request", _make_request, takes=("request",)),
+        Wrap(_MANAGER, "TokenizerManager", "generate_request", _generate_request, takes=("obj", "request")),
     ),
     without="does not show requests to our parsers",
 )

@@ -89,7 +89,7 @@ REQUESTS = Door(
     "token ids checked against the vocabulary",
     needs=(_MANAGER,),
     proof=_unknown_ids_are_refused,
-    wraps=(Wrap(_MANAGER, "TokenizerManager", _METHOD, _check_first),),
+    wraps=(Wrap(_MANAGER, "TokenizerManager", _METHOD, _check_first, takes=("obj", "input_ids")),),
     without="goes without our check of requests",
 )
 

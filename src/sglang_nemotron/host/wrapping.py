@@ -19,7 +19,8 @@ Around = Callable[[Callable[..., Any]], Callable[..., Any]]
 class Wrap:
     """`owner.name` in `module`, and the function that makes ours of it.
 
-    owner: a class, or "" for a function of the module. inherited: the class has the method from a base, and gets one of
+    owner: a class, or "" for a function of the module. takes: the parameters that ours hands on or looks at by place;
+    what follows them it passes through. inherited: the class has the method from a base, and gets one of
     its own. held_by: other modules that import the function by name; each that is there gets ours too.
     """
 
@@ -27,6 +28,7 @@ class Wrap:
     owner: str
     name: str
     around: Around
+    takes: tuple[str, ...] = ()
     inherited: bool = False
     held_by: tuple[str, ...] = ()
 
