@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
-import importlib.util
 import inspect
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -106,10 +105,16 @@ def _missing_names() -> Iterator[tuple[str, str]]:
         except ImportError as error:
             yield module, f"cannot be imported: {error}"
             continue
-        # a package has its modules, once somebody imports them
-        submodule = hasattr(found, "__path__") and importlib.util.find_spec(f"{module}.{name}")
-        if not hasattr(found, name) and not submodule:
+        if not hasattr(found, name) and not _is_submodule(f"{module}.{name}"):
             yield module, f"has no {name}"
+
+
+def _is_submodule(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
 
 
 def _wrong_signature(wrap: Wrap) -> list[str]:
