@@ -67,7 +67,8 @@ def test_steps_of_forms_that_serve_equal_the_reference(name: str, dtype: torch.d
         y = module.conv1d_step(case.x_TC, case.weight_CK, case.bias_C, state, slots_B=slots_B)
         # a row of padding promises nothing
         results.append((y[:4], state))
-    assert_near(results[0][0], results[1][0], TOLERANCE[dtype])
+    # two fp32 sums on either side of a tie are a whole step of 16 bits apart
+    assert_near(results[0][0], results[1][0], 2 * TOLERANCE[dtype])
     assert_near(results[0][1], results[1][1], 0.0)
 
 

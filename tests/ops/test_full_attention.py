@@ -9,6 +9,8 @@ from ops_cases import NAN, assert_near, error, fast, form, ours, serving
 REFERENCE, TORCH = form("full_attention", "reference"), form("full_attention", "torch")
 FORMS, FAST = ours("full_attention"), fast("full_attention")
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-7}
+# torch's kernels on a GPU add up in another order
+TOLERANCE_CUDA = {torch.float32: 4e-6, torch.bfloat16: 2**-7}
 LENGTHS = [[5], [1], [7, 7, 7], [3, 9, 9, 1, 3], [2, 2, 64, 2]]
 
 
@@ -22,8 +24,9 @@ def inputs(lengths: list[int], dtype: torch.dtype = torch.float32) -> tuple[torc
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_equals_reference(name: str, lengths: list[int], dtype: torch.dtype) -> None:
     given = inputs(lengths, dtype)
+    tolerance = (TOLERANCE_CUDA if "@cuda" in name else TOLERANCE)[dtype]
     expected = REFERENCE.full_attention(*given, lengths=lengths)
-    assert_near(form("full_attention", name).full_attention(*given, lengths=lengths), expected, TOLERANCE[dtype])
+    assert_near(form("full_attention", name).full_attention(*given, lengths=lengths), expected, tolerance)
 
 
 @pytest.mark.parametrize("name", FORMS)
