@@ -26,7 +26,7 @@ demo: $(READY) ## make a tiny checkpoint, serve it, talk to it: the main job in 
 	@$(BIN)/sglang-nemotron demo
 
 test: $(READY) ## run the tests, real servers included, without the full matrix and without a GPU
-	$(BIN)/python -m pytest -m "not matrix and not gpu"
+	$(BIN)/python -m pytest -m "not matrix and not gpu" --durations=15 --durations-min=1
 
 matrix: $(READY) ## run the full matrix of shapes, modes and prompts as well (about an hour), and write benchmarks/matrix.json
 	$(BIN)/python -m pytest -m "not gpu" --junitxml=$(REPORT); status=$$?; \

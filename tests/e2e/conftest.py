@@ -6,7 +6,9 @@ A test asks for the fixture `server` and says what it wants with the marker: `@p
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,17 @@ from sglang_nemotron.cli.server import ServerProcess
 # a session without the matrix must stay quick: one start costs half a minute
 MAX_STARTS = 12
 
-_starts = 0
+_starts: list[Start] = []
 _matrix_ran = False
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a server, for the report at the end. seconds: until it was ready, None if it was refused."""
+
+    test: str
+    flags: str
+    seconds: float | None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,25 +49,40 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if _starts > MAX_STARTS and not _matrix_ran:
+    if len(_starts) > MAX_STARTS and not _matrix_ran:
         terminal = session.config.pluginmanager.get_plugin("terminalreporter")
         if terminal is not None:
             terminal.write_line(
-                f"{_starts} servers were started; without the matrix at most {MAX_STARTS} may be: share one, or mark "
+                f"{len(_starts)} servers were started; without the matrix at most {MAX_STARTS} may be: share one, or mark "
                 "the test `matrix`",
                 red=True,
             )
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _starts:
+        return
+    ready = [start for start in _starts if start.seconds is not None]
+    whole = sum(start.seconds or 0 for start in ready)
+    terminalreporter.section(f"{len(_starts)} server starts, {whole:.0f} s until they were ready")
+    for start in sorted(_starts, key=lambda start: -(start.seconds or 0)):
+        took = "refused" if start.seconds is None else f"{start.seconds:.0f} s"
+        terminalreporter.write_line(f"{took:>8} {start.test}  {start.flags}"[:118])
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _count_starts() -> Iterator[None]:
-    start = ServerProcess.start
+    begin = ServerProcess.start
 
     def counted(self: ServerProcess) -> ServerProcess:
-        global _starts
-        _starts += 1
-        return start(self)
+        test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0]
+        flags = " ".join(self.command[self.command.index("--port") + 2 :])
+        _starts.append(Start(test, flags, None))
+        at = len(_starts) - 1
+        begin(self)
+        _starts[at] = replace(_starts[at], seconds=self.seconds_to_ready)
+        return self
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ServerProcess, "start", counted)

@@ -17,6 +17,7 @@ from sglang.srt.configs import hybrid_arch
 import sglang_nemotron
 from sglang_nemotron.host import doors, drift, refusal
 from sglang_nemotron.host.names import args
+from support.waiting import NET_S
 
 ROWS = {door.name: door for door in doors.DOORS}
 registry = importlib.import_module("sglang.srt.models.registry").ModelRegistry
@@ -280,7 +281,7 @@ if len(sys.argv) == 1:
 """
     env = {**os.environ, "SCRIPT": script}
     env.pop("SGLANG_NEMOTRON_WARNED_VERSION", None)
-    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=200)
+    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=NET_S)
     assert run.returncode == 0, run.stderr
     assert run.stderr.count("9.9.9 is outside the tested window") == 1
 
@@ -327,5 +328,5 @@ print(ModelRegistry.resolve_model_cls(["NemotronHForCausalLM"])[0].__module__)
         "SGLANG_HTTP_SERVER_APP_PATH",
     ):
         env.pop(name, None)
-    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=300)
+    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=NET_S)
     assert run.stdout.split()[-1:] == ["sglang.srt.models.nemotron_h"], run.stderr[-2000:]
