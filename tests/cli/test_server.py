@@ -14,6 +14,7 @@ import pytest
 from sglang_nemotron.cli import server
 from sglang_nemotron.cli.guard import Guard
 from sglang_nemotron.cli.server import ServerFailed, ServerProcess, free_port, stage_of
+from support.children import end_with_parent
 from support.waiting import NET_S, at_least, eventually
 
 # says what SGLang says, keeps a child, answers /health; the checkpoint's name chooses what it does. A stubborn one's
@@ -219,8 +220,7 @@ def test_a_test_run_that_is_killed_leaves_no_server(signals: list[signal.Signals
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        # tests that run in the background of a shell ignore ctrl-C, and so would what they start
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=end_with_parent,
     )
     try:
         assert eventually((run_folder / "pid").exists)

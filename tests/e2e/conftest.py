@@ -53,8 +53,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         terminal = session.config.pluginmanager.get_plugin("terminalreporter")
         if terminal is not None:
             terminal.write_line(
-                f"{len(_starts)} servers were started; without the matrix at most {MAX_STARTS} may be: share one, or mark "
-                "the test `matrix`",
+                f"{len(_starts)} servers were started; without the matrix at most {MAX_STARTS} may be: share one, or "
+                "mark the test `matrix`",
                 red=True,
             )
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from clip_sound import trailing_tokens
 
-from support.waiting import NET_S
+from support.children import run
 
 DEMO = [str(Path(sys.executable).parent / "sglang-nemotron"), "demo", "--only", "omni"]
 # tokens of each prompt. The photo is 20 x 15 tokens and its two tags, after a system turn of 18; the others' questions
@@ -29,7 +28,7 @@ PROMPTS = {
 @pytest.mark.server
 @pytest.mark.matrix
 def test_demo_shows_every_medium_and_cleans_up(tmp_path: Path):
-    done = subprocess.run([*DEMO, "--dir", tmp_path], capture_output=True, text=True, timeout=NET_S, check=False)
+    done = run([*DEMO, "--dir", tmp_path])
     assert done.returncode == 0, done.stdout + done.stderr
     prompts = {
         name.strip(): int(tokens)
