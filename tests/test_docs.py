@@ -14,6 +14,7 @@ import pytest
 
 from sglang_nemotron import cli
 from sglang_nemotron.prompt.options import _TOP, _VARIABLES, ENVIRONMENT, SETTINGS, MediaLimits
+from support.waiting import NET_S
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted(
@@ -104,7 +105,7 @@ def test_readme_names_every_command():
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))
 def test_help_works(name: str):
-    done = subprocess.run([SCRIPT, name, "--help"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([SCRIPT, name, "--help"], capture_output=True, text=True, timeout=NET_S)
     assert done.returncode == 0, done.stderr
     assert f"sglang-nemotron {name}" in done.stdout
 

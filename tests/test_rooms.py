@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from support.waiting import NET_S
+
 REPOSITORY = Path(__file__).parent.parent
 PACKAGE = "sglang_nemotron"
 MAX_LINES = 400
@@ -149,7 +151,7 @@ for name in {names}:
     except ImportError as error:
         print(name, error)
 """
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=NET_S)
     return [*run.stdout.splitlines(), *([run.stderr] if run.returncode else [])]
 
 

@@ -11,6 +11,7 @@ from openai import OpenAI
 from scripted import SCRIPTED, Heard, ask, script, stream
 
 from sglang_nemotron.cli.server import ServerProcess
+from support.waiting import NET_S
 
 pytestmark = pytest.mark.server(SCRIPTED)
 
@@ -139,7 +140,7 @@ def test_responses_streamed(server: ServerProcess) -> None:
 
 def post(server: ServerProcess, path: str, body: dict[str, Any]) -> str:
     request = urllib.request.Request(server.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=300) as reply:
+    with urllib.request.urlopen(request, timeout=NET_S) as reply:
         return reply.read().decode()
 
 

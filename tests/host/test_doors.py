@@ -22,6 +22,7 @@ from sglang_nemotron.host import budget, doors, providers, refusal, release, rep
 from sglang_nemotron.host.door import Door, nothing
 from sglang_nemotron.host.names import args
 from sglang_nemotron.host.wrapping import Wrap
+from support.waiting import NET_S
 
 ROWS = {door.name: door for door in doors.DOORS}
 registry = importlib.import_module("sglang.srt.models.registry").ModelRegistry
@@ -306,7 +307,7 @@ if len(sys.argv) == 1:
 """
     env = {**os.environ, "SCRIPT": script}
     env.pop("SGLANG_NEMOTRON_WARNED_VERSION", None)
-    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=200)
+    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=NET_S)
     assert run.returncode == 0, run.stderr
     assert run.stderr.count("9.9.9 is outside the tested window") == 1
 
@@ -353,5 +354,5 @@ print(ModelRegistry.resolve_model_cls(["NemotronHForCausalLM"])[0].__module__)
         "SGLANG_HTTP_SERVER_APP_PATH",
     ):
         env.pop(name, None)
-    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=300)
+    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=NET_S)
     assert run.stdout.split()[-1:] == ["sglang.srt.models.nemotron_h"], run.stderr[-2000:]

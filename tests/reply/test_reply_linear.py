@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-import time
-
 import pytest
 from reply_texts import TOOLS
 
 from sglang_nemotron.reply.grammar import ReplyParser
+from support.costs import cost
 
 KB = 1024
 HEAD = "</think>\n<tool_call>\n<function=set>\n"
@@ -45,22 +43,15 @@ def reply(shape: str, size: int) -> str:
 
 
 def seconds(text: str, chunk: int) -> float:
-    """Processor time of one parse in this thread, the best of two.
+    """Processor time of one parse, the best of two."""
 
-    Without the collector: what it costs grows with everything that other tests left in this process.
-    """
-    best = float("inf")
-    for _ in range(2):
-        gc.collect()
-        gc.disable()
-        start = time.thread_time()
+    def parse() -> None:
         parser = ReplyParser(TOOLS)
         for at in range(0, len(text), chunk):
             parser.feed(text[at : at + chunk])
         parser.finish()
-        best = min(best, time.thread_time() - start)
-        gc.enable()
-    return best
+
+    return cost(parse, runs=2)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -86,11 +77,6 @@ def test_a_planted_quadratic_parser_is_caught(monkeypatch: pytest.MonkeyPatch) -
 
     def run(size: int) -> float:
         seen.clear()
-        start = time.process_time()
-        parser = ReplyParser(TOOLS)
-        text = reply("thinking", size)
-        for at in range(0, len(text), 4):
-            parser.feed(text[at : at + 4])
-        return time.process_time() - start
+        return seconds(reply("thinking", size), 4)
 
     assert run(64 * KB) / run(16 * KB) > 9
