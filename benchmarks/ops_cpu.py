@@ -26,7 +26,7 @@ from sglang_nemotron.ops import (
     ssd_torch,
     ssm_step_torch,
 )
-from sglang_nemotron.ops.cargo import Ragged
+from sglang_nemotron.ops.batch import Ragged
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ from sglang.srt.models.parakeet import ParakeetExtractor
 from sglang.srt.utils.common import load_audio
 from transformers import PretrainedConfig
 
-from sglang_nemotron.config_omni import SoundRule
-from sglang_nemotron.prompt.audio_file import read_sound
+from sglang_nemotron.config.omni import SoundRule
+from sglang_nemotron.media.audio.file import read_sound
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEECH = ROOT / "tests" / "data" / "media" / "speech.mp3"

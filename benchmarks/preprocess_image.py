@@ -23,9 +23,9 @@ import torch
 from machine import machine
 from PIL import Image
 
-from sglang_nemotron.config_omni import ImageRule
-from sglang_nemotron.prompt.image import image_budget, picture
-from sglang_nemotron.prompt.image_file import read_image
+from sglang_nemotron.config.omni import ImageRule
+from sglang_nemotron.media.image.file import read_image
+from sglang_nemotron.media.image.picture import image_budget, picture
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 RULE = ImageRule(patch_size=16, merge_size=2, min_patches=1024, max_patches=13312, mean=MEAN, std=STD)

@@ -321,7 +321,7 @@ def sound_parts(files: dict[str, tuple[str, bytes]]) -> dict[str, Callable[[], A
     from sglang.srt.models.parakeet import ParakeetExtractor
     from transformers import PretrainedConfig
 
-    from sglang_nemotron.prompt.audio import sound
+    from sglang_nemotron.media.audio.mel import sound
 
     data = next(data for kind, data in files.values() if kind == "audio")
     samples, _ = soundfile.read(io.BytesIO(data), dtype="float32")

@@ -34,10 +34,10 @@ from transformers.models.nemotron_h_omni.video_processing_nemotron_h_omni import
     NemotronH_Omni_Reasoning_V3VideoProcessor,
 )
 
-from sglang_nemotron.config_omni import VideoRule
+from sglang_nemotron.config.omni import VideoRule
+from sglang_nemotron.media.video.file import VideoFile, read_clip
+from sglang_nemotron.media.video.sampling import Resizer, new_frames, sample_indices, video_grid
 from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
-from sglang_nemotron.prompt.video import Resizer, new_frames, sample_indices, video_grid
-from sglang_nemotron.prompt.video_file import VideoFile, read_clip
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 RULE = VideoRule(

@@ -21,14 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "reply"))
-
-from reply_intree import InTree, streamed  # noqa: E402
-from reply_texts import OPENAI_TOOLS, TOOLS  # noqa: E402
+sys.path.insert(0, str(ROOT / "tests"))
 
 from sglang_nemotron.reply.grammar import Call, Reply, ReplyParser, collect, parse_reply  # noqa: E402
 from sglang_nemotron.reply.reasoning import ReasoningStage  # noqa: E402
 from sglang_nemotron.reply.tools import ToolStage  # noqa: E402
+from support.reply_intree import InTree, streamed  # noqa: E402
+from support.reply_texts import OPENAI_TOOLS, TOOLS  # noqa: E402
 
 WORDS = ("the", "model", "reads", "prompts", "of", "many", "tokens", "and", "writes", "code", "in", "several", "lines")
 # about what a tokenizer does to such text: tags whole, words with their space, runs of newlines

@@ -23,15 +23,15 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests" / "e2e"), str(ROOT / "tests" / "reply"), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 from reply_speed import reply  # noqa: E402
-from reply_texts import OPENAI_TOOLS  # noqa: E402
-from scripted import PARSERS, PLUGIN, streams  # noqa: E402
 
 from sglang_nemotron.checkpoint.spec import PRESETS  # noqa: E402
 from sglang_nemotron.checkpoint.writer import write_checkpoint  # noqa: E402
 from sglang_nemotron.cli.server import ServerProcess  # noqa: E402
+from support.reply_texts import OPENAI_TOOLS  # noqa: E402
+from support.scripted import PARSERS, PLUGIN, streams  # noqa: E402
 
 HOOK = str(ROOT / "benchmarks" / "reply_hook")
 

@@ -225,12 +225,12 @@ RULES: dict[Callable[[Path], list[str]], list[tuple[str, str]]] = {
     wrong_directions: [
         ("ops/router_torch.py", "from sglang_nemotron.decoder import shards\n"),
         ("state/plan.py", "def f():\n    from sglang_nemotron.models import nemotron_h\n"),
-        ("reply/tools.py", "import sglang_nemotron.config\n"),
+        ("reply/tools.py", "import sglang_nemotron.config.decoder\n"),
         ("host/refusal.py", "from sglang_nemotron.host import release\n"),
         ("decoder/stack.py", "from sglang_nemotron.host import doors\n"),
         ("host/startup.py", "from sglang_nemotron.host.doors import prove_all\n"),
-        ("config.py", "from . import ops\n"),
-        ("faults.py", "from sglang_nemotron import config\n"),
+        ("config/decoder.py", "from . import ops\n"),
+        ("config/faults.py", "from sglang_nemotron import config\n"),
         ("attic/old.py", ""),
     ],
     sglang_outside_host: [
@@ -241,7 +241,7 @@ RULES: dict[Callable[[Path], list[str]], list[tuple[str, str]]] = {
         ("reply/tools.py", "import sglang\n"),
         ("ops/router_reference.py", "import triton\n"),
         ("checkpoint/values.py", "from sglang.srt import utils\n"),
-        ("state/layout.py", "from sglang_nemotron.host.names import args\n"),
+        ("state/layout.py", "from sglang_nemotron.sglang_api import args\n"),
     ],
     differing_twins: [
         ("ops/router_torch.py", "def extra(x):\n    return x\n"),
@@ -252,7 +252,7 @@ RULES: dict[Callable[[Path], list[str]], list[tuple[str, str]]] = {
         ("decoder/utils.py", ""),
         ("decoder/long.py", "x = 1\n" * (MAX_LINES + 1)),
     ],
-    foreign_paths: [("config.py", "# see /" + "work/notes\n")],
+    foreign_paths: [("config/decoder.py", "# see /" + "work/notes\n")],
 }
 
 

@@ -18,7 +18,7 @@ from sglang_nemotron.checkpoint.spec import PRESETS, CheckpointSpec
 from sglang_nemotron.checkpoint.tensors import SourceTensor, inventory
 from sglang_nemotron.checkpoint.values import make_values
 from sglang_nemotron.checkpoint.writer import stored_tensors, write_checkpoint
-from sglang_nemotron.config import decoder_spec
+from sglang_nemotron.config.decoder import decoder_spec
 
 TOY = PRESETS["toy"]
 

@@ -19,8 +19,8 @@ from sglang_nemotron.checkpoint.quant_layout import excluded_modules, hf_quant_c
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS
 from sglang_nemotron.checkpoint.tower_spec import TowerSpec
 from sglang_nemotron.checkpoint.writer import all_tensors, stored_tensors, write_checkpoint
-from sglang_nemotron.config import decoder_spec
-from sglang_nemotron.config_omni import is_nano_omni, omni_spec
+from sglang_nemotron.config.decoder import decoder_spec
+from sglang_nemotron.config.omni import is_nano_omni, omni_spec
 
 FULL, TOY = OMNI_PRESETS["full"], OMNI_PRESETS["toy"]
 # reconstructed from a transcription of the published config.json

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sglang_nemotron.cli import demo, demo_media
-from sglang_nemotron.prompt import libraries
+from sglang_nemotron.media import libraries
 
 TEST_MEDIA = Path(__file__).parents[1] / "data" / "media"
 

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from test_shards import NUM_TOKENS, make_spec, mixer_weights, rank_weights, whole_mixer
 from torch import nn
 
-from sglang_nemotron.config import DecoderSpec
+from decoder.test_shards import NUM_TOKENS, make_spec, mixer_weights, rank_weights, whole_mixer
+from sglang_nemotron.config.decoder import DecoderSpec
 from sglang_nemotron.decoder import mamba
 from sglang_nemotron.decoder.parallel import Ranks
 from sglang_nemotron.ops import Ragged

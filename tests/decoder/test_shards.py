@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sglang_nemotron.config import DecoderSpec
+from sglang_nemotron.config.decoder import DecoderSpec
 from sglang_nemotron.decoder import shards
 
 # fp64 sums of at most a few hundred terms of order one, in another order

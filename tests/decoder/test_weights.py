@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from sglang_nemotron.config import DecoderSpec, decoder_spec
+from sglang_nemotron.config.decoder import DecoderSpec, decoder_spec
 from sglang_nemotron.decoder.weights import DecoderWeights
 
 CONFIG = {

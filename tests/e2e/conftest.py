@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import MAIN, Served, Servers
 
 from sglang_nemotron.cli.server import ServerProcess
+from support.serving import MAIN, Served, Servers
 
 # a session without the matrix must stay quick: one start costs half a minute
 MAX_STARTS = 12

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from openai import BadRequestError
-from scripted import SCRIPTED, Heard, ask, script, stream, streams
 
 from sglang_nemotron.cli.server import ServerProcess
+from support.scripted import SCRIPTED, Heard, ask, script, stream, streams
 from support.waiting import NET_S
 
 pytestmark = pytest.mark.server(SCRIPTED)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from serving import Servers, running
 
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.cli.server import ServerProcess
+from support.serving import Servers, running
 from support.waiting import NET_S, eventually
 
 _CLIENT = """

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from clip_sound import trailing_tokens
 
 from support.children import run
+from support.clip_sound import trailing_tokens
 
 DEMO = [str(Path(sys.executable).parent / "sglang-nemotron"), "demo", "--only", "omni"]
 # tokens of each prompt. The photo is 20 x 15 tokens and its two tags, after a system turn of 18; the others' questions

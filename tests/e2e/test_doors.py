@@ -8,11 +8,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from faults import NO_OVERWRITE, Fault, import_error, lost_name, plant
-from serving import Servers
 
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.cli.server import ServerFailed, ServerProcess
+from support.faults import NO_OVERWRITE, Fault, import_error, lost_name, plant
+from support.serving import Servers
 from support.waiting import NET_S
 
 TOY = PRESETS["toy"]
@@ -29,7 +29,7 @@ MORE_FAULTS = {
     "config, import error": (import_error("sglang_nemotron.host.hf_config"), "planted"),
     "startup, import error": (import_error("sglang_nemotron.host.startup"), "planted"),
     "processors, import error": (import_error("sglang_nemotron.processors"), "planted"),
-    "requests, import error": (import_error("sglang_nemotron.host.requests"), "planted"),
+    "requests, import error": (import_error("sglang_nemotron.host.http.requests"), "planted"),
     "requests, missing SGLang symbol": (
         Fault(
             "sglang.srt.managers.tokenizer_manager",
@@ -43,11 +43,11 @@ MORE_FAULTS = {
         "would start HTTP workers with of.somebody:app",
     ),
     "parser flags, import error": (import_error("sglang_nemotron.host.reply_flags"), "planted"),
-    "parsers, import error": (import_error("sglang_nemotron.host.replies"), "planted"),
-    "replies, import error": (import_error("sglang_nemotron.host.reply_http"), "planted"),
+    "parsers, import error": (import_error("sglang_nemotron.host.detectors"), "planted"),
+    "replies, import error": (import_error("sglang_nemotron.host.http.replies"), "planted"),
     "budgets, import error": (import_error("sglang_nemotron.host.budget"), "planted"),
     "doors, import error": (import_error("sglang_nemotron.host.doors"), "planted"),
-    "config, read by us alone": (import_error("sglang_nemotron.config"), "planted"),
+    "config, read by us alone": (import_error("sglang_nemotron.config.decoder"), "planted"),
     "platform, import error": (import_error("sglang_nemotron.host.cpu"), "planted"),
 }
 ALL = [pytest.param(name, id=name) for name in FAULTS]

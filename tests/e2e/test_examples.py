@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from serving import TEXT_EXAMPLES
 
 from sglang_nemotron.cli.server import ServerProcess
+from support.serving import TEXT_EXAMPLES
 from support.waiting import NET_S
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from clip_sound import trailing_tokens
-from serving import OMNI
 
 from sglang_nemotron.cli.demo_media import clip, photo, speech
 from sglang_nemotron.cli.server import ServerProcess
+from support.clip_sound import trailing_tokens
+from support.serving import OMNI
 from support.waiting import NET_S
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -9,13 +9,12 @@ import os
 from dataclasses import replace
 
 import pytest
-import test_budget
 import test_replies
-import test_replies_tools
-from scripted import PARSERS, PLUGIN
-from serving import Served
 
+from e2e import test_budget, test_replies_tools
 from sglang_nemotron.checkpoint.spec import PRESETS
+from support.scripted import PARSERS, PLUGIN
+from support.serving import Served
 
 # the smallest sizes that SGLang's CUDA kernels take
 SMALL = replace(

@@ -6,12 +6,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from faults import Fault, plant
-from serving import Served, Servers, Usage, usage
 
 from sglang_nemotron.cli.server import ServerProcess
 from sglang_nemotron.parity.client import Client, ServerError
 from sglang_nemotron.parity.prompts import make_prompt
+from support.faults import Fault, plant
+from support.serving import Served, Servers, Usage, usage
 
 # each plant acts once its file is there, so that the server starts sound
 _LOST_SLOT = """

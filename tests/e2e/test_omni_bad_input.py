@@ -21,8 +21,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from omni_media import film, photo, recording
-from omni_requests import (
+
+from sglang_nemotron.cli.server import ServerProcess
+from support.omni_media import film, photo, recording
+from support.omni_requests import (
     Wish,
     difference,
     holdings,
@@ -31,9 +33,7 @@ from omni_requests import (
     text,
     uri,
 )
-from serving import OMNI
-
-from sglang_nemotron.cli.server import ServerProcess
+from support.serving import OMNI
 from support.waiting import NET_S, eventually
 
 CHAT, GENERATE = "/v1/chat/completions", "/generate"

@@ -8,11 +8,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from omni_requests import Said, Shelf, Wish, difference, draw_wish, holdings, tell, tell_together
-from serving import LEAK_S, OMNI, running
 
 from sglang_nemotron.cli.server import ServerProcess
 from sglang_nemotron.parity.client import Client
+from support.omni_requests import Said, Shelf, Wish, difference, draw_wish, holdings, tell, tell_together
+from support.serving import LEAK_S, OMNI, running
 from support.waiting import eventually
 
 # of 20 mixes and of the whole matrix; a failure tells which seed it was

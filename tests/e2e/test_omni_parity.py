@@ -12,7 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from omni_checks import (
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from sglang_nemotron.cli.server import ServerProcess
+from sglang_nemotron.parity import reference_media
+from sglang_nemotron.parity.client import Client
+from support.omni_checks import (
     IMAGE_ID,
     SOUND_ID,
     TOLERANCE,
@@ -29,9 +34,9 @@ from omni_checks import (
     problem_of,
     video,
 )
-from omni_media import SPEECH, film, photo, pixels, recording
-from router_choices import MIN_GAP
-from serving import (
+from support.omni_media import SPEECH, film, photo, pixels, recording
+from support.router_choices import MIN_GAP
+from support.serving import (
     OMNI,
     OMNI_CHUNKED,
     OMNI_IN_ORDER,
@@ -42,11 +47,6 @@ from serving import (
     Served,
     Servers,
 )
-from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
-
-from sglang_nemotron.cli.server import ServerProcess
-from sglang_nemotron.parity import reference_media
-from sglang_nemotron.parity.client import Client
 
 # longer than the steps in which states are kept, so that the cache can cover all that stands before it
 QUESTION = (

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from parity_checks import PREFILL_CHUNK, VOCAB_SIZE, assert_equal, boundary_prompts, no_tick, reference
-from serving import MAIN, Served, Servers, running
 
 from sglang_nemotron.cli.server import ServerProcess
 from sglang_nemotron.parity import modes
 from sglang_nemotron.parity.client import Client
 from sglang_nemotron.parity.prompts import make_prompt, make_prompts
+from support.parity_checks import PREFILL_CHUNK, VOCAB_SIZE, assert_equal, boundary_prompts, no_tick, reference
+from support.serving import MAIN, Served, Servers, running
 from support.waiting import NET_S, eventually
 
 FLOAT32 = ("--dtype", "float32")

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from serving import MAIN, Servers
 
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.cli.server import ServerProcess
 from support.children import run
+from support.serving import MAIN, Servers
 
 PARITY = [sys.executable, "-m", "sglang_nemotron", "parity"]
 

@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 import torch
-from parity_checks import assert_equal, reference
-from serving import Servers
 
 from sglang_nemotron.checkpoint.spec import PRESETS, CheckpointSpec
 from sglang_nemotron.parity.client import Answer
 from sglang_nemotron.parity.compare import compare, noise, verdict
 from sglang_nemotron.parity.prompts import make_prompts
 from sglang_nemotron.parity.reference import Reference
+from support.parity_checks import assert_equal, reference
+from support.serving import Servers
 from support.waiting import NET_S
 
 # SGLang starts for real, if not as a server

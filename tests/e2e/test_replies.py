@@ -6,14 +6,14 @@ import json
 from typing import Any
 
 import pytest
-from scripted import SCRIPTED, Heard, ask, asks, script, stream, streams
 
 from sglang_nemotron.cli.server import ServerProcess
+from support.scripted import SCRIPTED, Heard, ask, asks, script, stream, streams
 
 pytest.register_assert_rewrite("test_reply_cases")
 
-from reply_texts import OPENAI_TOOLS  # noqa: E402
-from test_reply_cases import CASES, exact  # noqa: E402
+from reply.test_reply_cases import CASES, exact  # noqa: E402
+from support.reply_texts import OPENAI_TOOLS  # noqa: E402
 
 pytestmark = pytest.mark.server(SCRIPTED)
 
@@ -128,7 +128,8 @@ def test_a_reply_cut_in_a_call_is_whole_json(hear: Any, server: ServerProcess) -
 def test_several_replies_to_one_question(hear: Any, server: ServerProcess) -> None:
     """`n` replies share a request, and no parser."""
     from openai import OpenAI
-    from scripted import asked
+
+    from support.scripted import asked
 
     client = OpenAI(base_url=f"{server.url}/v1", api_key="EMPTY")
     arguments = asked("r\n</think>\n" + PARIS, tools=OPENAI_TOOLS) | {"n": 3}

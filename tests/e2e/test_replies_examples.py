@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from scripted import SCRIPTED
 
 from sglang_nemotron.cli.server import ServerProcess
+from support.scripted import SCRIPTED
 from support.waiting import NET_S
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

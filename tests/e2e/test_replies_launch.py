@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from scripted import PLUGIN, ask, stream
-from serving import Servers
 
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.cli.server import ServerFailed, ServerProcess
+from support.scripted import PLUGIN, ask, stream
+from support.serving import Servers
 from support.waiting import NET_S
 
 pytestmark = [pytest.mark.server, pytest.mark.matrix]

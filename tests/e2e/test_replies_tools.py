@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from openai import OpenAI
-from scripted import SCRIPTED, Heard, ask, script, stream
 
 from sglang_nemotron.cli.server import ServerProcess
+from support.scripted import SCRIPTED, Heard, ask, script, stream
 from support.waiting import NET_S
 
 pytestmark = pytest.mark.server(SCRIPTED)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from router_choices import Choice, NearestChoice
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHTopkRouter
+
+from support.router_choices import Choice, NearestChoice
 
 CONFIG: Any = SimpleNamespace(
     num_experts_per_tok=2,

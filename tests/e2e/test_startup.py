@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import Served, Servers
 
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.cli.server import ServerFailed, ServerProcess
+from support.serving import Served, Servers
 from support.waiting import NET_S
 
 TOY = PRESETS["toy"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from scripted import SCRIPTED
-from serving import OMNI, TEXT_EXAMPLES
 from wordy.wordy_model import UNLIKELY
 
 from sglang_nemotron.cli.server import ServerProcess
 from sglang_nemotron.parity.client import Client
+from support.scripted import SCRIPTED
+from support.serving import OMNI, TEXT_EXAMPLES
 
 END = 11
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from encoder_rig import TINY, Tiny, scatter
 
-from sglang_nemotron.config_omni import omni_spec
+from sglang_nemotron.config.omni import omni_spec
+from support.encoder_rig import TINY, Tiny, scatter
 
 
 @pytest.fixture(scope="session")

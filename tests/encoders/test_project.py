@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from encoder_rig import Largest, Tiny, born_nan, difference, on_two_ranks
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from sglang_nemotron.encoders.project import (
     sound_embeddings,
     tubelet_embeddings,
 )
+from support.encoder_rig import Largest, Tiny, born_nan, difference, on_two_ranks
 
 TOLERANCE = 1e-5
 
@@ -68,8 +68,9 @@ def test_projectors_equal_the_reference(tiny: Tiny, max_rows: int) -> None:
 
 
 def test_projector_with_biases() -> None:
-    from encoder_rig import scatter
     from transformers.models.nemotron_h_omni import modeling_nemotron_h_omni as modeling
+
+    from support.encoder_rig import scatter
 
     torch.manual_seed(2)
     theirs = modeling.NemotronH_Omni_Reasoning_V3MultiModalProjector(16, 24, 8, bias=True)
@@ -170,7 +171,7 @@ def test_rates_out_of_range(q: float) -> None:
 
 
 def test_counts_are_those_of_the_prompt() -> None:
-    from sglang_nemotron.prompt.video import num_kept
+    from sglang_nemotron.media.video.sampling import num_kept
 
     for num_tubelets in range(1, 40):
         for tokens in (1, 7, 252, 256):

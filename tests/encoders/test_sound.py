@@ -6,11 +6,11 @@ import itertools
 
 import pytest
 import torch
-from encoder_rig import Largest, Tiny, born_nan, difference, on_two_ranks
 
-from sglang_nemotron.config_towers import SoundSpec
+from sglang_nemotron.config.towers import SoundSpec
 from sglang_nemotron.encoders import sound
 from sglang_nemotron.encoders.sound import SoundEncoder, num_sound_tokens, padded_passes
+from support.encoder_rig import Largest, Tiny, born_nan, difference, on_two_ranks
 
 TOLERANCE = 1e-5
 
@@ -105,8 +105,9 @@ def test_bf16_is_as_near_as_the_reference(tiny: Tiny) -> None:
 @pytest.mark.parametrize(("scale_input", "attention_bias", "conv_bias"), itertools.product([True, False], repeat=3))
 def test_every_option(scale_input: bool, attention_bias: bool, conv_bias: bool) -> None:
     """Other kernels and sizes than the published ones, with the options that it has off."""
-    from encoder_rig import loaded, scatter
     from transformers import ParakeetEncoder, ParakeetEncoderConfig
+
+    from support.encoder_rig import loaded, scatter
 
     torch.manual_seed(5)
     names = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 40, "num_hidden_layers": 2}
@@ -157,7 +158,7 @@ def test_token_counts(tiny: Tiny) -> None:
 
 
 def test_token_counts_are_those_of_the_prompt(tiny: Tiny) -> None:
-    from sglang_nemotron.prompt.audio import clip_tokens
+    from sglang_nemotron.media.audio.mel import clip_tokens
 
     spec, rule = tiny.spec.sound, tiny.spec.audio
     assert spec is not None and rule is not None

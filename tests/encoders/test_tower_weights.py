@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
-from sglang_nemotron.config_omni import OmniSpec, omni_spec
+from sglang_nemotron.config.omni import OmniSpec, omni_spec
 from sglang_nemotron.encoders.towers import Towers
 from sglang_nemotron.encoders.weights import IGNORED, TEXT_PREFIX, TowerWeights
 

@@ -8,15 +8,15 @@ from types import ModuleType
 import pytest
 import torch
 import torch.nn.functional as F
-from encoder_rig import Largest, Tiny, born_nan, difference, on_two_ranks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sglang_nemotron.config_towers import VisionSpec
+from sglang_nemotron.config.towers import VisionSpec
 from sglang_nemotron.encoders import vision
 from sglang_nemotron.encoders.vision import PatchGenerator, VisionTower, passes, resized_crop
 from sglang_nemotron.ops import full_attention_torch
+from support.encoder_rig import Largest, Tiny, born_nan, difference, on_two_ranks
 
 TOLERANCE = 1e-5
 

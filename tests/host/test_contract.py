@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import sglang_nemotron
-from sglang_nemotron.host import drift
 from sglang_nemotron.host.doors import DOORS
-from sglang_nemotron.host.wrapping import Wrap
+from sglang_nemotron.sglang_api import drift
+from sglang_nemotron.sglang_api.wrapping import Wrap
 
 PACKAGE = Path(sglang_nemotron.__file__).parent
 WRAPS = [wrap for door in DOORS for wrap in door.wraps]
@@ -79,7 +79,7 @@ def test_a_name_that_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_call_that_no_longer_fits_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sglang_nemotron.host.names import kernels
+    from sglang_nemotron.sglang_api import kernels
 
     monkeypatch.setattr(kernels, "track_mamba_states_all_layers", lambda conv, ssm, src, mask, dst: None)
     (found,) = drift.differences((), {})

@@ -13,7 +13,7 @@ import torch
 
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
-from sglang_nemotron.config import OMNI_MODEL_TYPES, TEXT_MODEL_TYPES
+from sglang_nemotron.config.decoder import OMNI_MODEL_TYPES, TEXT_MODEL_TYPES
 from sglang_nemotron.host import cpu, platform
 
 GIB = 2**30

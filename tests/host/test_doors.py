@@ -18,10 +18,10 @@ import torch
 from sglang.srt.configs import hybrid_arch
 
 import sglang_nemotron
-from sglang_nemotron.host import budget, doors, providers, refusal, release, reply_flags
+from sglang_nemotron.host import budget, doors, providers, refusal, reply_flags
 from sglang_nemotron.host.door import Door, nothing
-from sglang_nemotron.host.names import args
-from sglang_nemotron.host.wrapping import Wrap
+from sglang_nemotron.sglang_api import args, release
+from sglang_nemotron.sglang_api.wrapping import Wrap
 from support.waiting import NET_S
 
 ROWS = {door.name: door for door in doors.DOORS}
@@ -299,7 +299,7 @@ def test_window(version: str, tested: bool) -> None:
 def test_untested_release_warns_once_over_all_processes_and_is_proved() -> None:
     script = """
 import os, subprocess, sys
-from sglang_nemotron.host import release
+from sglang_nemotron.sglang_api import release
 release.sglang_version = lambda: "9.9.9"
 release.warn_if_untested(); release.warn_if_untested()
 if len(sys.argv) == 1:

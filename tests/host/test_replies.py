@@ -8,18 +8,18 @@ import json
 from typing import Any
 
 import pytest
-from reply_room import CASES, OPENAI_TOOLS, ROWS, exact, right
-from reply_through import Asked, parsers, streamed, whole
 from sglang.srt.entrypoints.openai.protocol import ResponsesRequest
 from sglang.srt.function_call.function_call_parser import FunctionCallParser
 from sglang.srt.function_call.parser_names import TOOL_CALL_PARSER_NAMES
 from sglang.srt.parser.reasoning_parser import ReasoningParser
 from sglang.srt.parser.reasoning_parser_names import REASONING_PARSER_NAMES
 
-from sglang_nemotron.host import replies
+from sglang_nemotron.host import detectors
 from sglang_nemotron.host.parsers import PARSERS, parsers_are_ours
 from sglang_nemotron.host.reply_flags import ALIASES, PARSER
 from sglang_nemotron.reply.grammar import Reply
+from support.reply_room import CASES, OPENAI_TOOLS, ROWS, exact, right
+from support.reply_through import Asked, parsers, streamed, whole
 
 TOOLS = tuple(OPENAI_TOOLS)
 SIZES = (1, 2, 3, 7)
@@ -81,11 +81,11 @@ def test_the_prompt_outranks_the_options() -> None:
 
 def test_going_on_with_a_message_without_seeing_the_prompt() -> None:
     for previous, expected in (("<think>\nso", ("x", "y")), ("<think>a</think>b", ("", "x</think>y"))):
-        detector = replies.NanoReasoning(continue_final_message=True, previous_content=previous)
+        detector = detectors.NanoReasoning(continue_final_message=True, previous_content=previous)
         found = detector.detect_and_parse("x</think>y")
         assert (found.reasoning_text, found.normal_text) == expected
-    replies.NanoReasoning(continue_final_message=True, previous_content=None)
-    replies.NanoReasoning(continue_final_message=True, previous_content=[{"type": "text", "text": "<think>"}])
+    detectors.NanoReasoning(continue_final_message=True, previous_content=None)
+    detectors.NanoReasoning(continue_final_message=True, previous_content=[{"type": "text", "text": "<think>"}])
 
 
 def test_no_call_where_calls_are_forbidden() -> None:
@@ -100,8 +100,8 @@ def test_names_of_every_kind_of_request() -> None:
         input="q",
         tools=[{"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": False}],
     )
-    assert replies.tool_names(responses) == ("f",)
-    assert replies.tool_names(None) == ()
+    assert detectors.tool_names(responses) == ("f",)
+    assert detectors.tool_names(None) == ()
 
 
 def test_an_aborted_stream_is_never_finished() -> None:

@@ -6,16 +6,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from reply_room import OPENAI_TOOLS
 from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
 from sglang.srt.managers.io_struct import GenerateReqInput
 
 from sglang_nemotron.checkpoint.tokenizer import build_tokenizer
-from sglang_nemotron.host import reply_http
-from sglang_nemotron.host.prompt_tail import prompt_tail
-from sglang_nemotron.host.replies import PromptTail
-from sglang_nemotron.host.reply_flags import BUDGET, PARSER, TOOLS
+from sglang_nemotron.host.detectors import PromptTail
+from sglang_nemotron.host.http import replies
+from sglang_nemotron.host.reply_flags import BUDGET, PARSER, TOOLS, prompt_tail
 from sglang_nemotron.reply.reasoning import opening
+from support.reply_room import OPENAI_TOOLS
 
 
 def chat(**fields: Any) -> ChatCompletionRequest:
@@ -30,12 +29,10 @@ def tool(name: str, parameters: Any = None) -> dict[str, Any]:
 
 
 def test_good_tools_pass() -> None:
-    reply_http.check_request_tools(chat(tools=OPENAI_TOOLS))
-    reply_http.check_request_tools(chat())
+    replies.check_request_tools(chat(tools=OPENAI_TOOLS))
+    replies.check_request_tools(chat())
     # a name that SGLang translates
-    reply_http.check_request_tools(
-        chat(tools=[tool("f", {"type": "object", "properties": {"x": {"type": "varchar"}}})])
-    )
+    replies.check_request_tools(chat(tools=[tool("f", {"type": "object", "properties": {"x": {"type": "varchar"}}})]))
 
 
 @pytest.mark.parametrize(
@@ -51,20 +48,20 @@ def test_good_tools_pass() -> None:
 )
 def test_bad_tools_are_named(tools: list[Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        reply_http.check_request_tools(chat(tools=tools))
+        replies.check_request_tools(chat(tools=tools))
 
 
 def test_tools_of_messages_count() -> None:
     message = {"role": "system", "content": "s", "tools": [tool("f")]}
     request = ChatCompletionRequest(model="m", messages=[message, {"role": "user", "content": "q"}], tools=[tool("f")])
     with pytest.raises(ValueError, match="'f' is declared twice"):
-        reply_http.check_request_tools(request)
+        replies.check_request_tools(request)
 
 
 def test_a_request_keeps_its_schema_as_it_came() -> None:
     parameters = {"type": "object", "properties": {"x": {"type": "varchar"}}}
     request = chat(tools=[tool("f", parameters)])
-    reply_http.check_request_tools(request)
+    replies.check_request_tools(request)
     assert request.tools is not None and request.tools[0].function.parameters == parameters
     assert parameters["properties"] == {"x": {"type": "varchar"}}
 
@@ -145,7 +142,7 @@ class Serving:
     ],
 )
 def test_a_request_learns_its_prompt(reasoning: str | None, tools: str | None, prompt: str, thinks: bool) -> None:
-    process = reply_http._process_messages(lambda self, request: self.result)
+    process = replies._process_messages(lambda self, request: self.result)
     serving, request = Serving(reasoning, tools, prompt), chat()
     result = process(serving, request)
     assert result.require_reasoning is thinks
@@ -155,7 +152,7 @@ def test_a_request_learns_its_prompt(reasoning: str | None, tools: str | None, p
 
 
 def test_other_parsers_see_nothing_of_ours() -> None:
-    process = reply_http._process_messages(lambda self, request: self.result)
+    process = replies._process_messages(lambda self, request: self.result)
     request = chat(tools=[tool("f"), tool("f")])
     result = process(Serving("deepseek-r1", "qwen3_coder", "p"), request)
     assert request._response_parser_prefix == "" and not hasattr(result, "nemotron_prompt_tail")
@@ -166,7 +163,7 @@ def test_other_parsers_see_nothing_of_ours() -> None:
 
 def taken(body: dict[str, Any] | None = None, *, messages_api: bool = False, **fields: Any) -> Any:
     obj = GenerateReqInput(text="q", **fields)
-    reply_http.take_budget(obj, body or {}, messages_api=messages_api)
+    replies.take_budget(obj, body or {}, messages_api=messages_api)
     assert obj.max_thinking_tokens is None
     return obj.sampling_params
 
@@ -225,7 +222,7 @@ def test_the_tools_go_along() -> None:
 )
 def test_nothing_asked_nothing_changed(params: Any) -> None:
     obj = GenerateReqInput(text="q", sampling_params=params)
-    reply_http.take_budget(obj, {"tools": [tool("f")]})
+    replies.take_budget(obj, {"tools": [tool("f")]})
     assert obj.sampling_params is params
 
 
@@ -259,15 +256,15 @@ def test_bad_budgets_are_named(fields: dict[str, Any], said: str) -> None:
 def test_a_processor_of_the_clients_own_keeps_its_names() -> None:
     params = {"custom_params": {"thinking_budget": 7}}
     obj = GenerateReqInput(text="q", sampling_params=params, custom_logit_processor="p")
-    reply_http.take_budget(obj, {})
+    replies.take_budget(obj, {})
     assert obj.sampling_params is params
 
 
 @pytest.mark.parametrize("ours", [True, False])
 def test_a_manager_is_asked_once_whose_model_it_has(ours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(reply_http, "is_ours", lambda config: asked.append(config) or ours)
-    generate = reply_http._generate_request(lambda self, obj, request: obj)
+    monkeypatch.setattr(replies, "is_ours", lambda config: asked.append(config) or ours)
+    generate = replies._generate_request(lambda self, obj, request: obj)
     # two models in one process, as in tests, do not answer for each other
     managers = [SimpleNamespace(model_config=SimpleNamespace(hf_config=name)) for name in ("one", "other")]
     for manager in (*managers, *managers):

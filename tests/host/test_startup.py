@@ -17,7 +17,7 @@ from sglang.srt.server_args import prepare_server_args
 from sglang_nemotron.checkpoint.config_files import config_json
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
-from sglang_nemotron.config import DecoderSpec, decoder_spec
+from sglang_nemotron.config.decoder import DecoderSpec, decoder_spec
 from sglang_nemotron.decoder.headers import INDEX, read_headers
 from sglang_nemotron.decoder.weights import DecoderWeights
 from sglang_nemotron.host import packages, startup, startup_omni

@@ -17,10 +17,10 @@ from sglang.srt.server_args import prepare_server_args
 
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
-from sglang_nemotron.config_omni import omni_spec
+from sglang_nemotron.config.omni import omni_spec
 from sglang_nemotron.host import doors, packages, providers, startup, startup_omni, tables
-from sglang_nemotron.host.names.args import override_providers
-from sglang_nemotron.prompt import libraries
+from sglang_nemotron.media import libraries
+from sglang_nemotron.sglang_api.args import override_providers
 
 CACHE = "SGLANG_VLM_CACHE_SIZE_MB"
 

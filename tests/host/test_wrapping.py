@@ -16,7 +16,7 @@ import pytest
 
 import sglang_nemotron
 from sglang_nemotron.host.doors import DOORS
-from sglang_nemotron.host.wrapping import Wrap, first_unwrapped, wrap_once
+from sglang_nemotron.sglang_api.wrapping import Wrap, first_unwrapped, wrap_once
 from support import children
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,14 +15,11 @@ import sglang.cli.serve  # noqa: F401 - SGLang's command imports first, or its p
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import intree_sides  # noqa: E402
-from intree_sides import Side  # noqa: E402
-
-from sglang_nemotron.checkpoint.spec import OMNI_PRESETS  # noqa: E402
-from sglang_nemotron.checkpoint.writer import write_checkpoint  # noqa: E402
-from sglang_nemotron.host import media, media_workshop  # noqa: E402
+from sglang_nemotron.checkpoint.spec import OMNI_PRESETS
+from sglang_nemotron.checkpoint.writer import write_checkpoint
+from sglang_nemotron.host.http import media, media_reader
+from support import intree_sides
+from support.intree_sides import Side
 
 # what the published model is served with where nothing else is said
 CONTEXT = 131072
@@ -115,7 +111,7 @@ def ours(omni_config: dict[str, Any], tokenizer: Any, published: Any, loop: Any)
     media.MEDIA.open()
     hf_config = NanoOmniConfig(**omni_config)
     processor = NemotronOmniProcessor(hf_config, published, tokenizer, "default")
-    media_workshop.serve(
+    media_reader.serve(
         SimpleNamespace(
             mm_processor=processor,
             model_config=SimpleNamespace(hf_config=hf_config, dtype=torch.float32),

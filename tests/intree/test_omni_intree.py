@@ -16,9 +16,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from intree_sides import Side, text, url
 from PIL import Image
-from published import SPEC
 from sglang.srt.managers.schedule_batch import Modality
 from transformers.models.nemotron_h_omni.image_processing_nemotron_h_omni import (
     NemotronH_Omni_Reasoning_V3ImageProcessor,
@@ -27,8 +25,10 @@ from transformers.models.nemotron_h_omni.video_processing_nemotron_h_omni import
     NemotronH_Omni_Reasoning_V3VideoProcessor,
 )
 
-from sglang_nemotron.prompt.image import image_budget, image_grid
-from sglang_nemotron.prompt.video import video_grid
+from sglang_nemotron.media.image.picture import image_budget, image_grid
+from sglang_nemotron.media.video.sampling import video_grid
+from support.intree_sides import Side, text, url
+from support.published import SPEC
 
 pytestmark = pytest.mark.intree
 IMAGE_RULE, VIDEO_RULE = SPEC.image, SPEC.video
@@ -247,7 +247,7 @@ def test_a_server_sets_frames(in_tree_of: Any, published: Any, monkeypatch: pyte
     """SGLang's --mm-process-config changes nothing in-tree; ours has variables, see docs/media.md."""
     from sglang.srt.runtime_context import get_context
 
-    from sglang_nemotron.host.media_settings import media_settings
+    from sglang_nemotron.reader.settings import media_settings
 
     part = clip(64, 64, num_frames=24, rate=4)
     wanted = {"video": {"fps": 1, "max_frames": 4}}

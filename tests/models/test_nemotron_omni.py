@@ -13,7 +13,7 @@ from sglang.srt.managers.schedule_batch import Modality, MultimodalDataItem
 
 from sglang_nemotron.checkpoint.config_files import config_json
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS
-from sglang_nemotron.config_omni import omni_spec
+from sglang_nemotron.config.omni import omni_spec
 from sglang_nemotron.encoders.project import num_retained
 from sglang_nemotron.encoders.sound import num_sound_tokens
 from sglang_nemotron.encoders.towers import Towers
@@ -147,7 +147,7 @@ def test_other_families_get_sglangs_class(cls: Any, monkeypatch: pytest.MonkeyPa
 
 
 def test_sglang_has_the_classes_for_other_families() -> None:
-    from sglang_nemotron.host.intree import intree_model
+    from sglang_nemotron.sglang_api.intree import intree_model
 
     for cls in nemotron_omni.EntryClass:
         theirs = intree_model(cls.__name__)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops_cases import NAN, Conv, assert_near, conv_case, fast, form, ours, ragged, serving, snapshots
 from transformers.models.nemotron_h import modeling_nemotron_h as hf
+
+from support.ops_cases import NAN, Conv, assert_near, conv_case, fast, form, ours, ragged, serving, snapshots
 
 REFERENCE, TORCH = form("conv1d", "reference"), form("conv1d", "torch")
 FORMS, FAST = ours("conv1d"), fast("conv1d")

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from ops_cases import NAN, assert_near, fast, form, ours
 from transformers.models.nemotron_h.configuration_nemotron_h import NemotronHConfig
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
+
+from support.ops_cases import NAN, assert_near, fast, form, ours
 
 REFERENCE, TORCH = form("experts", "reference"), form("experts", "torch")
 FORMS, FAST = ours("experts"), fast("experts")

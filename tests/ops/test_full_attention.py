@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ops_cases import NAN, assert_near, error, fast, form, ours, serving
+
+from support.ops_cases import NAN, assert_near, error, fast, form, ours, serving
 
 REFERENCE, TORCH = form("full_attention", "reference"), form("full_attention", "torch")
 FORMS, FAST = ours("full_attention"), fast("full_attention")

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from ops_cases import assert_near, fast, form, ours, serving
 from transformers.models.zamba2.modeling_zamba2 import Zamba2RMSNormGated
+
+from support.ops_cases import assert_near, fast, form, ours, serving
 
 REFERENCE, TORCH = form("gated_norm", "reference"), form("gated_norm", "torch")
 FORMS, FAST = ours("gated_norm"), fast("gated_norm")

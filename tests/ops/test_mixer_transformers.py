@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ops_cases import assert_near, form, ours, ragged
 from transformers.cache_utils import DynamicCache
 from transformers.models.nemotron_h.configuration_nemotron_h import NemotronHConfig
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMamba2Mixer
+
+from support.ops_cases import assert_near, form, ours, ragged
 
 HEADS, HEAD_DIM, GROUPS, STATE = 8, 16, 2, 16
 INNER, SIZE = HEADS * HEAD_DIM, GROUPS * STATE

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from ops_cases import assert_near, fast, form, ours
 from transformers.models.nemotron_h.configuration_nemotron_h import NemotronHConfig
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHTopkRouter
+
+from support.ops_cases import assert_near, fast, form, ours
 
 REFERENCE, TORCH = form("router", "reference"), form("router", "torch")
 FORMS, FAST = ours("router"), fast("router")

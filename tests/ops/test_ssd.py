@@ -10,9 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops_cases import Scan, assert_near, error, fast, form, ours, ragged, scan_case, serving, snapshots
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.nemotron_h import modeling_nemotron_h as hf
+
+from support.ops_cases import Scan, assert_near, error, fast, form, ours, ragged, scan_case, serving, snapshots
 
 REFERENCE, TORCH = form("ssd", "reference"), form("ssd", "torch")
 FORMS, FAST = ours("ssd"), fast("ssd")

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from ops_cases import NAN, Scan, assert_near, fast, form, ours, ragged, scan_case, serving
 from transformers.models.nemotron_h import modeling_nemotron_h as hf
+
+from support.ops_cases import NAN, Scan, assert_near, fast, form, ours, ragged, scan_case, serving
 
 REFERENCE, TORCH = form("ssm_step", "reference"), form("ssm_step", "torch")
 FORMS, FAST = ours("ssm_step"), fast("ssm_step")

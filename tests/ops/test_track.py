@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from ops_cases import NAN, assert_near, fast, form, ours, serving
+
+from support.ops_cases import NAN, assert_near, fast, form, ours, serving
 
 REFERENCE, TORCH = form("track", "reference"), form("track", "torch")
 FORMS, FAST = ours("track"), fast("track")

@@ -7,10 +7,10 @@ import math
 from pathlib import Path
 
 import pytest
-from fake_server import fake_server, sound
 
 from sglang_nemotron.cli import main
 from sglang_nemotron.parity.reference import Reference
+from support.fake_server import fake_server, sound
 
 QUICK = ["--new-tokens", "6", "--max-length", "20"]
 

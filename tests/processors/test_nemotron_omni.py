@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 import sglang.cli.serve  # noqa: F401
-from published import SPEC as PUBLISHED
 from sglang.srt.managers.schedule_batch import Modality
 from sglang.srt.utils.common import VideoData
 from transformers import PreTrainedTokenizerFast
 
 from sglang_nemotron.checkpoint.tokenizer import build_tokenizer
+from sglang_nemotron.media.features import MediaError
 from sglang_nemotron.processors.nemotron_omni import NemotronOmniProcessor
-from sglang_nemotron.prompt.cargo import MediaError
 from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
-from sglang_nemotron.prompt.parcel import OPTIONS, Order, Parcel, Service
 from sglang_nemotron.prompt.splice import VIDEO_SLOT
 from sglang_nemotron.prompt.tags import TagEncoder
+from sglang_nemotron.reader.service import OPTIONS, Order, Parcel, Service
+from support.published import SPEC as PUBLISHED
 
 TOKENS = PUBLISHED.tokens
 SPEC: Any = SimpleNamespace(
@@ -179,9 +179,9 @@ def test_a_server_without_the_door_says_so(processor: Any) -> None:
 
 
 def test_another_family_gets_sglangs_processor(monkeypatch: Any) -> None:
-    from sglang_nemotron.host.names import media_intree
+    from sglang_nemotron.sglang_api import intree
 
     made = []
-    monkeypatch.setattr(media_intree, "NanoNemotronVLImageProcessor", lambda *args: made.append(args) or "theirs")
+    monkeypatch.setattr(intree, "NanoNemotronVLImageProcessor", lambda *args: made.append(args) or "theirs")
     config = SimpleNamespace(model_type="somebody_elses")
     assert NemotronOmniProcessor(config, 1, 2, 3) == "theirs" and made == [(config, 1, 2, 3)]  # type: ignore[comparison-overlap]

@@ -7,13 +7,13 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from published import SPEC
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from sglang_nemotron.checkpoint.tokenizer import build_tokenizer
 from sglang_nemotron.prompt.splice import VIDEO_SLOT
 from sglang_nemotron.prompt.tags import StandIns, TagEncoder, media_tags
+from support.published import SPEC
 
 TOKENS = SPEC.tokens
 TAGS = media_tags(TOKENS)

@@ -11,11 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from reply_texts import PIECES, VALUES, made  # noqa: E402
-from test_reply_invariance import check  # noqa: E402
-from test_reply_linear import SHAPES, reply, seconds  # noqa: E402
+from reply.test_reply_invariance import check  # noqa: E402
+from reply.test_reply_linear import SHAPES, reply, seconds  # noqa: E402
+from support.reply_texts import PIECES, VALUES, made  # noqa: E402
 
 MEGABYTE = 1 << 20
 # a linear parse takes well under a second for each of these; a quadratic one takes minutes

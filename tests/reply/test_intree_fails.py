@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from reply_intree import InTree, streamed, whole
-from reply_texts import OPENAI_TOOLS, TOOLS
 
 from sglang_nemotron.reply.grammar import Reply, ReplyParser, collect, parse_reply
 from sglang_nemotron.reply.tools import CallArguments
+from support.reply_intree import InTree, streamed, whole
+from support.reply_texts import OPENAI_TOOLS, TOOLS
 
 SIZES = (1, 3, 7, 1000)
 

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from reply_texts import TOOLS
 
 from sglang_nemotron.reply.grammar import ReplyParser, collect
+from support.reply_texts import TOOLS
 
 CASES: dict[str, tuple[str, str, str, list[tuple[str, Any]], dict[str, Any]]] = {}
 

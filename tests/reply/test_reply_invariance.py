@@ -7,14 +7,14 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reply_reference import MARKUP, Reference
-from reply_texts import TOOLS, cuttings, made, noise, replies
 
 from sglang_nemotron.reply import endings, reasoning, tools
 from sglang_nemotron.reply.grammar import ReplyParser, collect, parse_reply
 from sglang_nemotron.reply.markup import NO
 from sglang_nemotron.reply.reasoning import ReasoningStage
 from sglang_nemotron.reply.tools import ContentDelta, ReasoningDelta, ToolStage
+from support.reply_reference import MARKUP, Reference
+from support.reply_texts import TOOLS, cuttings, made, noise, replies
 
 REFERENCE = Reference(TOOLS)
 COUNTED = {"texts": 0}

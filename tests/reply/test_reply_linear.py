@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from reply_texts import TOOLS
 
 from sglang_nemotron.reply.grammar import ReplyParser
 from support.costs import cost
+from support.reply_texts import TOOLS
 
 KB = 1024
 HEAD = "</think>\n<tool_call>\n<function=set>\n"

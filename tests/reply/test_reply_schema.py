@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reply_texts import OPENAI_TOOLS, TOOLS
 
 from sglang_nemotron.reply.schema import (
     ANY,
@@ -21,6 +20,7 @@ from sglang_nemotron.reply.schema import (
     parameter_types,
     value_type,
 )
+from support.reply_texts import OPENAI_TOOLS, TOOLS
 
 
 def tool(name: Any = "f", parameters: Any = None) -> dict[str, Any]:

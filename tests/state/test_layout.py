@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from sglang_nemotron.config import DecoderSpec, decoder_spec
+from sglang_nemotron.config.decoder import DecoderSpec, decoder_spec
 from sglang_nemotron.state.layout import BYTES_OF_DTYPE, StateLayout, state_layout
 
-# tests/test_config.py proves what it is read as
+# tests/config/test_config.py proves what it is read as
 CONFIG = Path(__file__).parents[1] / "data" / "nano-30b-a3b.config.json"
 PUBLISHED = decoder_spec(json.loads(CONFIG.read_text()))
 GIB = 2**30

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sglang_nemotron.config import decoder_spec
+from sglang_nemotron.config.decoder import decoder_spec
 from sglang_nemotron.state.layout import state_layout
 from sglang_nemotron.state.pool import PoolView, cache_params
 

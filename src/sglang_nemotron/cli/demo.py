@@ -25,7 +25,7 @@ from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS, CheckpointSpe
 from sglang_nemotron.cli.demo_omni import omni_requests
 from sglang_nemotron.cli.demo_requests import DemoFailed, Row, all_requests
 from sglang_nemotron.cli.server import ServerFailed, ServerProcess
-from sglang_nemotron.prompt import libraries
+from sglang_nemotron.media import libraries
 
 if TYPE_CHECKING:
     from openai import OpenAI

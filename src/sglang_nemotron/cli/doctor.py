@@ -76,7 +76,8 @@ def _walk(report: dict[str, Any]) -> None:
 
     refusal.guarded("doors", "sglang_nemotron.host.doors", "open_all")
     if not any(fault.door == "doors" for fault in refusal.faults()):
-        from sglang_nemotron.host import doors, release
+        from sglang_nemotron.host import doors
+        from sglang_nemotron.sglang_api import release
 
         report["sglang_tested"] = release.is_tested(release.sglang_version())
         # every fault is kept, and listed below
@@ -92,7 +93,7 @@ def _walk(report: dict[str, Any]) -> None:
 
 
 def _compare(report: dict[str, Any], rows: tuple[Any, ...]) -> None:
-    from sglang_nemotron.host import drift
+    from sglang_nemotron.sglang_api import drift
 
     report["differences"] = drift.differences(wrap for door in rows for wrap in door.wraps)
     first, last = report["tested_sglang"]

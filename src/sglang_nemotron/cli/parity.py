@@ -175,7 +175,7 @@ def _answers(
     args: argparse.Namespace, client: Client, info: dict[str, Any], *, repeats: int
 ) -> dict[str, Sequence[Answer]]:
     """The server's answers in every mode, to `repeats` prompts of each length."""
-    from sglang_nemotron.config import decoder_spec
+    from sglang_nemotron.config.decoder import decoder_spec
     from sglang_nemotron.parity import modes, prompts
 
     spec = decoder_spec(json.loads((args.dir / "config.json").read_text()))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sglang_nemotron.config import DecoderSpec
+from sglang_nemotron.config.decoder import DecoderSpec
 from sglang_nemotron.decoder.parallel import Ranks
-from sglang_nemotron.host.names.engine import (
+from sglang_nemotron.sglang_api.engine import (
     ForwardBatch,
     QKVParallelLinear,
     QuantizationConfig,

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from sglang_nemotron import ops
-from sglang_nemotron.config import DecoderSpec
+from sglang_nemotron.config.decoder import DecoderSpec
 from sglang_nemotron.decoder import shards
 from sglang_nemotron.decoder.parallel import Ranks
-from sglang_nemotron.host.names.engine import MergedColumnParallelLinear, QuantizationConfig, RowParallelLinear
+from sglang_nemotron.sglang_api.engine import MergedColumnParallelLinear, QuantizationConfig, RowParallelLinear
 from sglang_nemotron.state.plan import StepPlan
 
 

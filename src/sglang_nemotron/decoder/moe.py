@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from sglang_nemotron import ops
-from sglang_nemotron.config import DecoderSpec
-from sglang_nemotron.host.names.engine import (
+from sglang_nemotron.config.decoder import DecoderSpec
+from sglang_nemotron.ops.forms import LAYER, choose
+from sglang_nemotron.sglang_api.engine import (
     ColumnParallelLinear,
     QuantizationConfig,
     ReLU2,
@@ -29,7 +30,6 @@ from sglang_nemotron.host.names.engine import (
     get_moe_a2a_backend,
     get_moe_impl_class,
 )
-from sglang_nemotron.ops.forms import LAYER, choose
 
 
 class DenseMLP(nn.Module):

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from sglang_nemotron.host.names.engine import (
+from sglang_nemotron.sglang_api.engine import (
     attn_tp_all_reduce,
     get_parallel,
     is_dp_attention_enabled,

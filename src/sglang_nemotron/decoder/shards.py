@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import torch
 
-from sglang_nemotron.config import DecoderSpec, check_parallel
+from sglang_nemotron.config.decoder import DecoderSpec, check_parallel
 
 
 def span(size: int, tp_rank: int, tp_size: int) -> range:

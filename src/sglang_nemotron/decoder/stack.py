@@ -12,12 +12,12 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from sglang_nemotron.config import DecoderSpec
+from sglang_nemotron.config.decoder import DecoderSpec
 from sglang_nemotron.decoder.attention import AttentionMixer
 from sglang_nemotron.decoder.mamba import MambaMixer, MambaSlots
 from sglang_nemotron.decoder.moe import DenseMLP, MoEMixer
 from sglang_nemotron.decoder.parallel import Ranks
-from sglang_nemotron.host.names.engine import (
+from sglang_nemotron.sglang_api.engine import (
     ExitRows,
     ForwardBatch,
     NormQuantReadout,

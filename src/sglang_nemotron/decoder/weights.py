@@ -15,10 +15,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from sglang_nemotron.config import DecoderSpec
+from sglang_nemotron.config.decoder import DecoderSpec
+from sglang_nemotron.config.faults import Faults
 from sglang_nemotron.decoder import shards
 from sglang_nemotron.decoder.dequantise import Dequantiser
-from sglang_nemotron.faults import Faults
 
 # scales of a quantised linear beside its weight; all of them optional in the file, none of them optional in a layer
 SCALE_LEAVES = ("weight_scale", "weight_scale_2", "input_scale")

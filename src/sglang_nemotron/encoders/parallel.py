@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from sglang_nemotron.host.names.engine import ColumnParallelLinear, QKVParallelLinear, RowParallelLinear, get_parallel
+from sglang_nemotron.sglang_api.engine import ColumnParallelLinear, QKVParallelLinear, RowParallelLinear, get_parallel
 
 
 class ParallelLinears:

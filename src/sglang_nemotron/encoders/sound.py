@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sglang_nemotron.config_towers import SoundSpec
+from sglang_nemotron.config.towers import SoundSpec
 from sglang_nemotron.encoders.linears import PLAIN, Linears, apply, split_over
 
 # tokens of one pass, padding included: bounds attention's scores by distance, 94 MB for 30 s clips in bf16

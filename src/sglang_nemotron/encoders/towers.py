@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from sglang_nemotron.config_omni import OmniSpec
+from sglang_nemotron.config.omni import OmniSpec
 from sglang_nemotron.encoders.linears import PLAIN, Linears
 from sglang_nemotron.encoders.project import Projector
 from sglang_nemotron.encoders.sound import SoundEncoder

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sglang_nemotron import ops
-from sglang_nemotron.config_towers import VisionSpec
+from sglang_nemotron.config.towers import VisionSpec
 from sglang_nemotron.encoders.linears import PLAIN, Linears, apply, split_over
 
 # tokens of one pass: bounds its activations, of which the published tower's widest takes 168 MB in bf16

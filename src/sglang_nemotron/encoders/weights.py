@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 
-from sglang_nemotron.config_omni import OmniSpec
+from sglang_nemotron.config.faults import Faults
+from sglang_nemotron.config.omni import OmniSpec
 from sglang_nemotron.encoders.towers import Towers
-from sglang_nemotron.faults import Faults
 
 # the decoder's tensors are those of a text checkpoint behind this
 TEXT_PREFIX = "language_model."

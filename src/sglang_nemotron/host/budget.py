@@ -11,12 +11,11 @@ from typing import Any, Final
 
 import torch
 
-from sglang_nemotron.host.names.grammar import BaseGrammarObject, ReasonerGrammarObject, get_exec
-from sglang_nemotron.host.prompt_tail import prompt_tail
-from sglang_nemotron.host.reply_flags import BUDGET, TOOLS
+from sglang_nemotron.host.reply_flags import BUDGET, TOOLS, prompt_tail
 from sglang_nemotron.reply.budget import Budget, BudgetAutomaton, Vocabulary
 from sglang_nemotron.reply.markup import THINK_CLOSE
 from sglang_nemotron.reply.reasoning import opening
+from sglang_nemotron.sglang_api.engine import BaseGrammarObject, ReasonerGrammarObject, get_exec
 
 _BITS: Final = 32
 

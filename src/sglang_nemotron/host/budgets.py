@@ -10,7 +10,7 @@ import torch
 
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.reply_flags import BUDGET
-from sglang_nemotron.host.wrapping import Wrap
+from sglang_nemotron.sglang_api.wrapping import Wrap
 
 _GRAMMARS = "sglang.srt.constrained.grammar_manager"
 

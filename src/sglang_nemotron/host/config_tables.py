@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sglang_nemotron.config import OMNI_MODEL_TYPES
+from sglang_nemotron.config.decoder import OMNI_MODEL_TYPES
+from sglang_nemotron.config.omni import is_nano_omni
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.hf_config import NanoConfig
 from sglang_nemotron.host.hf_config_omni import NanoOmniConfig, TransformersOmniConfig
-from sglang_nemotron.host.names import args
-from sglang_nemotron.host.tokenizer import OmniTokenizer
+from sglang_nemotron.sglang_api import args
 
 CLASSES = (NanoConfig, NanoOmniConfig, TransformersOmniConfig)
 
@@ -39,6 +39,26 @@ class _Probe:
 
     hf_config: Any
     is_draft_model: bool = False
+
+
+# ---- tokenizer
+
+
+class OmniTokenizer:
+    """What SGLang loads as the "processor" of an Omni checkpoint: its tokenizer alone, never remote code.
+
+    SGLang asks for a processor object in every process, takes a tokenizer for one, and calls `from_pretrained` alone.
+    Checkpoints of another family under the same model type get what SGLang would have loaded.
+    """
+
+    # SGLang hands over the keyword arguments of transformers' own loaders
+    @staticmethod
+    def from_pretrained(name: str, *rest: Any, trust_remote_code: bool = False, **kwargs: Any) -> Any:
+        config = args.AutoConfig.from_pretrained(
+            name, trust_remote_code=trust_remote_code, revision=kwargs.get("revision")
+        )
+        loader = args.AutoTokenizer if is_nano_omni(config) is None else args.AutoProcessor
+        return loader.from_pretrained(name, *rest, trust_remote_code=trust_remote_code, **kwargs)
 
 
 def open_tokenizers() -> None:

@@ -99,7 +99,7 @@ class CpuPlatform(SRTPlatform):
         """ModelOpt checkpoints are dequantised while loading; anything else is SGLang's to accept or refuse."""
         if not quantization.startswith("modelopt"):
             return None
-        from sglang_nemotron.host.quantization import DequantisedConfig
+        from sglang_nemotron.decoder.quantization import DequantisedConfig
 
         return DequantisedConfig
 
@@ -247,7 +247,7 @@ def _costs(model_path: str) -> tuple[int, int]:
 
 def _own_costs(config: dict[str, Any]) -> tuple[int, int] | None:
     """`_costs` of a model that we serve, else None."""
-    from sglang_nemotron.config import decoder_spec, is_nano
+    from sglang_nemotron.config.decoder import decoder_spec, is_nano
     from sglang_nemotron.state.layout import state_layout
 
     if is_nano(config) is not None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sglang_nemotron.host.refusal import REMEDY
-from sglang_nemotron.host.wrapping import Wrap, first_unwrapped, wrap_once
+from sglang_nemotron.sglang_api.wrapping import Wrap, first_unwrapped, wrap_once
 
 Stage = Literal["args", "engine", "http"]
 

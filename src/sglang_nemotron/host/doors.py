@@ -12,25 +12,12 @@ import logging
 import sys
 from collections.abc import Callable
 
-from sglang_nemotron.host import (
-    bodies,
-    budgets,
-    config_tables,
-    media,
-    media_spool,
-    packages,
-    parsers,
-    platform,
-    refusal,
-    release,
-    reply_flags,
-    reply_http,
-    requests,
-    tables,
-)
+from sglang_nemotron.host import budgets, config_tables, packages, parsers, platform, refusal, reply_flags, tables
 from sglang_nemotron.host.door import Door
+from sglang_nemotron.host.http import body_spool, chat_body, media, replies, requests
 from sglang_nemotron.host.packages import REGISTRY, registry
 from sglang_nemotron.host.providers import startup_door
+from sglang_nemotron.sglang_api import release
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +33,12 @@ DOORS: tuple[Door, ...] = (
     platform.PINNING,
     requests.REQUESTS,
     requests.PROCESSOR,
-    bodies.CHAT_BODIES,
+    chat_body.CHAT_BODIES,
     reply_flags.FLAGS,
     parsers.PARSERS,
-    reply_http.REPLIES,
+    replies.REPLIES,
     media.MEDIA,
-    media_spool.MEDIA_BODIES,
+    body_spool.MEDIA_BODIES,
     budgets.BUDGETS,
 )
 

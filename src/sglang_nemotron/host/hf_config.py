@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from sglang_nemotron.config import DecoderSpec, decoder_spec, is_nano
-from sglang_nemotron.host.names.args import Mamba2CacheParams, NemotronHConfig, envs, get_model, get_parallel
+from sglang_nemotron.config.decoder import DecoderSpec, decoder_spec, is_nano
+from sglang_nemotron.sglang_api.args import Mamba2CacheParams, NemotronHConfig, envs, get_model, get_parallel
 from sglang_nemotron.state.layout import state_layout
 from sglang_nemotron.state.pool import cache_params
 

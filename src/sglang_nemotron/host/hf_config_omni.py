@@ -10,9 +10,9 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from sglang_nemotron.config_omni import OmniSpec, is_nano_omni, omni_spec
+from sglang_nemotron.config.omni import OmniSpec, is_nano_omni, omni_spec
 from sglang_nemotron.host.hf_config import NanoConfig
-from sglang_nemotron.host.names.args import (
+from sglang_nemotron.sglang_api.args import (
     NemotronH_Nano_Omni_Reasoning_V3_Config,
     NemotronH_Omni_Reasoning_V3_Config,
 )

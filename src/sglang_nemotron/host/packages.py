@@ -11,7 +11,7 @@ from sglang_nemotron.host.door import Door
 
 MODEL_PACKAGE = "sglang_nemotron.models"
 PROCESSOR_PACKAGE = "sglang_nemotron.processors"
-HTTP_APP = "sglang_nemotron.host.http_app:app"
+HTTP_APP = "sglang_nemotron.host.http.app:app"
 # architecture -> module of ours that holds its class
 MODELS = {
     "NemotronHForCausalLM": f"{MODEL_PACKAGE}.nemotron_h",
@@ -97,7 +97,7 @@ def _open_workers() -> None:
 
 
 def _workers_are_ours() -> str | None:
-    from sglang_nemotron.host.names.args import envs
+    from sglang_nemotron.sglang_api.args import envs
 
     # somebody else's application is for `startup` to judge: without worker processes it plays no part
     named = envs.SGLANG_HTTP_SERVER_APP_PATH.get()

@@ -13,9 +13,9 @@ from typing import Any
 
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.reply_flags import ALIASES, PARSER
-from sglang_nemotron.host.wrapping import Wrap
 from sglang_nemotron.reply.markup import CALL_HEADER, THINK_OPEN
 from sglang_nemotron.reply.reasoning import opening
+from sglang_nemotron.sglang_api.wrapping import Wrap
 
 _REASONING = "sglang.srt.parser.reasoning_parser"
 _TOOL_CALLS = "sglang.srt.function_call.function_call_parser"
@@ -23,8 +23,8 @@ _TOOL_CALLS = "sglang.srt.function_call.function_call_parser"
 
 def open_parsers() -> None:
     """Adds our names to SGLang's maps; may be repeated."""
-    from sglang_nemotron.host.names.replies import FunctionCallParser, ReasoningParser
-    from sglang_nemotron.host.replies import NanoReasoning, NanoTools
+    from sglang_nemotron.host.detectors import NanoReasoning, NanoTools
+    from sglang_nemotron.sglang_api.replies import FunctionCallParser, ReasoningParser
 
     for name in (PARSER, *ALIASES):
         ReasoningParser.DetectorMap.setdefault(name, NanoReasoning)
@@ -38,7 +38,7 @@ def _showing(show: Callable[[Any, dict[str, Any]], None]) -> Callable[[Callable[
         # SGLang's own signature, whatever it is in this release
         @functools.wraps(original)
         def init(self: Any, *args: Any, **kwargs: Any) -> None:
-            from sglang_nemotron.host.replies import NanoReasoning, NanoTools
+            from sglang_nemotron.host.detectors import NanoReasoning, NanoTools
 
             original(self, *args, **kwargs)
             if isinstance(self.detector, NanoReasoning | NanoTools):
@@ -50,7 +50,7 @@ def _showing(show: Callable[[Any, dict[str, Any]], None]) -> Callable[[Callable[
 
 
 def _show_request(detector: Any, given: dict[str, Any]) -> None:
-    from sglang_nemotron.host.replies import tool_names
+    from sglang_nemotron.host.detectors import tool_names
 
     request = given.get("request")
     prompt = given.get("prefix")
@@ -60,7 +60,7 @@ def _show_request(detector: Any, given: dict[str, Any]) -> None:
 
 
 def _show_prompt(detector: Any, given: dict[str, Any]) -> None:
-    from sglang_nemotron.host.replies import PromptTail
+    from sglang_nemotron.host.detectors import PromptTail
 
     prompt = given.get("prefix", "")
     if isinstance(prompt, PromptTail):
@@ -71,8 +71,8 @@ def _show_prompt(detector: Any, given: dict[str, Any]) -> None:
 
 def parsers_are_ours() -> str | None:
     """None if SGLang's parsers read a reply our way under our names, else what they did."""
-    from sglang_nemotron.host.names.replies import FunctionCallParser, ReasoningParser, Tool
-    from sglang_nemotron.host.replies import NanoReasoning, NanoTools, PromptTail
+    from sglang_nemotron.host.detectors import NanoReasoning, NanoTools, PromptTail
+    from sglang_nemotron.sglang_api.replies import FunctionCallParser, ReasoningParser, Tool
 
     for table, name, ours in (
         (ReasoningParser.DetectorMap, PARSER, NanoReasoning),

@@ -15,7 +15,7 @@ import torch
 
 from sglang_nemotron.host import refusal
 from sglang_nemotron.host.door import Door
-from sglang_nemotron.host.wrapping import rebind
+from sglang_nemotron.sglang_api.wrapping import rebind
 
 FORCE = "SGLANG_NEMOTRON_FORCE_CPU"
 # where SGLang pins
@@ -56,7 +56,7 @@ def _other_platform() -> str | None:
 
 def _platform_is_ours() -> str | None:
     # SGLang first: it resolves the platform while it is imported, and must not meet ours half-imported
-    current = importlib.import_module("sglang_nemotron.host.names.args").platforms.current_platform
+    current = importlib.import_module("sglang_nemotron.sglang_api.args").platforms.current_platform
     from sglang_nemotron.host.cpu import CpuPlatform
 
     if activate() is None:

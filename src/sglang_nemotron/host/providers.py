@@ -17,7 +17,7 @@ def startup_door(prove_all: Callable[[], None]) -> Door:
 
     def text(server_args: Any, hf_config: Any) -> dict[str, Any]:
         """Raises to refuse, returns the fields to set; a config of another family is left to SGLang alone."""
-        from sglang_nemotron.config import is_nano
+        from sglang_nemotron.config.decoder import is_nano
         from sglang_nemotron.host import startup
 
         if is_nano(hf_config) is not None:
@@ -27,7 +27,7 @@ def startup_door(prove_all: Callable[[], None]) -> Door:
 
     def omni(server_args: Any, hf_config: Any) -> dict[str, Any]:
         """As `text`, for the Omni architectures; Super Omni shares one of their names."""
-        from sglang_nemotron.config_omni import is_nano_omni
+        from sglang_nemotron.config.omni import is_nano_omni
         from sglang_nemotron.host import startup_omni
 
         if is_nano_omni(hf_config) is not None:
@@ -40,7 +40,7 @@ def startup_door(prove_all: Callable[[], None]) -> Door:
     ours: dict[str, Provider] = {name: text if name == "NemotronHForCausalLM" else omni for name in MODELS}
 
     def opens() -> None:
-        from sglang_nemotron.host.names.args import register_model_override
+        from sglang_nemotron.sglang_api.args import register_model_override
 
         # a broken one must show now, not when it is called
         importlib.import_module("sglang_nemotron.host.startup_omni")
@@ -58,6 +58,6 @@ def startup_door(prove_all: Callable[[], None]) -> Door:
 
 
 def _registered(architecture: str) -> list[Any]:
-    from sglang_nemotron.host.names.args import override_providers
+    from sglang_nemotron.sglang_api.args import override_providers
 
     return override_providers.get(architecture, [])

@@ -8,13 +8,16 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sglang_nemotron.config import is_nano
+from sglang_nemotron.config.decoder import is_nano
 from sglang_nemotron.host.door import Door
-from sglang_nemotron.host.names.flags import (
+from sglang_nemotron.host.refusal import ARCHITECTURES
+from sglang_nemotron.reply.markup import THINK_CLOSE, THINK_OPEN
+from sglang_nemotron.reply.reasoning import ASSISTANT_HEADER
+from sglang_nemotron.sglang_api.args import (
     declare_resolution,
     load_tokenizer,
     model_config_of,
@@ -22,9 +25,7 @@ from sglang_nemotron.host.names.flags import (
     resolving_view,
     tool_parser_names,
 )
-from sglang_nemotron.host.refusal import ARCHITECTURES
-from sglang_nemotron.host.wrapping import Wrap
-from sglang_nemotron.reply.markup import THINK_CLOSE, THINK_OPEN
+from sglang_nemotron.sglang_api.wrapping import Wrap
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,9 @@ READ_AS_OURS = {
 # keys of a request's custom parameters, written by `reply_http` alone: [tokens, grace], and the declared tools
 BUDGET = "__nemotron_thinking_budget"
 TOOLS = "__nemotron_tools"
+# what tells how a reply begins
+_TELLING = (ASSISTANT_HEADER, THINK_OPEN, THINK_CLOSE)
+_FIRST_LOOK = 32
 _TAGS = {"reasoning_parser": (THINK_OPEN, THINK_CLOSE), "tool_call_parser": ("<tool_call>", "<function=")}
 _DETECTION = "sglang.srt.parser.template_detection"
 _ENGINE = "sglang.srt.entrypoints.engine"
@@ -169,3 +173,22 @@ def _from_tokenizer(view: Any) -> str | None:
     )
     template = getattr(tokenizer, "chat_template", None)
     return template.get("default") if isinstance(template, dict) else template
+
+
+# ---- the prompt
+
+
+def prompt_tail(prompt: str | Sequence[int], tokenizer: Any) -> str:
+    """The text of the last tokens of a prompt, reaching back to the last assistant header or think tag if it has one.
+
+    Decoded from the end, since a prompt may be long; a tag that comes before the header is none of this reply's.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    size = _FIRST_LOOK
+    while True:
+        ids = [int(token) for token in prompt[-size:]]
+        text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        if size >= len(prompt) or any(mark in text for mark in _TELLING):
+            return text
+        size *= 4

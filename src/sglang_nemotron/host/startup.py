@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sglang_nemotron.config import DecoderSpec, check_parallel
-from sglang_nemotron.host.names.args import NemotronHConfig, envs, platforms, resolving_view
+from sglang_nemotron.config.decoder import DecoderSpec, check_parallel
 from sglang_nemotron.ops.forms import check_overrides
+from sglang_nemotron.sglang_api.args import NemotronHConfig, envs, platforms, resolving_view
 
 if TYPE_CHECKING:
-    from sglang_nemotron.config_omni import OmniSpec
+    from sglang_nemotron.config.omni import OmniSpec
     from sglang_nemotron.decoder.headers import Headers
 
 logger = logging.getLogger(__name__)

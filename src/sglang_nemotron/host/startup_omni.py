@@ -13,13 +13,13 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from sglang_nemotron.config_omni import OmniSpec
+from sglang_nemotron.config.omni import OmniSpec
 from sglang_nemotron.host import startup
 from sglang_nemotron.host.hf_config_omni import omni_spec_of
-from sglang_nemotron.host.names.args import envs, get_device_memory_capacity, override_providers, resolving_view
 from sglang_nemotron.host.startup import LIMITS, Limit, flag
 from sglang_nemotron.host.tables import OMNI
-from sglang_nemotron.prompt import libraries
+from sglang_nemotron.media import libraries
+from sglang_nemotron.sglang_api.args import envs, get_device_memory_capacity, override_providers, resolving_view
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def _size_cache(server_args: Any, view: Any, spec: OmniSpec) -> None:
     """Through the variable that SGLang reads in the scheduler; whoever set it has decided."""
     if envs.SGLANG_VLM_CACHE_SIZE_MB.is_set():
         return
-    from sglang_nemotron.host.names.flags import model_config_of
+    from sglang_nemotron.sglang_api.args import model_config_of
 
     model_config = model_config_of(server_args)
     device = _device_megabytes(view)

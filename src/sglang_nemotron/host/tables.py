@@ -10,8 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from sglang_nemotron.host.door import Door
-from sglang_nemotron.host.names.args import arch_tables
-from sglang_nemotron.host.wrapping import rebind
+from sglang_nemotron.sglang_api.args import arch_tables
+from sglang_nemotron.sglang_api.wrapping import rebind
 
 TEXT = "NemotronHForCausalLM"
 # as published, and as transformers saves it

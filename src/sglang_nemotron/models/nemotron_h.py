@@ -10,15 +10,15 @@ import torch
 from torch import nn
 
 from sglang_nemotron import ops
-from sglang_nemotron.config import check_parallel, is_nano
+from sglang_nemotron.config.decoder import check_parallel, is_nano
 from sglang_nemotron.decoder.mamba import MambaSlots
 from sglang_nemotron.decoder.moe import MoEMixer
 from sglang_nemotron.decoder.parallel import current_ranks
+from sglang_nemotron.decoder.quantization import is_dequantised
 from sglang_nemotron.decoder.stack import DecoderStack
 from sglang_nemotron.decoder.weights import DecoderWeights
 from sglang_nemotron.host.hf_config import spec_of
-from sglang_nemotron.host.intree import intree_model
-from sglang_nemotron.host.names.engine import (
+from sglang_nemotron.sglang_api.engine import (
     ForwardBatch,
     LazyValue,
     LogitsProcessor,
@@ -32,7 +32,7 @@ from sglang_nemotron.host.names.engine import (
     get_attn_backend,
     get_parallel,
 )
-from sglang_nemotron.host.quantization import is_dequantised
+from sglang_nemotron.sglang_api.intree import intree_model
 from sglang_nemotron.state.layout import state_layout
 from sglang_nemotron.state.plan import StepPlan, make_plan
 from sglang_nemotron.state.pool import PoolView

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from sglang_nemotron.ops.cargo import GridSnapshots, KernelGrid, Ragged, Snapshots
+from sglang_nemotron.ops.batch import GridSnapshots, KernelGrid, Ragged, Snapshots
 from sglang_nemotron.ops.forms import Case, case, module_for
 
 __all__ = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from sglang_nemotron.host.names.kernels import causal_conv1d_fn, causal_conv1d_update
-from sglang_nemotron.ops.cargo import Ragged, Snapshots
+from sglang_nemotron.ops.batch import Ragged, Snapshots
+from sglang_nemotron.sglang_api.kernels import causal_conv1d_fn, causal_conv1d_update
 
 
 def conv1d_prefill(

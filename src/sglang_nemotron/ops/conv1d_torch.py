@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from sglang_nemotron.ops.cargo import Ragged, Snapshots
+from sglang_nemotron.ops.batch import Ragged, Snapshots
 
 __all__ = ["conv1d_prefill", "conv1d_step"]
 

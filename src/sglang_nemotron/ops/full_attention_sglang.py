@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sglang_nemotron.host.names.kernels import flash_attn_varlen_func
+from sglang_nemotron.sglang_api.kernels import flash_attn_varlen_func
 
 __all__ = ["full_attention"]
 

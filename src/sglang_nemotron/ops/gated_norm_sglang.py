@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from sglang_nemotron.host.names.kernels import rms_norm_gated
+from sglang_nemotron.sglang_api.kernels import rms_norm_gated
 
 
 def gated_norm(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from sglang_nemotron.ops.cargo import Ragged, Snapshots
+from sglang_nemotron.ops.batch import Ragged, Snapshots
 
 __all__ = ["ssd_prefill"]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from sglang_nemotron.host.names.kernels import mamba_chunk_scan_combined
-from sglang_nemotron.ops.cargo import Ragged, Snapshots
+from sglang_nemotron.ops.batch import Ragged, Snapshots
+from sglang_nemotron.sglang_api.kernels import mamba_chunk_scan_combined
 
 
 def ssd_prefill(

@@ -16,7 +16,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from sglang_nemotron.ops.cargo import Ragged, Snapshots
+from sglang_nemotron.ops.batch import Ragged, Snapshots
 
 __all__ = ["ssd_prefill"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sglang_nemotron.host.names.kernels import selective_state_update
+from sglang_nemotron.sglang_api.kernels import selective_state_update
 
 
 def ssm_step(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sglang_nemotron.host.names.kernels import track_mamba_states_all_layers
+from sglang_nemotron.sglang_api.kernels import track_mamba_states_all_layers
 
 
 def copy_states(

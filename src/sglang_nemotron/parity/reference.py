@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from sglang_nemotron.config import DecoderSpec, decoder_spec, is_nano
+from sglang_nemotron.config.decoder import DecoderSpec, decoder_spec, is_nano
 from sglang_nemotron.decoder.dequantise import Dequantiser
 
 _SCALES = ("weight_scale", "weight_scale_2")

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from sglang_nemotron.config import decoder_spec
-from sglang_nemotron.config_omni import is_nano_omni
+from sglang_nemotron.config.decoder import decoder_spec
+from sglang_nemotron.config.omni import is_nano_omni
 from sglang_nemotron.parity.reference import Scores, check_whole, dequantised_tensors, read_config, settle
 from sglang_nemotron.parity.reference_media import Image, Item, Sound, Video
 

@@ -10,18 +10,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from sglang_nemotron.config_omni import is_nano_omni
-from sglang_nemotron.host.names.media import (
-    BaseMultimodalProcessor,
-    Modality,
-    MultimodalDataItem,
-    MultimodalProcessorOutput,
-)
+from sglang_nemotron.config.omni import is_nano_omni
+from sglang_nemotron.media.features import MediaError
+from sglang_nemotron.media.image.picture import image_budget
 from sglang_nemotron.models.nemotron_omni import NemotronH_Nano_Omni_Reasoning_V3, NemotronH_Omni_Reasoning_V3
-from sglang_nemotron.prompt.cargo import MediaError
-from sglang_nemotron.prompt.image import image_budget
 from sglang_nemotron.prompt.options import MediaOptions
-from sglang_nemotron.prompt.parcel import HELD, OPTIONS, Kind, Order, Parcel, Service, drop
 from sglang_nemotron.prompt.splice import (
     VIDEO_SLOT,
     Piece,
@@ -31,6 +24,14 @@ from sglang_nemotron.prompt.splice import (
     separators,
     splice,
     video_run,
+)
+from sglang_nemotron.reader.service import HELD, OPTIONS, Kind, Order, Parcel, Service, drop
+from sglang_nemotron.sglang_api.intree import intree_processor
+from sglang_nemotron.sglang_api.media import (
+    BaseMultimodalProcessor,
+    Modality,
+    MultimodalDataItem,
+    MultimodalProcessorOutput,
 )
 
 # how errors call the items
@@ -56,9 +57,7 @@ class NemotronOmniProcessor(BaseMultimodalProcessor):
     def __new__(cls, hf_config: Any, *args: Any, **kwargs: Any) -> Any:
         if is_nano_omni(hf_config) is None:
             return super().__new__(cls)
-        from sglang_nemotron.host.names.media_intree import NanoNemotronVLImageProcessor
-
-        return NanoNemotronVLImageProcessor(hf_config, *args, **kwargs)
+        return intree_processor()(hf_config, *args, **kwargs)
 
     async def process_mm_data_async(  # type: ignore[override]
         self,

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-from sglang_nemotron.config_omni import MediaTokens
+from sglang_nemotron.config.omni import MediaTokens
 from sglang_nemotron.prompt.splice import VIDEO_SLOT, Modality
 
 # private use, which no template and no normaliser touches

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sglang_nemotron.config import DecoderSpec, check_parallel
+from sglang_nemotron.config.decoder import DecoderSpec, check_parallel
 
 BYTES_OF_DTYPE = {
     "float32": 4,

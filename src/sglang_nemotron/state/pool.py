@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from sglang_nemotron.config import DecoderSpec
-from sglang_nemotron.host.names.args import Mamba2CacheParams, Mamba2StateDType, Mamba2StateShape
+from sglang_nemotron.config.decoder import DecoderSpec
+from sglang_nemotron.sglang_api.args import Mamba2CacheParams, Mamba2StateDType, Mamba2StateShape
 from sglang_nemotron.state.layout import StateLayout
 
 logger = logging.getLogger(__name__)

@@ -1,1 +1,0 @@
-"""Every stable SGLang name this package uses, re-exported and split by the process that pays for the import."""

@@ -1,0 +1,82 @@
+"""Cargo refuses shapes, counts and types that contradict each other; MediaError reads well and crosses processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+
+import pytest
+import torch
+
+from sglang_nemotron.media.features import MediaError, Picture, Sound, VideoClip
+
+PICTURE = {"pixels_CHW": torch.zeros(3, 32, 64), "grid_HW": (2, 4), "num_tokens": 2}
+CLIP = {
+    "frames_TCHW": torch.zeros(4, 3, 32, 64),
+    "grid_HW": (2, 4),
+    "headings": ("a", "b"),
+    "tokens_per_tubelet": 2,
+    "pruning_rate": 0.5,
+    "num_kept": 3,
+}
+SOUND = {"mel_NTF": torch.zeros(2, 100, 128), "num_frames_N": (100, 40), "tokens_N": (13, 5)}
+
+
+def test_good_cargo_is_accepted_and_frozen() -> None:
+    picture, clip, sound = Picture(**PICTURE), VideoClip(**CLIP), Sound(**SOUND)
+    assert (picture.num_tokens, clip.num_tokens, clip.num_tubelets, sound.num_tokens) == (2, 4, 2, 18)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        picture.num_tokens = 3  # type: ignore[misc]
+    # tensors inside: identity, not elementwise comparison, and usable as a key
+    assert picture != Picture(**PICTURE) and len({picture, clip, sound}) == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "change"),
+    [
+        (Picture, PICTURE, {"pixels_CHW": torch.zeros(4, 32, 64)}),
+        (Picture, PICTURE, {"pixels_CHW": torch.zeros(3, 32, 64, dtype=torch.float64)}),
+        (Picture, PICTURE, {"pixels_CHW": torch.zeros(3, 32, 64, dtype=torch.uint8)}),
+        (Picture, PICTURE, {"pixels_CHW": torch.zeros(1, 3, 32, 64)}),
+        (Picture, PICTURE, {"grid_HW": (4, 2)}),
+        (Picture, PICTURE, {"grid_HW": (0, 4)}),
+        (Picture, PICTURE, {"pixels_CHW": torch.zeros(3, 32, 65)}),
+        (Picture, PICTURE, {"num_tokens": 3}),
+        (Picture, PICTURE, {"num_tokens": 0}),
+        (VideoClip, CLIP, {"frames_TCHW": torch.zeros(5, 3, 32, 64)}),
+        (VideoClip, CLIP, {"frames_TCHW": torch.zeros(0, 3, 32, 64)}),
+        (VideoClip, CLIP, {"frames_TCHW": torch.zeros(3, 32, 64)}),
+        (VideoClip, CLIP, {"frames_TCHW": torch.zeros(CLIP["frames_TCHW"].shape, dtype=torch.float64)}),
+        (VideoClip, CLIP, {"headings": ()}),
+        (VideoClip, CLIP, {"headings": ("a", "b", "c")}),
+        (VideoClip, CLIP, {"pruning_rate": 1.0}),
+        (VideoClip, CLIP, {"pruning_rate": 0.0}),
+        (VideoClip, CLIP, {"num_kept": 1}),
+        (VideoClip, CLIP, {"num_kept": 5}),
+        (VideoClip, CLIP, {"tokens_per_tubelet": 3}),
+        (Sound, SOUND, {"mel_NTF": torch.zeros(100, 128)}),
+        (Sound, SOUND, {"mel_NTF": torch.zeros(2, 100, 128, dtype=torch.float64)}),
+        (Sound, SOUND, {"num_frames_N": (100,)}),
+        (Sound, SOUND, {"num_frames_N": (101, 40)}),
+        (Sound, SOUND, {"num_frames_N": (100, 0)}),
+        (Sound, SOUND, {"tokens_N": (13,)}),
+        (Sound, SOUND, {"tokens_N": (13, 0)}),
+        (Sound, SOUND, {"tokens_N": (13, 41)}),
+    ],
+)
+def test_contradictions_are_refused(kind: type, good: dict, change: dict) -> None:
+    with pytest.raises(AssertionError):
+        kind(**{**good, **change})
+
+
+def test_media_error_names_item_problem_and_limit() -> None:
+    error = MediaError("image 2", "60000 x 60000 pixels", "at most 178,956,970 pixels")
+    assert isinstance(error, ValueError)
+    assert str(error) == "image 2: 60000 x 60000 pixels (at most 178,956,970 pixels)"
+    assert str(MediaError("audio 1", "no samples")) == "audio 1: no samples"
+
+
+def test_media_error_crosses_processes() -> None:
+    error = pickle.loads(pickle.dumps(MediaError("video 1", "no frames", "at least 1")))
+    assert (error.item, error.problem, error.limit) == ("video 1", "no frames", "at least 1")
+    assert str(error) == "video 1: no frames (at least 1)"
