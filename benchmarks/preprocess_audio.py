@@ -65,7 +65,7 @@ def in_tree() -> Callable[[bytes], torch.Tensor]:
 
 
 def ours(data: bytes) -> torch.Tensor:
-    return read_sound(data, RULE, name="audio 1").mel_NTF
+    return read_sound(data, RULE, name="audio 1").feature
 
 
 def git_commit() -> str:

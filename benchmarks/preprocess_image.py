@@ -65,10 +65,10 @@ def sides(data: bytes) -> dict[str, Callable[[], torch.Tensor]]:
 
     return {
         "in-tree, bytes": lambda: pixels_there(load_image(data, gpu_image_decode=False)[0]),
-        "ours, bytes": lambda: picture(read_image(data, name="image 1"), RULE, budget).pixels_CHW,
-        "ours, bytes, cast": lambda: picture(read_image(data, name="image 1"), RULE, budget).pixels_CHW.bfloat16(),
+        "ours, bytes": lambda: picture(read_image(data, name="image 1"), RULE, budget).feature,
+        "ours, bytes, cast": lambda: picture(read_image(data, name="image 1"), RULE, budget).feature.bfloat16(),
         "in-tree, pixels": lambda: pixels_there(decoded_there),
-        "ours, pixels": lambda: picture(decoded_here, RULE, budget).pixels_CHW,
+        "ours, pixels": lambda: picture(decoded_here, RULE, budget).feature,
         "ours, decode": lambda: read_image(data, name="image 1"),
     }
 

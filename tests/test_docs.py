@@ -7,13 +7,12 @@ import ast
 import re
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from sglang_nemotron import cli
-from sglang_nemotron.prompt.options import _TOP, _VARIABLES, ENVIRONMENT, SETTINGS, MediaLimits
+from sglang_nemotron.prompt.options import _TOP, _VARIABLES, ENVIRONMENT, SETTABLE, SETTINGS, MediaLimits
 from support.waiting import NET_S
 
 ROOT = Path(__file__).parents[1]
@@ -44,9 +43,9 @@ def commands(text: str) -> set[str]:
 
 def media_variables() -> set[str]:
     """Variables about media, whose names the code puts together."""
-    settings = (PACKAGE / "host" / "media_settings.py").read_text()
+    settings = (PACKAGE / "reader" / "settings.py").read_text()
     endings = set(re.findall(r'_number\(environment, "([A-Z_]+)"', settings))
-    endings |= {field.name.upper() for field in fields(MediaLimits)} | {ending for ending, _ in _VARIABLES.values()}
+    endings |= {name.upper() for name in SETTABLE} | {ending for ending, _ in _VARIABLES.values()}
     return {ENVIRONMENT + ending for ending in endings}
 
 

@@ -10,9 +10,6 @@ import os
 
 __version__ = "0.1.0"
 
-# the SGLang releases this version was tested with, first and last; others warn once and are proved like these
-SUPPORTED_SGLANG = ("0.5.23", "0.5.23")
-
 KILL_SWITCH = "SGLANG_NEMOTRON_DISABLE"
 
 

@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sglang_nemotron.config.decoder import OMNI_MODEL_TYPES, decoder_spec
+from sglang_nemotron.config.decoder import decoder_spec
 from sglang_nemotron.config.omni import (
     ImageRule,
     MediaTokens,
@@ -28,6 +28,7 @@ from sglang_nemotron.config.omni import (
     omni_spec,
 )
 from sglang_nemotron.config.towers import TOWERS, SoundSpec, VisionSpec
+from sglang_nemotron.family import OMNI_MODEL_TYPES
 
 PUBLISHED: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "data" / "nano-omni-30b-a3b.config.json").read_text()

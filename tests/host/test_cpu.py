@@ -13,7 +13,7 @@ import torch
 
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
-from sglang_nemotron.config.decoder import OMNI_MODEL_TYPES, TEXT_MODEL_TYPES
+from sglang_nemotron.family import IN_MODEL_TYPES, OMNI_MODEL_TYPES, TEXT_MODEL_TYPES
 from sglang_nemotron.host import cpu, platform
 
 GIB = 2**30
@@ -186,7 +186,7 @@ def test_memory_limit_bounds_both_caches(toy: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_every_model_type_of_ours_is_of_the_family() -> None:
-    assert all(cpu._FAMILY in name.lower() for name in TEXT_MODEL_TYPES + OMNI_MODEL_TYPES)
+    assert all(IN_MODEL_TYPES in name.lower() for name in TEXT_MODEL_TYPES + OMNI_MODEL_TYPES)
 
 
 def test_memory_limit_that_is_no_number(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

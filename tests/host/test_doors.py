@@ -18,6 +18,7 @@ import torch
 from sglang.srt.configs import hybrid_arch
 
 import sglang_nemotron
+from sglang_nemotron.family import ARCHITECTURES
 from sglang_nemotron.host import budget, doors, providers, refusal, reply_flags
 from sglang_nemotron.host.door import Door, nothing
 from sglang_nemotron.sglang_api import args, release
@@ -217,7 +218,7 @@ def test_subclass_of_a_fork_is_ours_and_a_strangers_class_is_not(monkeypatch: py
 
 
 def test_scheduler_gets_a_class_that_raises(monkeypatch: pytest.MonkeyPatch, clean_refusal: None) -> None:
-    for name in refusal.ARCHITECTURES:
+    for name in ARCHITECTURES:
         monkeypatch.setitem(registry.models, name, object)
     monkeypatch.setenv("SGLANG_EXTERNAL_MM_PROCESSOR_PACKAGE", "somebody.elses")
     doors.open_all()

@@ -9,8 +9,8 @@ from sglang.srt.configs.nemotron_h import NemotronHConfig
 
 from sglang_nemotron.checkpoint.config_files import config_json
 from sglang_nemotron.checkpoint.spec import PRESETS
-from sglang_nemotron.config.decoder import decoder_spec
-from sglang_nemotron.host.hf_config import NanoConfig, spec_of
+from sglang_nemotron.config.decoder import decoder_spec, spec_of
+from sglang_nemotron.host.hf_config import NanoConfig
 
 FIELDS = config_json(PRESETS["toy"])
 

@@ -13,10 +13,10 @@ from sglang.srt.configs.nemotron_h import NemotronHConfig
 
 from sglang_nemotron.checkpoint.config_files import config_json
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS
-from sglang_nemotron.config.omni import omni_spec
+from sglang_nemotron.config.omni import omni_spec, omni_spec_of
 from sglang_nemotron.host.config_tables import CLASSES
 from sglang_nemotron.host.hf_config import NanoConfig
-from sglang_nemotron.host.hf_config_omni import NanoOmniConfig, TransformersOmniConfig, omni_spec_of
+from sglang_nemotron.host.hf_config_omni import NanoOmniConfig, TransformersOmniConfig
 from sglang_nemotron.sglang_api.args import config_registry
 
 PUBLISHED: dict[str, Any] = json.loads(

@@ -18,6 +18,7 @@ from sglang.srt.server_args import prepare_server_args
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.config.omni import omni_spec
+from sglang_nemotron.family import OMNI, TEXT
 from sglang_nemotron.host import doors, packages, providers, startup, startup_omni, tables
 from sglang_nemotron.media import libraries
 from sglang_nemotron.sglang_api.args import override_providers
@@ -74,7 +75,7 @@ def test_no_buffer_with_overlap_is_refused(toy: Path, proved: None) -> None:
 @pytest.mark.parametrize("toy", ["published"], indirect=True)
 def test_tables_without_ours_do_mix_them(toy: Path, proved: None, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = tables.arch_tables._MAMBA_RADIX_CACHE_ARCHS
-    monkeypatch.setattr(tables.arch_tables, "_MAMBA_RADIX_CACHE_ARCHS", listed - set(tables.OMNI))
+    monkeypatch.setattr(tables.arch_tables, "_MAMBA_RADIX_CACHE_ARCHS", listed - set(OMNI))
     view = resolve(toy)
     assert (view.mamba_radix_cache_strategy, view.disable_overlap_schedule) == ("auto", False)
 
@@ -86,8 +87,8 @@ def test_defaults_are_those_of_text(toy: Path, tmp_path: Path) -> None:
     write_checkpoint(PRESETS["toy"], tmp_path)
     # before resolution nothing is decided, so that the rules have something to say
     text = prepare_server_args(["--model-path", str(tmp_path)])
-    (in_tree,) = [p for p in override_providers[tables.TEXT] if startup_omni._in_tree(p)]
-    wanted = in_tree(text, SimpleNamespace(architectures=[tables.TEXT], mlp_hidden_act="relu2"))
+    (in_tree,) = [p for p in override_providers[TEXT] if startup_omni._in_tree(p)]
+    wanted = in_tree(text, SimpleNamespace(architectures=[TEXT], mlp_hidden_act="relu2"))
     assert wanted
     omni = prepare_server_args(["--model-path", str(toy)])
     architecture = json.loads((toy / "config.json").read_text())["architectures"][0]

@@ -123,5 +123,5 @@ def ours(omni_config: dict[str, Any], tokenizer: Any, published: Any, loop: Any)
     yield Side(
         intree_sides.serving(tokenizer, processor), processor, intree_sides.our_model(service.spec), tokenizer, loop
     )
-    service.workshop.close()
+    service.reader.close()
     processor.shutdown()

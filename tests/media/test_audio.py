@@ -168,15 +168,15 @@ def test_clips_and_tokens() -> None:
 def test_a_sound_is_its_clips() -> None:
     samples_S = recording(2 * CLIP + 100)
     measured = sound(samples_S, RULE)
-    assert measured.mel_NTF.shape == (3, 3000, 128)
+    assert measured.feature.shape == (3, 3000, 128)
     assert measured.num_frames_N == (3000, 3000, 10) and measured.tokens_N == (375, 375, 2)
     assert measured.num_tokens == sound_tokens(len(samples_S), RULE)
     # frames beyond a clip's own are 0, and a clip in a sound is the clip alone, bit for bit
-    assert not measured.mel_NTF[2, 10:].any()
+    assert not measured.feature[2, 10:].any()
     tail_S = np.pad(samples_S[2 * CLIP :], (0, 1500))
     for index, clip_S in enumerate((samples_S[:CLIP], samples_S[CLIP : 2 * CLIP], tail_S)):
         alone = sound(clip_S, RULE)
-        assert torch.equal(measured.mel_NTF[index, : alone.num_frames_N[0]], alone.mel_NTF[0])
+        assert torch.equal(measured.feature[index, : alone.num_frames_N[0]], alone.feature[0])
 
 
 @settings(max_examples=25, deadline=None)
@@ -191,7 +191,7 @@ def test_how_a_sound_is_cut_does_not_matter(pieces: list[int], clips: int, threa
             start += piece
         measure.add(samples_S[start:])
         cut, whole = measure.finish(), sound(samples_S, short)
-    assert torch.equal(cut.mel_NTF, whole.mel_NTF) and cut.tokens_N == whole.tokens_N
+    assert torch.equal(cut.feature, whole.feature) and cut.tokens_N == whole.tokens_N
     assert [frames * 160 for frames in cut.num_frames_N] == [
         s // 160 * 160 for s in clip_samples(len(samples_S), short)
     ]
@@ -210,6 +210,6 @@ def test_equal_to_in_tree_on_ordinary_audio() -> None:
     valid_NT = theirs["attention_mask"].bool()
     assert tuple(valid_NT.sum(-1).tolist()) == ours.num_frames_N
     for index, frames in enumerate(ours.num_frames_N):
-        assert is_close(ours.mel_NTF[index, :frames].numpy(), theirs["input_features"][index, :frames].numpy())
+        assert is_close(ours.feature[index, :frames].numpy(), theirs["input_features"][index, :frames].numpy())
     for num_samples in np.random.default_rng(0).integers(1, 4 * CLIP, 3000).tolist():
         assert sound_tokens(num_samples, RULE) == in_tree.audio_token_count(num_samples), num_samples

@@ -21,10 +21,11 @@ import pytest
 import soundfile
 import torch
 
-from sglang_nemotron.media.audio.decode import AudioLimits, has_audio
+from sglang_nemotron.media.audio.decode import has_audio
 from sglang_nemotron.media.audio.file import read_audio, read_sound
 from sglang_nemotron.media.audio.mel import sound
-from sglang_nemotron.media.features import MediaError
+from sglang_nemotron.prompt.errors import MediaError
+from sglang_nemotron.prompt.options import MediaLimits
 from support.costs import assert_cheap, cost, memory_peak
 from support.published import SPEC
 
@@ -83,7 +84,7 @@ def likeness(samples_S: np.ndarray, wanted_S: np.ndarray) -> float:
     return 1.0 - float((error**2).sum() / (wanted_S[:length].astype(np.float64) ** 2).sum())
 
 
-def refusal(data: bytes, limits: AudioLimits | None = None) -> MediaError:
+def refusal(data: bytes, limits: MediaLimits | None = None) -> MediaError:
     """The error both readers give, which must be the same, must cross processes and must leave no thread behind."""
     before = threading.active_count()
     with pytest.raises(MediaError) as first:
@@ -190,7 +191,7 @@ def test_measuring_while_decoding_changes_nothing(data: bytes, threads: int) -> 
     before = threading.active_count()
     measured = read_sound(data, RULE, name="audio 1", threads=threads)
     whole = sound(read_audio(data, name="audio 1"), RULE)
-    assert torch.equal(measured.mel_NTF, whole.mel_NTF) and measured.tokens_N == whole.tokens_N
+    assert torch.equal(measured.feature, whole.feature) and measured.tokens_N == whole.tokens_N
     assert threading.active_count() == before
 
 
@@ -281,7 +282,7 @@ def test_samples_that_are_no_sound(value: float, rate: int) -> None:
 def test_loud_but_finite_is_served() -> None:
     """Samples scaled as integers, or far louder, are normalised away; nothing overflows up to the limit."""
     data = written(tones(16_000) * 2e9, 16_000, "WAV", "FLOAT")
-    assert bool(torch.isfinite(read_sound(data, RULE, name="audio 1").mel_NTF).all())
+    assert bool(torch.isfinite(read_sound(data, RULE, name="audio 1").feature).all())
 
 
 def long_flac(seconds: int, honest: bool) -> bytes:
@@ -302,7 +303,7 @@ def long_flac(seconds: int, honest: bool) -> bytes:
 def test_three_hours_are_refused_in_bounded_time_and_memory(honest: bool) -> None:
     data = long_flac(3 * 3600, honest)
     assert len(data) < 2 * MEBIBYTE
-    limits = AudioLimits(max_seconds=1800.0)
+    limits = MediaLimits(max_audio_seconds=1800.0)
     with memory_peak() as peak:
         error = refusal(data, limits)
     assert error.problem.startswith("lasts ") and error.limit == "at most 1800 s of audio"
@@ -319,13 +320,13 @@ def test_three_hours_are_refused_in_bounded_time_and_memory(honest: bool) -> Non
 
 def test_a_file_may_not_hold_more_values_than_the_limit() -> None:
     data = written(np.zeros((48_000, 8), np.float32), 48_000, "FLAC")
-    error = refusal(data, dataclasses.replace(AudioLimits(), max_values=300_000))
+    error = refusal(data, dataclasses.replace(MediaLimits(), max_audio_values=300_000))
     assert error.limit == "at most 300000 over all channels"
-    assert read_audio(data, name="audio 1", limits=AudioLimits(max_values=400_000)).shape == (16_000,)
+    assert read_audio(data, name="audio 1", limits=MediaLimits(max_audio_values=400_000)).shape == (16_000,)
 
 
 def test_limits_are_arguments() -> None:
-    limits = AudioLimits(min_seconds=0.0, max_seconds=2.0)
+    limits = MediaLimits(min_audio_seconds=0.0, max_audio_seconds=2.0)
     assert refusal(WAV, limits).limit == "at most 2 s of audio"
     short = written(tones(16_000, 1, 0.01), 16_000, "WAV", "PCM_16")
     # below the server's minimum only if it lowers it: then a clip of 0.1 s, as the serving engines fill it up

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from sglang_nemotron.config.omni import ImageRule
-from sglang_nemotron.media.features import MediaError
 from sglang_nemotron.media.image.picture import PictureToBe, image_budget, image_grid, image_tokens, picture
 from sglang_nemotron.media.image.progress import Decoding
 from sglang_nemotron.media.pixels.resize import Resizer
+from sglang_nemotron.prompt.errors import MediaError
 from support.waiting import eventually
 
 GOLDEN_TOKENS = {
@@ -126,8 +126,8 @@ def test_pixels_of_200_random_images(image_rule: ImageRule, reference: Callable)
         pixels = random_pixels(width, height, number)
         made = picture(torch.from_numpy(pixels), image_rule, image_budget(context, image_rule))
         theirs = reference_pixels(reference(context), Image.fromarray(pixels))
-        assert made.pixels_CHW.shape == theirs.shape
-        worst = max(worst, (made.pixels_CHW - theirs).abs().max().item())
+        assert made.feature.shape == theirs.shape
+        worst = max(worst, (made.feature - theirs).abs().max().item())
     assert worst <= 1e-5
 
 
@@ -137,7 +137,7 @@ def test_pixels_of_long_and_large_images(image_rule: ImageRule, reference: Calla
         pixels = random_pixels(width, height, 1)
         made = picture(torch.from_numpy(pixels), image_rule, image_budget(262144, image_rule))
         theirs = reference_pixels(reference(262144), Image.fromarray(pixels))
-        assert (made.pixels_CHW - theirs).abs().max().item() <= 1e-5
+        assert (made.feature - theirs).abs().max().item() <= 1e-5
 
 
 def torch_memory(*shape: int, dtype: torch.dtype | None = torch.float32) -> torch.Tensor:
@@ -157,7 +157,7 @@ def test_a_picture_begun_before_its_pixels_is_the_same(
         begun = PictureToBe(*size, image_rule, 13312, name="image 1", memory=memory, start=pool.submit)
         made = begun.of(pixels)
     assert (made.grid_HW, made.num_tokens) == (whole.grid_HW, whole.num_tokens)
-    assert torch.equal(made.pixels_CHW, whole.pixels_CHW.to(dtype))
+    assert torch.equal(made.feature, whole.feature.to(dtype))
 
 
 class Decoder:
@@ -190,7 +190,7 @@ class Decoder:
         self._decoding.over = True
 
     def picture(self) -> torch.Tensor:
-        return self._begun.of(self._memory_HW4[:, :, :3]).pixels_CHW
+        return self._begun.of(self._memory_HW4[:, :, :3]).feature
 
 
 @pytest.mark.parametrize("ready", [False, True])
@@ -207,7 +207,7 @@ def test_a_picture_that_follows_its_decoder_is_the_same(
         decoder.write(size[1])
         decoder.finish()
         made = decoder.picture()
-    assert torch.equal(made, picture(pixels, image_rule, 13312).pixels_CHW)
+    assert torch.equal(made, picture(pixels, image_rule, 13312).feature)
 
 
 def test_following_too_early_would_show(monkeypatch: pytest.MonkeyPatch, image_rule: ImageRule) -> None:
@@ -220,7 +220,7 @@ def test_following_too_early_would_show(monkeypatch: pytest.MonkeyPatch, image_r
         decoder.write(1080)
         decoder.finish()
         made = decoder.picture()
-    assert not torch.equal(made, picture(pixels, image_rule, 13312).pixels_CHW)
+    assert not torch.equal(made, picture(pixels, image_rule, 13312).feature)
 
 
 def test_a_broken_image_is_given_up(image_rule: ImageRule) -> None:
@@ -270,7 +270,7 @@ def test_pixel_comparison_can_fail(fault: str, image_rule: ImageRule, reference:
     rule = image_rule
     if fault == "swapped mean":
         rule = ImageRule(16, 2, 1024, 13312, image_rule.mean[::-1], image_rule.std)
-    made = picture(torch.from_numpy(pixels), rule, image_budget(260, rule)).pixels_CHW
+    made = picture(torch.from_numpy(pixels), rule, image_budget(260, rule)).feature
     if fault == "clamped":
         mean, std = (torch.tensor(values)[:, None, None] for values in (rule.mean, rule.std))
         made = ((made * std + mean).clamp(0, 1) - mean) / std

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from sglang_nemotron.media.features import MediaError
 from sglang_nemotron.media.image import file as image_file
 from sglang_nemotron.media.image.file import ImageLimits, image_size, read_image
+from sglang_nemotron.prompt.errors import MediaError
 from support.costs import assert_cheap, cost, memory_peak
 from support.waiting import NET_S
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sglang_nemotron.media.features import MediaError
 from sglang_nemotron.media.image.file import read_image
 from sglang_nemotron.media.image.memory import PIXEL_BYTES
 from sglang_nemotron.media.image.progress import Decoding
+from sglang_nemotron.prompt.errors import MediaError
 from support.waiting import NET_S, eventually
 
 WIDTH, HEIGHT = 1280, 960

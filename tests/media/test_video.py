@@ -191,6 +191,6 @@ def test_a_clip_repeats_its_last_frame_to_fill_the_last_tubelet(num_frames: int)
         frames[number] = number
     clip = video_clip(frames, num_frames=num_frames, grid=(2, 2), seconds=None, rule=RULE, pruning_rate=0.5)
     whole = num_frames + num_frames % 2
-    assert clip.frames_TCHW[:, 0, 0, 0].tolist() == [float(min(n, num_frames - 1)) for n in range(whole)]
+    assert clip.feature[:, 0, 0, 0].tolist() == [float(min(n, num_frames - 1)) for n in range(whole)]
     assert clip.num_tubelets == whole // 2 and clip.tokens_per_tubelet == 1
     assert clip.num_kept == max(1, whole // 4)

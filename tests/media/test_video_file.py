@@ -16,12 +16,13 @@ import pytest
 import torch
 from av.video.reformatter import VideoReformatter
 
-from sglang_nemotron.media.features import MediaError, VideoClip
+from sglang_nemotron.media.features import VideoClip
 from sglang_nemotron.media.pixels.resize import Resizer
 from sglang_nemotron.media.video.file import CODECS, VideoFile, read_clip
 from sglang_nemotron.media.video.pixels import rgb_planes
 from sglang_nemotron.media.video.resize import num_to_decode, resize_all
 from sglang_nemotron.media.video.sampling import new_frames, video_grid
+from sglang_nemotron.prompt.errors import MediaError
 from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
 from support.costs import assert_cheap, cost
 from support.video_media import RULE, decode_all, encode, picture
@@ -93,7 +94,7 @@ def test_a_clip_of_a_file_is_its_frames_resized() -> None:
         resizer.into(frames[at], expected[number])
     expected[5] = expected[4]
     assert made.grid_HW == grid and made.tokens_per_tubelet == grid[0] * grid[1] // 4
-    assert float((made.frames_TCHW - expected).abs().max()) <= 2e-6
+    assert float((made.feature - expected).abs().max()) <= 2e-6
     assert made.headings == (
         "Frame 1 sampled at 0.00 seconds and frame 2 sampled at 0.30 seconds: ",
         "Frame 3 sampled at 0.63 seconds and frame 4 sampled at 0.96 seconds: ",
@@ -114,7 +115,7 @@ def test_a_file_that_tells_a_wrong_size_changes_nothing(size: tuple[int, int]) -
     with VideoFile(data, name="video 1", limits=LIMITS) as file:
         frames = file.frames(list(range(7)))
         told = resize_all(frames, 7, RULE, size=size, workers=1, memory=memory, check=lambda *_: None)
-    assert torch.equal(told[0][:7], clip(data, fps=30.0).frames_TCHW[:7])
+    assert torch.equal(told[0][:7], clip(data, fps=30.0).feature[:7])
     # no second memory where the first can be turned
     same = sorted(video_grid(*size, RULE)) == sorted(video_grid(160, 96, RULE))
     assert len(asked) == (1 if same else 2)
@@ -124,9 +125,9 @@ def test_bytes_a_path_and_any_number_of_threads_agree(tmp_path: Path) -> None:
     data = encode(30)
     path = tmp_path / "a film.mp4"
     path.write_bytes(data)
-    wanted = clip(data, threads=1).frames_TCHW
+    wanted = clip(data, threads=1).feature
     for source, threads in ((data, 2), (path, 2), (str(path), 4), (bytearray(data), 1)):
-        assert torch.equal(clip(source, threads=threads).frames_TCHW, wanted)
+        assert torch.equal(clip(source, threads=threads).feature, wanted)
 
 
 def test_the_pruning_rate_is_the_checkpoints_unless_asked_for() -> None:
@@ -138,9 +139,9 @@ def test_the_pruning_rate_is_the_checkpoints_unless_asked_for() -> None:
 @pytest.mark.parametrize(("frames", "tubelets"), [(1, 1), (2, 1), (7, 4)])
 def test_few_and_odd_counts(frames: int, tubelets: int) -> None:
     made = clip(encode(frames, rate=2))
-    assert (made.num_tubelets, made.frames_TCHW.shape[0]) == (tubelets, 2 * tubelets)
+    assert (made.num_tubelets, made.feature.shape[0]) == (tubelets, 2 * tubelets)
     if frames % 2:
-        assert torch.equal(made.frames_TCHW[-1], made.frames_TCHW[-2])
+        assert torch.equal(made.feature[-1], made.feature[-2])
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_rotation_of_the_file_is_applied(rotation: int, hflip: bool, turn: objec
     expected = new_frames(2, grid, RULE)
     for number, frame in enumerate(upright):
         Resizer(grid, RULE).into(frame, expected[number])
-    assert float((made.frames_TCHW - expected).abs().max()) <= 1e-5
+    assert float((made.feature - expected).abs().max()) <= 1e-5
 
 
 def test_variable_frame_rate_is_read_by_position_and_told_at_the_average_rate() -> None:
@@ -183,7 +184,7 @@ def test_a_file_whose_frames_change_size_keeps_its_first_grid() -> None:
     """Two MPEG-TS files of different size, one after the other, as a broadcast may send them."""
     data = encode(10, container="mpegts", rate=2) + encode(10, container="mpegts", rate=2, width=96, height=160)
     made = clip(data, fps=1000.0)
-    assert made.grid_HW == video_grid(160, 96, RULE) and bool(made.frames_TCHW.isfinite().all())
+    assert made.grid_HW == video_grid(160, 96, RULE) and bool(made.feature.isfinite().all())
 
 
 def test_the_committed_clip() -> None:
@@ -223,8 +224,8 @@ def print_growth(path: str) -> None:
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
     made = clip(path)
-    assert made.frames_TCHW.shape[0] == 96
-    print(resident("VmHWM") - before, made.frames_TCHW.nbytes)
+    assert made.feature.shape[0] == 96
+    print(resident("VmHWM") - before, made.feature.nbytes)
 
 
 def test_threads_that_decode_are_bounded_by_what_they_keep() -> None:
@@ -342,7 +343,7 @@ def test_damage_inside_never_hangs_or_crashes() -> None:
 
         def read(data: bytes = bytes(data)) -> None:
             try:
-                outcomes.add(bool(clip(data).frames_TCHW.isfinite().all()))
+                outcomes.add(bool(clip(data).feature.isfinite().all()))
             except MediaError:
                 outcomes.add("refused")
 

@@ -13,12 +13,13 @@ from sglang.srt.utils.common import VideoData
 from transformers import PreTrainedTokenizerFast
 
 from sglang_nemotron.checkpoint.tokenizer import build_tokenizer
-from sglang_nemotron.media.features import MediaError
+from sglang_nemotron.media.features import MediaFeatures, Picture, ReadRequest, Sound, VideoClip
 from sglang_nemotron.processors.nemotron_omni import NemotronOmniProcessor
+from sglang_nemotron.prompt.errors import MediaError
 from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
 from sglang_nemotron.prompt.splice import VIDEO_SLOT
 from sglang_nemotron.prompt.tags import TagEncoder
-from sglang_nemotron.reader.service import OPTIONS, Order, Parcel, Service
+from sglang_nemotron.reader.service import OPTIONS, MediaService
 from support.published import SPEC as PUBLISHED
 
 TOKENS = PUBLISHED.tokens
@@ -40,31 +41,31 @@ class Feature:
 
 
 class Desk:
-    """A workshop that measures whatever it is given: an item is its number of tokens, or the error to raise."""
+    """A reader that measures whatever it is given: an item is its number of tokens, or the error to raise."""
 
     def __init__(self) -> None:
-        self.orders: list[Order] = []
+        self.requests: list[ReadRequest] = []
         self.made: list[Feature] = []
 
     def _feature(self) -> Any:
         self.made.append(Feature())
         return self.made[-1]
 
-    async def measure(self, order: Order, item: Any) -> list[Parcel]:
-        self.orders.append(order)
+    async def measure(self, request: ReadRequest, item: Any) -> list[MediaFeatures]:
+        self.requests.append(request)
         item = int(item.url) if isinstance(item, VideoData) else item
         await asyncio.sleep(0)
         if isinstance(item, str):
-            raise MediaError(order.name, item)
+            raise MediaError(request.name, item)
         identity = bytes([item % 256]) * 32
-        if order.kind == "image":
-            return [Parcel("image", identity, self._feature(), item)]
-        if order.kind == "sound":
-            return [Parcel("sound", identity, self._feature(), item, num_frames=(item * 8,))]
-        clip = Parcel("video", identity, self._feature(), item, ("one: ", "two: "), 4, 0.5)
-        if not order.options.audio_in_video:
+        if request.kind == "image":
+            return [Picture(self._feature(), (1, 1), item, identity=identity)]
+        if request.kind == "sound":
+            return [Sound(self._feature(), (item * 8,), (item,), identity=identity)]
+        clip = VideoClip(self._feature(), (1, 1), ("one: ", "two: "), 4, 0.5, item, identity=identity)
+        if not request.options.audio_in_video:
             return [clip]
-        return [clip, Parcel("sound", identity[::-1], self._feature(), 3, num_frames=(24,))]
+        return [clip, Sound(self._feature(), (24,), (3,), identity=identity[::-1])]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def processor(encoder: TagEncoder) -> Any:
     made: Any = object.__new__(NemotronOmniProcessor)
     made.hf_config = SimpleNamespace(video_context_token_id=131081)
     made._tokenizer_auto_adds_specials = False
-    made.nemotron_service = Service(SPEC, encoder, Desk(), MediaOptions(), MediaLimits(), 200, 199)
+    made.nemotron_service = MediaService(SPEC, encoder, Desk(), MediaOptions(), MediaLimits(), 200, 199)
     return made
 
 
@@ -144,8 +145,8 @@ def test_a_raw_prompt_says_its_slots_in_text(processor: Any) -> None:
 
 def test_options_of_one_video(processor: Any) -> None:
     _run(processor, [VIDEO_SLOT], videos=[VideoData(url="6", preprocess_kwargs={"fps": 1.0})])
-    (order,) = processor.nemotron_service.workshop.orders
-    assert order.options.fps == 1.0 and order.name == "video 1"
+    (request,) = processor.nemotron_service.reader.requests
+    assert request.options.fps == 1.0 and request.name == "video 1"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_options_of_one_video(processor: Any) -> None:
 def test_refusals_leave_nothing_behind(processor: Any, prompt: Any, given: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         _run(processor, prompt, **given)
-    assert all(feature.released for feature in processor.nemotron_service.workshop.made)
+    assert all(feature.released for feature in processor.nemotron_service.reader.made)
 
 
 def test_the_schedulers_own_limit_counts_too(processor: Any) -> None:

@@ -20,36 +20,36 @@ import torch
 from PIL import Image
 
 from sglang_nemotron.host.http.shared_tensor import receive_inline
-from sglang_nemotron.media.features import MediaError
+from sglang_nemotron.media.features import MediaFeatures, ReadRequest
 from sglang_nemotron.media.image.file import read_image
 from sglang_nemotron.media.image.picture import picture
 from sglang_nemotron.media.video.file import read_clip
+from sglang_nemotron.prompt.errors import MediaError
 from sglang_nemotron.prompt.options import MediaOptions
 from sglang_nemotron.reader import pool as media_pool
 from sglang_nemotron.reader.pool import Pool
 from sglang_nemotron.reader.scratch import SHARED
-from sglang_nemotron.reader.service import Order, Parcel
-from sglang_nemotron.reader.settings import media_settings
-from sglang_nemotron.reader.worker import Terms
+from sglang_nemotron.reader.settings import worker_config
 from support.published import SPEC
 from support.video_media import encode
 from support.waiting import NET_S, eventually
 
-SETTINGS = media_settings({}, SPEC.image)
 STAMP = f"sgl_shm_mm_{os.getpid()}_pool_"
-TERMS = Terms(SPEC, SETTINGS.bounds, torch.bfloat16, 1024 << 20, 1 << 31, NET_S, STAMP)
+CONFIG = replace(
+    worker_config({}, SPEC, pixels=torch.bfloat16, stamp=STAMP), memory=1024 << 20, max_file=1 << 31, timeout=NET_S
+)
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
-    made = Pool(TERMS, 1, receive_inline)
+    made = Pool(CONFIG, 1, receive_inline)
     yield made
     made.close()
     assert not [name for name in os.listdir(SHARED) if name.startswith(STAMP)]
 
 
-def _measure(pool: Pool, kind: Any, path: Path, **more: Any) -> list[Parcel]:
-    return asyncio.run(pool.measure(Order(kind, f"{kind} 7", MediaOptions(**more), 13312), str(path)))
+def _measure(pool: Pool, kind: Any, path: Path, **more: Any) -> list[MediaFeatures]:
+    return asyncio.run(pool.measure(ReadRequest(kind, f"{kind} 7", MediaOptions(**more), 13312), str(path)))
 
 
 def _png(path: Path) -> Path:
@@ -62,34 +62,34 @@ def _png(path: Path) -> Path:
 
 def test_an_image_in_the_served_dtype(pool: Pool, tmp_path: Path) -> None:
     path = _png(tmp_path / "a.png")
-    (parcel,) = _measure(pool, "image", path)
-    assert parcel.feature.dtype == torch.bfloat16 and parcel.num_tokens >= 256
-    assert parcel.feature.shape[1] * parcel.feature.shape[2] == parcel.num_tokens * 4 * 256
+    (made,) = _measure(pool, "image", path)
+    assert made.feature.dtype == torch.bfloat16 and made.num_embeddings >= 256
+    assert made.feature.shape[1] * made.feature.shape[2] == made.num_embeddings * 4 * 256
     # a smaller one between, in the same memory
     _measure(pool, "image", _png(tmp_path / "b.png"), max_image_tokens=256)
     (again,) = _measure(pool, "image", path)
-    assert again.identity == parcel.identity and torch.equal(again.feature, parcel.feature)
+    assert again.identity == made.identity and torch.equal(again.feature, made.feature)
     rgb_HWC = read_image(path.read_bytes(), name="i")
-    assert torch.equal(parcel.feature, picture(rgb_HWC, SPEC.image, 13312).pixels_CHW.bfloat16())
+    assert torch.equal(made.feature, picture(rgb_HWC, SPEC.image, 13312).feature.bfloat16())
 
 
 def test_a_film_on_its_side_is_made_in_memory_for_an_upright_one(pool: Pool, tmp_path: Path) -> None:
     """Which the fixture finds if it is left behind, and so would be a second one."""
     data = encode(20, width=320, height=180, rate=4, rotation=90.0)
     (tmp_path / "a.mp4").write_bytes(data)
-    (parcel,) = _measure(pool, "video", tmp_path / "a.mp4")
-    clip = read_clip(data, name="v", rule=SPEC.video, options=MediaOptions(), limits=SETTINGS.bounds.video)
-    assert parcel.feature.shape[2] > parcel.feature.shape[3]
-    assert torch.equal(parcel.feature, clip.frames_TCHW.bfloat16())
+    (made,) = _measure(pool, "video", tmp_path / "a.mp4")
+    clip = read_clip(data, name="v", rule=SPEC.video, options=MediaOptions(), limits=CONFIG.limits)
+    assert made.feature.shape[2] > made.feature.shape[3]
+    assert torch.equal(made.feature, clip.feature.bfloat16())
 
 
 def test_a_video_is_made_in_the_served_dtype(pool: Pool, tmp_path: Path) -> None:
     data = encode(40, width=320, height=180, rate=4)
     (tmp_path / "a.mp4").write_bytes(data)
-    (parcel,) = _measure(pool, "video", tmp_path / "a.mp4")
-    clip = read_clip(data, name="v", rule=SPEC.video, options=MediaOptions(), limits=SETTINGS.bounds.video)
-    assert parcel.feature.dtype == torch.bfloat16
-    assert torch.equal(parcel.feature, clip.frames_TCHW.bfloat16())
+    (made,) = _measure(pool, "video", tmp_path / "a.mp4")
+    clip = read_clip(data, name="v", rule=SPEC.video, options=MediaOptions(), limits=CONFIG.limits)
+    assert made.feature.dtype == torch.bfloat16
+    assert torch.equal(made.feature, clip.feature.bfloat16())
 
 
 def test_a_video_that_fails_late_leaves_no_file(pool: Pool, tmp_path: Path) -> None:
@@ -105,8 +105,8 @@ def test_a_video_that_fails_late_leaves_no_file(pool: Pool, tmp_path: Path) -> N
 
 def test_a_sound_in_float32(pool: Pool, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(16_000, dtype=np.float32) + 0.1, 16_000)
-    (parcel,) = _measure(pool, "sound", tmp_path / "a.wav")
-    assert parcel.feature.dtype == torch.float32 and parcel.num_frames == (100,) and parcel.num_tokens == 13
+    (sound,) = _measure(pool, "sound", tmp_path / "a.wav")
+    assert sound.feature.dtype == torch.float32 and sound.num_frames_N == (100,) and sound.num_tokens == 13
 
 
 @pytest.mark.parametrize("kind", ["image", "video", "sound"])
@@ -132,7 +132,7 @@ def _struck(pool: Pool, how: int, path: Path) -> None:
         worker = pool._idle.get_nowait()
         pool._idle.put(worker)
         os.kill(worker.process.pid, signal.SIGSTOP)
-        job = asyncio.ensure_future(pool.measure(Order("image", "image 7", MediaOptions(), 13312), str(path)))
+        job = asyncio.ensure_future(pool.measure(ReadRequest("image", "image 7", MediaOptions(), 13312), str(path)))
         while pool._idle.qsize():
             await asyncio.sleep(0.002)
         if how != signal.SIGSTOP:
@@ -169,7 +169,7 @@ def test_a_worker_that_dies_over_a_video_leaves_no_file(pool: Pool, tmp_path: Pa
     async def struck() -> None:
         worker = pool._idle.get_nowait()
         pool._idle.put(worker)
-        order = Order("video", "video 7", MediaOptions(fps=4.0, max_frames=400), 13312)
+        order = ReadRequest("video", "video 7", MediaOptions(fps=4.0, max_frames=400), 13312)
         job = asyncio.ensure_future(pool.measure(order, str(tmp_path / "a.mp4")))
         # the frames' memory is there, and they are being made
         while not left():
@@ -189,7 +189,7 @@ def test_a_worker_that_dies_over_a_video_leaves_no_file(pool: Pool, tmp_path: Pa
 def test_a_worker_that_hangs_is_ended(pool: Pool, tmp_path: Path, monkeypatch: Any) -> None:
     path = _png(tmp_path / "a.png")
     _measure(pool, "image", path)
-    monkeypatch.setattr(pool, "_terms", replace(TERMS, timeout=0.5))
+    monkeypatch.setattr(pool, "_config", replace(CONFIG, timeout=0.5))
     with pytest.raises(MediaError, match=r"image 7: takes too long to read \(at most 0.5 s\)"):
         _struck(pool, signal.SIGSTOP, path)
     monkeypatch.undo()
@@ -202,7 +202,7 @@ def test_broken_photos_are_let_go(tmp_path: Path) -> None:
     Image.effect_noise((5200, 4850), 30).convert("RGB").save(whole)
     broken = tmp_path / "b.jpg"
     broken.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    pool = Pool(replace(TERMS, memory=260_000_000), 1, receive_inline)
+    pool = Pool(replace(CONFIG, memory=260_000_000), 1, receive_inline)
     try:
         for _ in range(4):
             with pytest.raises(MediaError, match="image 7: damaged or incomplete"):
@@ -216,7 +216,7 @@ def test_a_large_photo_is_in_memory_once(tmp_path: Path) -> None:
     """At four bytes a pixel, 182 MB of the worker's 260; the larger one would need 268."""
     Image.new("RGB", (7000, 6500), (1, 2, 3)).save(tmp_path / "a.jpg")
     Image.new("RGB", (8192, 8192), (1, 2, 3)).save(tmp_path / "b.jpg")
-    pool = Pool(replace(TERMS, memory=260_000_000), 1, receive_inline)
+    pool = Pool(replace(CONFIG, memory=260_000_000), 1, receive_inline)
     try:
         assert len(_measure(pool, "image", tmp_path / "a.jpg")) == 1
         with pytest.raises(MediaError, match="image 7: .*memory"):
@@ -227,7 +227,7 @@ def test_a_large_photo_is_in_memory_once(tmp_path: Path) -> None:
 
 @pytest.fixture
 def three() -> Iterator[Pool]:
-    made = Pool(TERMS, 3, receive_inline)
+    made = Pool(CONFIG, 3, receive_inline)
     yield made
     made.close()
 
@@ -259,14 +259,14 @@ def test_items_take_the_worker_that_is_ready_not_one_that_starts(tmp_path: Path,
         ready(worker)
 
     monkeypatch.setattr(media_pool._Worker, "wait_ready", late)
-    path, pool = _png(tmp_path / "a.png"), Pool(TERMS, 3, receive_inline)
+    path, pool = _png(tmp_path / "a.png"), Pool(CONFIG, 3, receive_inline)
 
-    async def burst() -> list[list[Parcel]]:
-        order = Order("image", "image 7", MediaOptions(), 13312)
+    async def burst() -> list[list[MediaFeatures]]:
+        order = ReadRequest("image", "image 7", MediaOptions(), 13312)
         return await asyncio.gather(*(pool.measure(order, str(path)) for _ in range(12)))
 
     try:
-        assert [len(parcels) for parcels in asyncio.run(burst())] == [1] * 12
+        assert [len(measured) for measured in asyncio.run(burst())] == [1] * 12
         assert pool._idle.qsize() == 1
         last.set()
         _promptly(lambda: pool._idle.qsize() == 3)
@@ -277,7 +277,7 @@ def test_items_take_the_worker_that_is_ready_not_one_that_starts(tmp_path: Path,
 
 def test_workers_that_cannot_start_are_tried_again(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(media_pool, "_PROGRAM", "raise SystemExit(3)")
-    path, pool = _png(tmp_path / "a.png"), Pool(TERMS, 2, receive_inline)
+    path, pool = _png(tmp_path / "a.png"), Pool(CONFIG, 2, receive_inline)
     try:
         for _ in range(3):
             with pytest.raises(RuntimeError, match="a media worker cannot start"):
@@ -291,7 +291,7 @@ def test_workers_that_cannot_start_are_tried_again(tmp_path: Path, monkeypatch: 
 
 def test_a_worker_that_waits_comes_before_a_place_without_one(tmp_path: Path, monkeypatch: Any) -> None:
     """Nor does an item wait for the start of another if one that waited has died."""
-    path, pool = _png(tmp_path / "a.png"), Pool(TERMS, 3, receive_inline)
+    path, pool = _png(tmp_path / "a.png"), Pool(CONFIG, 3, receive_inline)
     try:
         _promptly(lambda: pool._idle.qsize() == 3)
         with monkeypatch.context() as patch:
@@ -321,17 +321,17 @@ def test_an_answer_that_cannot_be_read_costs_its_item_alone(three: Pool, tmp_pat
 
 
 def _unreadable(connection: Any) -> Any:
-    for parcel in pickle.loads(connection.recv_bytes()):
-        os.unlink(parcel.feature.path)
+    for made in pickle.loads(connection.recv_bytes()):
+        os.unlink(made.feature.path)
     raise pickle.UnpicklingError("not ours")
 
 
 def test_a_pool_that_closes_keeps_nobody_waiting(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(media_pool, "_PROGRAM", "import time; time.sleep(1000)")
-    pool = Pool(TERMS, 2, receive_inline)
+    pool = Pool(CONFIG, 2, receive_inline)
 
     async def both() -> None:
-        order = Order("image", "image 7", MediaOptions(), 13312)
+        order = ReadRequest("image", "image 7", MediaOptions(), 13312)
         jobs = [asyncio.ensure_future(pool.measure(order, str(tmp_path / "a.png"))) for _ in range(2)]
         await asyncio.sleep(0.2)
         pool.close()
@@ -342,17 +342,3 @@ def test_a_pool_that_closes_keeps_nobody_waiting(tmp_path: Path, monkeypatch: An
     _promptly(lambda: not pool._starting)
     with pytest.raises(RuntimeError):
         _measure(pool, "image", tmp_path / "a.png")
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [("MEDIA_WORKERS", "0"), ("MEDIA_TIMEOUT", "soon"), ("MEDIA_MEMORY_MB", "nan"), ("VIDEO_FPS", "-2")],
-)
-def test_settings_that_mean_nothing_are_refused(name: str, text: str) -> None:
-    with pytest.raises(ValueError, match=f"SGLANG_NEMOTRON_{name} is"):
-        media_settings({f"SGLANG_NEMOTRON_{name}": text}, SPEC.image)
-
-
-def test_settings_are_read() -> None:
-    made = media_settings({"SGLANG_NEMOTRON_MEDIA_WORKERS": "3", "SGLANG_NEMOTRON_VIDEO_FPS": "1"}, SPEC.image)
-    assert (made.workers, made.options.fps, made.bounds.video.max_image_tokens) == (3, 1.0, 3328)

@@ -9,16 +9,16 @@ import threading
 import pytest
 
 from sglang_nemotron.reader import threads
-from sglang_nemotron.reader.threads import Helpers
+from sglang_nemotron.reader.threads import SideThreads
 from support.waiting import NET_S
 
 
-def allowed(helpers: Helpers) -> list[set[int]]:
+def allowed(helpers: SideThreads) -> list[set[int]]:
     return [os.sched_getaffinity(native_id) for native_id in helpers.native_ids]
 
 
 def test_helpers_are_all_there() -> None:
-    with Helpers(3) as helpers:
+    with SideThreads(3) as helpers:
         assert len(set(helpers.native_ids)) == 3
         assert {int(name) for name in os.listdir("/proc/self/task")} >= set(helpers.native_ids)
         assert helpers.submit(threading.get_native_id).result() in helpers.native_ids
@@ -35,7 +35,7 @@ def test_a_thread_that_cannot_start_leaves_none_waiting(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(threading.Thread, "start", once)
     with pytest.raises(RuntimeError, match="can't start new thread"):
-        Helpers(2)
+        SideThreads(2)
     # ends with the last reference to its pool
     gc.collect()
     started[0].join(NET_S)
@@ -46,7 +46,7 @@ def test_helpers_keep_away_from_the_processor_that_asks(monkeypatch: pytest.Monk
     ours = os.sched_getaffinity(0)
     if len(ours) < 2:
         pytest.skip("needs two processors")
-    with Helpers(2) as helpers:
+    with SideThreads(2) as helpers:
         for here in sorted(ours)[:2]:
             monkeypatch.setattr(threads, "_this_processor", lambda here=here: here)
             helpers.keep_away()
@@ -59,7 +59,7 @@ def test_one_processor_is_shared() -> None:
     only = {min(ours)}
     os.sched_setaffinity(0, only)
     try:
-        with Helpers(2) as helpers:
+        with SideThreads(2) as helpers:
             helpers.keep_away()
             assert allowed(helpers) == [only] * 2
     finally:
@@ -79,7 +79,7 @@ def test_a_thread_knows_its_processor() -> None:
 
 def test_a_library_that_does_not_tell_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_this_processor", None)
-    with Helpers(1) as helpers:
+    with SideThreads(1) as helpers:
         before = allowed(helpers)
         helpers.keep_away()
         assert allowed(helpers) == before

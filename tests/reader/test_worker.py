@@ -5,17 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sglang_nemotron.media.features import MediaError
+from sglang_nemotron.media.features import ReadRequest
+from sglang_nemotron.prompt.errors import MediaError
 from sglang_nemotron.prompt.options import MediaOptions
 from sglang_nemotron.reader import worker
-from sglang_nemotron.reader.service import Order
-from sglang_nemotron.reader.settings import media_settings
-from sglang_nemotron.reader.worker import Terms
+from sglang_nemotron.reader.settings import WorkerConfig
 from support.published import SPEC
 
-SETTINGS = media_settings({}, SPEC.image)
-TERMS = Terms(SPEC, SETTINGS.bounds, torch.bfloat16, 1024 << 20, 1 << 31, 20.0, "sgl_shm_mm_0_worker_")
-ORDER = Order("image", "image 7", MediaOptions(), 13312)
+CONFIG = WorkerConfig(SPEC, torch.bfloat16, "sgl_shm_mm_0_worker_", memory=1024 << 20)
+REQUEST = ReadRequest("image", "image 7", MediaOptions(), 13312)
 
 
 def _raised(fault: Exception) -> Exception:
@@ -26,7 +24,7 @@ def _raised(fault: Exception) -> Exception:
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "shown"),
     [
         (ValueError("operands could not be broadcast"), "image 7: operands could not be broadcast"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "invalid start byte"),
@@ -36,16 +34,16 @@ def _raised(fault: Exception) -> Exception:
     ids=lambda value: type(value).__name__,
 )
 def test_what_nobody_foresaw_leaves_its_traceback(
-    fault: Exception, told: str, capsys: pytest.CaptureFixture[str]
+    fault: Exception, shown: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(MediaError, match=told):
-        raise worker._told(ORDER, _raised(fault), TERMS)
+    with pytest.raises(MediaError, match=shown):
+        raise worker.media_error(REQUEST, _raised(fault), CONFIG)
     logged = capsys.readouterr().err
     assert f"{type(fault).__name__}: {fault}" in logged and "in _raised" in logged
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "shown"),
     [
         (MediaError("image 7", "is no image", "PNG or JPEG"), r"^image 7: is no image \(PNG or JPEG\)$"),
         (MemoryError(), r"^image 7: needs too much memory to read \(at most 1024 MB\)$"),
@@ -53,9 +51,9 @@ def test_what_nobody_foresaw_leaves_its_traceback(
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_a_file_can_do_is_told_and_not_logged(
-    fault: Exception, told: str, capsys: pytest.CaptureFixture[str]
+def test_what_a_file_can_do_is_shown_and_not_logged(
+    fault: Exception, shown: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(MediaError, match=told):
-        raise worker._told(ORDER, _raised(fault), TERMS)
+    with pytest.raises(MediaError, match=shown):
+        raise worker.media_error(REQUEST, _raised(fault), CONFIG)
     assert capsys.readouterr().err == ""

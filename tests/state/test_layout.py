@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from sglang_nemotron.config.decoder import DecoderSpec, decoder_spec
-from sglang_nemotron.state.layout import BYTES_OF_DTYPE, StateLayout, state_layout
+from sglang_nemotron.family import BYTES_OF_DTYPE
+from sglang_nemotron.state.layout import StateLayout, state_layout
 
 # tests/config/test_config.py proves what it is read as
 CONFIG = Path(__file__).parents[1] / "data" / "nano-30b-a3b.config.json"

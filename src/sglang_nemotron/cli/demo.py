@@ -25,6 +25,7 @@ from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS, CheckpointSpe
 from sglang_nemotron.cli.demo_omni import omni_requests
 from sglang_nemotron.cli.demo_requests import DemoFailed, Row, all_requests
 from sglang_nemotron.cli.server import ServerFailed, ServerProcess
+from sglang_nemotron.family import OMNI, TEXT
 from sglang_nemotron.media import libraries
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ _REQUEST_LIMIT_S = 300.0
 # our classes write this line when they see SGLang's pools for the first time; nothing of SGLang's own does
 _OUR_LINE = re.compile(r"state pools: .*?(?=; TP|$)", re.MULTILINE)
 _OUR_CLASSES = {
-    "NemotronHForCausalLM": "sglang_nemotron.models.nemotron_h.NemotronHForCausalLM",
-    "NemotronH_Nano_Omni_Reasoning_V3": "sglang_nemotron.models.nemotron_omni.NemotronH_Nano_Omni_Reasoning_V3",
+    TEXT: f"sglang_nemotron.models.nemotron_h.{TEXT}",
+    OMNI[0]: f"sglang_nemotron.models.nemotron_omni.{OMNI[0]}",
 }
 
 Requests = Callable[["OpenAI", str], Iterator[Row]]

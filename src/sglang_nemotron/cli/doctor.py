@@ -15,7 +15,8 @@ import platform
 import time
 from typing import Any
 
-from sglang_nemotron import KILL_SWITCH, SUPPORTED_SGLANG, __version__, disabled
+from sglang_nemotron import KILL_SWITCH, __version__, disabled
+from sglang_nemotron.sglang_api.release import SUPPORTED_SGLANG
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

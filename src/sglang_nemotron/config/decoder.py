@@ -6,6 +6,7 @@ torch, a device or a tensor name.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,13 +26,10 @@ from sglang_nemotron.config.values import (
     size_or_list,
     tokens,
 )
-
-SSM_DTYPES = ("float32", "bfloat16", "float16")
+from sglang_nemotron.family import OMNI_MODEL_TYPES, STATE_DTYPES, TEXT_MODEL_TYPES
 
 # the keys under which a multimodal config holds its text config, published name first
 TEXT_KEYS = ("llm_config", "text_config")
-TEXT_MODEL_TYPES = ("nemotron_h",)
-OMNI_MODEL_TYPES = ("NemotronH_Nano_Omni_Reasoning_V3", "nemotron_h_omni")
 
 # by layer kind: field of the spec -> its spellings, the one that current checkpoints use first
 _SIZES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -133,8 +131,8 @@ class DecoderSpec:
                 raise ValueError(f"conv_kernel={self.conv_width} is not supported; allowed: 2 or more")
         if self.moe_layers:
             _check_router(self)
-        if self.ssm_dtype not in SSM_DTYPES:
-            raise ValueError(f"mamba_ssm_cache_dtype={self.ssm_dtype!r} is not supported; allowed: {SSM_DTYPES}")
+        if self.ssm_dtype not in STATE_DTYPES:
+            raise ValueError(f"mamba_ssm_cache_dtype={self.ssm_dtype!r} is not supported; allowed: {STATE_DTYPES}")
 
     @property
     def num_layers(self) -> int:
@@ -350,3 +348,25 @@ def _check_router(spec: DecoderSpec) -> None:
             f"num_experts_per_tok={spec.experts_per_token} exceeds the {top * (experts // groups)} experts that "
             f"n_routed_experts={experts}, n_group={groups}, topk_group={top} leave to choose from"
         )
+
+
+# SGLang pads these in place for its own CPU kernels, and keeps what the checkpoint said under the second name
+_PADDED = {
+    "moe_intermediate_size": "original_moe_intermediate_size",
+    "intermediate_size": "original_intermediate_size",
+    "num_attention_heads": "original_num_attention_heads",
+    "num_key_value_heads": "original_total_num_kv_heads",
+}
+
+
+def spec_of(config: Any) -> DecoderSpec:
+    """The decoder spec of any config object SGLang hands a model: ours, in-tree's, or a transformers one."""
+    spec = getattr(config, "nano_spec", None)
+    if spec is not None:
+        return spec
+    # a copy of the same class: `decoder_spec` tells a class's defaults from what the checkpoint says
+    unpadded = copy.copy(config)
+    for name, original in _PADDED.items():
+        if getattr(config, original, None) is not None:
+            setattr(unpadded, name, getattr(config, original))
+    return decoder_spec(unpadded)

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sglang_nemotron.config.decoder import OMNI_MODEL_TYPES, TEXT_KEYS, DecoderSpec, decoder_spec, is_nano
+from sglang_nemotron.config.decoder import TEXT_KEYS, DecoderSpec, decoder_spec, is_nano
 from sglang_nemotron.config.towers import SOUND_KEYS, Part, SoundSpec, VisionSpec, sound_spec, vision_spec
 from sglang_nemotron.config.values import ABSENT, count, flag
+from sglang_nemotron.family import OMNI_MODEL_TYPES
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -260,3 +261,9 @@ def _triple(name: str, value: Any) -> tuple[float, float, float]:
         raise ValueError(f"{name}={value!r} is not supported; allowed: three numbers")
     red, green, blue = (float(n) for n in numbers)
     return red, green, blue
+
+
+def omni_spec_of(config: Any) -> OmniSpec:
+    """The spec of any Omni config object SGLang hands a model: ours, or one that somebody else built."""
+    spec = getattr(config, "omni_spec", None)
+    return spec if spec is not None else omni_spec(config)

@@ -10,16 +10,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# one letter per layer, as in the checkpoints' `hybrid_override_pattern`; the words are those of the published
-# remote code and of SGLang (mamba, attention) and of transformers 5 (linear_attention, full_attention)
-LETTER_OF_WORD = {
-    "mamba": "M",
-    "linear_attention": "M",
-    "attention": "*",
-    "full_attention": "*",
-    "moe": "E",
-    "mlp": "-",
-}
+from sglang_nemotron.family import LAYER_WORDS
+
+# one letter per layer, as in the checkpoints' `hybrid_override_pattern`
+LETTER_OF_WORD = {word: letter for letter, words in LAYER_WORDS.items() for word in words}
 LETTERS = "ME*-"
 
 # the Omni checkpoints write "no upper bound" as 1e30

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sglang_nemotron.config.decoder import OMNI_MODEL_TYPES
 from sglang_nemotron.config.omni import is_nano_omni
+from sglang_nemotron.family import OMNI_MODEL_TYPES
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.hf_config import NanoConfig
 from sglang_nemotron.host.hf_config_omni import NanoOmniConfig, TransformersOmniConfig

@@ -18,14 +18,13 @@ import torch
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
 
+from sglang_nemotron.family import IN_MODEL_TYPES, STATE_DTYPES
+
 logger = logging.getLogger(__name__)
 
 MEMORY_LIMIT = "SGLANG_NEMOTRON_CPU_MEMORY_GIB"
 # how many ranks share the cores, for the processes that the main one starts
 _RANKS = "SGLANG_NEMOTRON_CPU_RANKS"
-
-# in every model_type that `config` knows, however it is spelled
-_FAMILY = "nemotron"
 
 # of the memory that is free at start, what the caches may take in all when the user sets no limit
 _MEMORY_SHARE = 0.25
@@ -132,7 +131,7 @@ class CpuPlatform(SRTPlatform):
 
 def _settle_gpu_choices(server_args: Any) -> None:
     dtype = server_args.kv_cache_dtype
-    if dtype not in (None, "auto", "bfloat16", "bf16", "float16", "float32"):
+    if dtype not in (None, "auto", "bf16", *STATE_DTYPES):
         raise ValueError(
             f"--kv-cache-dtype {dtype} needs a GPU: the CPU platform keeps the KV cache in the model's dtype. "
             "Drop the flag here; it is honoured on CUDA."
@@ -238,7 +237,7 @@ def _costs(model_path: str) -> tuple[int, int]:
         return 48 * 2**20, 16 * 2**10
     config = json.loads(path.read_text())
     # another family's model starts whatever is wrong with what we know of ours
-    if _FAMILY in str(config.get("model_type")).lower() and (ours := _own_costs(config)):
+    if IN_MODEL_TYPES in str(config.get("model_type")).lower() and (ours := _own_costs(config)):
         return ours
     heads = config.get("num_key_value_heads") or config.get("num_attention_heads") or 32
     head_dim = config.get("head_dim") or (config.get("hidden_size", 4096) // (config.get("num_attention_heads") or 32))

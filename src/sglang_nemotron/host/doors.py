@@ -12,6 +12,7 @@ import logging
 import sys
 from collections.abc import Callable
 
+from sglang_nemotron.family import ARCHITECTURES
 from sglang_nemotron.host import budgets, config_tables, packages, parsers, platform, refusal, reply_flags, tables
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.http import body_spool, chat_body, media, replies, requests
@@ -25,7 +26,7 @@ DOORS: tuple[Door, ...] = (
     platform.PLATFORM,
     config_tables.CONFIGS,
     config_tables.TOKENIZER,
-    tables.ARCHITECTURES,
+    tables.BY_ARCHITECTURE,
     startup_door(lambda: prove_all()),
     packages.PROCESSORS,
     packages.WORKERS,
@@ -92,5 +93,5 @@ def _guarded(door: Door, step: Callable[[], object]) -> bool:
 
 
 def _bar_the_scheduler() -> None:
-    for architecture in refusal.ARCHITECTURES:
+    for architecture in ARCHITECTURES:
         registry().models[architecture] = refusal.refusing_class(architecture)

@@ -6,33 +6,24 @@ Puzzle, MTP heads) pass through to the parent unchanged.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 
 from sglang_nemotron.config.decoder import DecoderSpec, decoder_spec, is_nano
+from sglang_nemotron.family import LAYER_WORDS, STATE_DTYPES, TEXT_MODEL_TYPES
 from sglang_nemotron.sglang_api.args import Mamba2CacheParams, NemotronHConfig, envs, get_model, get_parallel
 from sglang_nemotron.state.layout import state_layout
 from sglang_nemotron.state.pool import cache_params
 
-_WORD_OF_LETTER = {"M": "mamba", "E": "moe", "*": "attention", "-": "mlp"}
 # spellings that the parent does not know, or reads under another name
 _TRANSLATED = ("hybrid_override_pattern", "layers_block_type", "layer_types", "chunk_size", "mamba_chunk_size")
-
-# SGLang pads these in place for its own CPU kernels, and keeps what the checkpoint said under the second name
-_PADDED = {
-    "moe_intermediate_size": "original_moe_intermediate_size",
-    "intermediate_size": "original_intermediate_size",
-    "num_attention_heads": "original_num_attention_heads",
-    "num_key_value_heads": "original_total_num_kv_heads",
-}
 
 
 class NanoConfig(NemotronHConfig):
     """SGLang's NemotronHConfig with our reading of the fields; `nano_spec` is None for configs we do not claim."""
 
-    model_type = "nemotron_h"
+    model_type = TEXT_MODEL_TYPES[0]
 
     # transformers builds configs, and their defaults, from keyword arguments alone
     def __init__(self, **kwargs: Any) -> None:
@@ -44,7 +35,7 @@ class NanoConfig(NemotronHConfig):
         spec = decoder_spec(fields)
         kept = {name: value for name, value in kwargs.items() if name not in _TRANSLATED}
         kept.update(
-            layers_block_type=[_WORD_OF_LETTER[letter] for letter in spec.pattern],
+            layers_block_type=[LAYER_WORDS[letter][0] for letter in spec.pattern],
             mamba_n_groups=spec.num_groups,
             mamba_d_conv=spec.conv_width,
             mamba_chunk_size=spec.chunk_size,
@@ -79,19 +70,6 @@ class NanoConfig(NemotronHConfig):
         return cache_params(self.nano_spec, layout)
 
 
-def spec_of(config: Any) -> DecoderSpec:
-    """The decoder spec of any config object SGLang hands a model: ours, in-tree's, or a transformers one."""
-    spec = getattr(config, "nano_spec", None)
-    if spec is not None:
-        return spec
-    # a copy of the same class: `decoder_spec` tells a class's defaults from what the checkpoint says
-    unpadded = copy.copy(config)
-    for name, original in _PADDED.items():
-        if getattr(config, original, None) is not None:
-            setattr(unpadded, name, getattr(config, original))
-    return decoder_spec(unpadded)
-
-
 def _conv_dtype(config: NanoConfig) -> str:
     """The window holds raw inputs of the convolution, so the served dtype keeps them exact; a variable overrides."""
     if envs.SGLANG_MAMBA_CONV_DTYPE.is_set():
@@ -107,8 +85,8 @@ def _ssm_dtype(spec: DecoderSpec) -> str:
 
 
 def _known_dtype(source: str, name: str) -> str:
-    if name not in ("float32", "bfloat16", "float16"):
-        raise ValueError(f"{source}={name!r} is not supported; allowed: float32, bfloat16, float16")
+    if name not in STATE_DTYPES:
+        raise ValueError(f"{source}={name!r} is not supported; allowed: {', '.join(STATE_DTYPES)}")
     return name
 
 

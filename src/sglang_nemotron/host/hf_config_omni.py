@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sglang_nemotron.config.omni import OmniSpec, is_nano_omni, omni_spec
+from sglang_nemotron.family import OMNI_MODEL_TYPES
 from sglang_nemotron.host.hf_config import NanoConfig
 from sglang_nemotron.sglang_api.args import (
     NemotronH_Nano_Omni_Reasoning_V3_Config,
@@ -111,7 +112,7 @@ class _Ours:
 class NanoOmniConfig(_Ours, NemotronH_Nano_Omni_Reasoning_V3_Config):
     """A published checkpoint's config; `omni_spec` is None for configs we do not claim."""
 
-    model_type = "NemotronH_Nano_Omni_Reasoning_V3"
+    model_type = OMNI_MODEL_TYPES[0]
 
     # transformers builds configs, and their defaults, from keyword arguments alone; it also makes each subclass a
     # dataclass, whose generated __init__ would hide one inherited from `_Ours`
@@ -122,13 +123,7 @@ class NanoOmniConfig(_Ours, NemotronH_Nano_Omni_Reasoning_V3_Config):
 class TransformersOmniConfig(_Ours, NemotronH_Omni_Reasoning_V3_Config):
     """The same as transformers saves it; Super Omni shares this model type, and is left to SGLang."""
 
-    model_type = "nemotron_h_omni"
+    model_type = OMNI_MODEL_TYPES[1]
 
     def __init__(self, **kwargs: Any) -> None:
         _read(self, super().__init__, kwargs)
-
-
-def omni_spec_of(config: Any) -> OmniSpec:
-    """The spec of any Omni config object SGLang hands a model: ours, or one that somebody else built."""
-    spec = getattr(config, "omni_spec", None)
-    return spec if spec is not None else omni_spec(config)

@@ -7,17 +7,14 @@ import os
 import sys
 from typing import Any
 
+from sglang_nemotron.family import OMNI, TEXT
 from sglang_nemotron.host.door import Door
 
 MODEL_PACKAGE = "sglang_nemotron.models"
 PROCESSOR_PACKAGE = "sglang_nemotron.processors"
 HTTP_APP = "sglang_nemotron.host.http.app:app"
 # architecture -> module of ours that holds its class
-MODELS = {
-    "NemotronHForCausalLM": f"{MODEL_PACKAGE}.nemotron_h",
-    "NemotronH_Nano_Omni_Reasoning_V3": f"{MODEL_PACKAGE}.nemotron_omni",
-    "NemotronH_Omni_Reasoning_V3": f"{MODEL_PACKAGE}.nemotron_omni",
-}
+MODELS = {TEXT: f"{MODEL_PACKAGE}.nemotron_h", **dict.fromkeys(OMNI, f"{MODEL_PACKAGE}.nemotron_omni")}
 REGISTRY = "sglang.srt.models.registry"
 
 _MODEL_VARIABLE = "SGLANG_EXTERNAL_MODEL_PACKAGE"

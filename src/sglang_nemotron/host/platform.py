@@ -57,13 +57,10 @@ def _other_platform() -> str | None:
 def _platform_is_ours() -> str | None:
     # SGLang first: it resolves the platform while it is imported, and must not meet ours half-imported
     current = importlib.import_module("sglang_nemotron.sglang_api.args").platforms.current_platform
-    from sglang_nemotron.host.cpu import CpuPlatform
-
+    kind = f"{type(current).__module__}:{type(current).__name__}"
     if activate() is None:
-        return "our CPU platform is active beside an accelerator" if isinstance(current, CpuPlatform) else None
-    if isinstance(current, CpuPlatform):
-        return None
-    return f"no accelerator is here, but the platform is {type(current).__module__}.{type(current).__name__}"
+        return "our CPU platform is active beside an accelerator" if kind == CLASS_PATH else None
+    return None if kind == CLASS_PATH else f"no accelerator is here, but the platform is {kind}"
 
 
 # ---- torch.Tensor.pin_memory

@@ -6,8 +6,9 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from sglang_nemotron.family import OMNI, TEXT
 from sglang_nemotron.host.door import Door
-from sglang_nemotron.host.packages import HTTP_APP, MODELS, announce_omni
+from sglang_nemotron.host.packages import HTTP_APP, announce_omni
 
 Provider = Callable[[Any, Any], dict[str, Any]]
 
@@ -37,7 +38,7 @@ def startup_door(prove_all: Callable[[], None]) -> Door:
         prove_all()
         return startup_omni.resolve(server_args, hf_config, http_app=HTTP_APP)
 
-    ours: dict[str, Provider] = {name: text if name == "NemotronHForCausalLM" else omni for name in MODELS}
+    ours: dict[str, Provider] = {TEXT: text, **dict.fromkeys(OMNI, omni)}
 
     def opens() -> None:
         from sglang_nemotron.sglang_api.args import register_model_override

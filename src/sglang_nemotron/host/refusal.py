@@ -1,4 +1,4 @@
-"""Refusing to serve: our architectures end with a reason, every other model is untouched. Imports no other room.
+"""Refusing to serve: our architectures end with a reason, every other model is untouched. Imports names alone.
 
 SGLang swallows what a plugin raises and then serves its own class. So a fault is kept here, and an override provider
 for our architectures raises it while arguments resolve in the main process. A scheduler that alone can see a fault
@@ -17,9 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from sglang_nemotron.family import ARCHITECTURES
+
 logger = logging.getLogger(__name__)
 
-ARCHITECTURES = ("NemotronHForCausalLM", "NemotronH_Nano_Omni_Reasoning_V3", "NemotronH_Omni_Reasoning_V3")
 # a fault of this door leaves no model to serve, whatever its architecture
 PLATFORM = "platform"
 REMEDY = (

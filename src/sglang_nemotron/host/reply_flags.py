@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from sglang_nemotron.config.decoder import is_nano
+from sglang_nemotron.family import ARCHITECTURES
 from sglang_nemotron.host.door import Door
-from sglang_nemotron.host.refusal import ARCHITECTURES
 from sglang_nemotron.reply.markup import THINK_CLOSE, THINK_OPEN
 from sglang_nemotron.reply.reasoning import ASSISTANT_HEADER
 from sglang_nemotron.sglang_api.args import (

@@ -13,11 +13,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from sglang_nemotron.config.omni import OmniSpec
+from sglang_nemotron.config.omni import OmniSpec, omni_spec_of
+from sglang_nemotron.family import OMNI
 from sglang_nemotron.host import startup
-from sglang_nemotron.host.hf_config_omni import omni_spec_of
 from sglang_nemotron.host.startup import LIMITS, Limit, flag
-from sglang_nemotron.host.tables import OMNI
 from sglang_nemotron.media import libraries
 from sglang_nemotron.sglang_api.args import envs, get_device_memory_capacity, override_providers, resolving_view
 

@@ -9,13 +9,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from sglang_nemotron.family import OMNI, TEXT
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.sglang_api.args import arch_tables
 from sglang_nemotron.sglang_api.wrapping import rebind
-
-TEXT = "NemotronHForCausalLM"
-# as published, and as transformers saves it
-OMNI = ("NemotronH_Nano_Omni_Reasoning_V3", "NemotronH_Omni_Reasoning_V3")
 
 # table -> what it decides
 TABLES = {
@@ -70,6 +67,6 @@ def _unsafe(architecture: str, overlap: bool) -> str | None:
     return f"SGLang would run {architecture} with {strategy} and overlap {'on' if runs_overlap else 'off'}: {decided}"
 
 
-ARCHITECTURES = Door(
+BY_ARCHITECTURE = Door(
     "tables", "args", "Omni where SGLang lists text by architecture", opens=open_tables, proof=tables_are_ours
 )

@@ -1,6 +1,7 @@
-"""What leaves this room: a measured picture, video clip or sound, and the error that says which item was bad.
+"""What is asked of one media file, and what it becomes: a request to read it in, measured features out.
 
-Each is born once in `prompt/` and never changed downstream. Nothing here may know token ids, files or SGLang.
+Records are born once in this room and never changed downstream; they cross processes by pickle, a tensor's place taken
+by whatever stands for it meanwhile. Nothing here may know token ids, files or SGLang.
 
 Shape letters: C colour channels (3: red, green, blue), H W pixels, T frames of a video or of a mel spectrogram,
 N clips of a sound (30 s each), F mel bands.
@@ -8,71 +9,112 @@ N clips of a sound (30 s each), F mel bands.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 
+from sglang_nemotron.prompt.options import MediaOptions
+
+Kind = Literal["image", "video", "sound"]
 CHANNELS = 3
 # what pixels may be kept in
 PIXELS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class MediaError(ValueError):
-    """A file of the request that cannot be served: the user's to correct, a 400 at the HTTP door.
+@dataclass(frozen=True, slots=True)
+class ReadRequest:
+    """One media item to read. name: in errors, "image 2". budget: most patches of an image; unused for others."""
 
-    item: which one, counted from 1 as the user sent them ("image 2"). problem: what is wrong with it, with its value.
-    limit: what would be accepted, empty if there is no number to tell. Survives pickling between processes.
-    """
-
-    def __init__(self, item: str, problem: str, limit: str = "") -> None:
-        super().__init__(item, problem, limit)
-        self.item = item
-        self.problem = problem
-        self.limit = limit
-
-    def __str__(self) -> str:
-        return f"{self.item}: {self.problem}" + (f" ({self.limit})" if self.limit else "")
+    kind: Kind
+    name: str
+    options: MediaOptions
+    budget: int = 0
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class MediaFeatures:
+    """One measured item. feature: its tensor, or whatever stands for one while it travels.
+
+    identity: 32 bytes; equal for equal files under equal options alone.
+    """
+
+    kind: ClassVar[Kind]
+    feature: Any
+    identity: bytes = field(default=b"", kw_only=True)
+
+    def __post_init__(self) -> None:
+        # what stands for a tensor was one when the item was measured
+        if isinstance(self.feature, torch.Tensor):
+            self._check(self.feature)
+
+    def _check(self, feature: torch.Tensor) -> None:
+        """AssertionError for shapes, counts and types that contradict each other."""
+        raise NotImplementedError
+
+    @property
+    def num_embeddings(self) -> int:
+        """How many embeddings the item becomes, after pruning."""
+        raise NotImplementedError
+
+    def carrying(self, feature: Any) -> Self:
+        return replace(self, feature=feature)
+
+    def known_by(self, identity: bytes) -> Self:
+        return replace(self, identity=identity)
+
+
+def drop(measured: Iterable[MediaFeatures]) -> None:
+    """Gives back at once what features hold beyond this process. An error keeps its frames, and them, for long."""
+    for item in measured:
+        release = getattr(item.feature, "release", None)
+        if release is not None:
+            release()
+
+
+@dataclass(frozen=True, eq=False)
+class Picture(MediaFeatures):
     """One image, ready for the vision tower.
 
-    pixels_CHW: float32 or narrower, normalised, H = rows * patch size, W = columns * patch size.
+    feature: (C, H, W), float32 or narrower, normalised, H = rows * patch size, W = columns * patch size.
     grid_HW: (rows, columns) in patches. num_tokens: tokens the language model sees, after the pixel shuffle.
     """
 
-    pixels_CHW: torch.Tensor
+    kind = "image"
     grid_HW: tuple[int, int]
     num_tokens: int
 
-    def __post_init__(self) -> None:
-        _check_pixels(self.pixels_CHW, 3, self.grid_HW)
+    def _check(self, feature: torch.Tensor) -> None:
+        _check_pixels(feature, 3, self.grid_HW)
         _check_tokens(self.num_tokens, self.grid_HW)
+
+    @property
+    def num_embeddings(self) -> int:
+        return self.num_tokens
 
 
 @dataclass(frozen=True, eq=False)
-class VideoClip:
+class VideoClip(MediaFeatures):
     """One video, sampled, ready for the vision tower.
 
-    frames_TCHW: float32 or narrower, normalised; T is a multiple of the frames per tubelet, the last one repeated.
-    grid_HW: (rows, columns) in patches of every frame. tokens_per_tubelet: before pruning, after the pixel shuffle.
-    headings: the text before each tubelet, one per tubelet, in order.
-    pruning_rate: q in [0, 1), 0 is off. num_kept: tokens of the whole clip left after pruning; the first tubelet is
-    always kept whole.
+    feature: (T, C, H, W), float32 or narrower, normalised; T is a multiple of the frames per tubelet, the last one
+    repeated. grid_HW: (rows, columns) in patches of every frame. tokens_per_tubelet: before pruning, after the pixel
+    shuffle. headings: the text before each tubelet, one per tubelet, in order. pruning_rate: q in [0, 1), 0 is off.
+    num_kept: tokens of the whole clip left after pruning; the first tubelet is always kept whole.
     """
 
-    frames_TCHW: torch.Tensor
+    kind = "video"
     grid_HW: tuple[int, int]
     headings: tuple[str, ...]
     tokens_per_tubelet: int
     pruning_rate: float
     num_kept: int
 
-    def __post_init__(self) -> None:
-        _check_pixels(self.frames_TCHW, 4, self.grid_HW)
+    def _check(self, feature: torch.Tensor) -> None:
+        _check_pixels(feature, 4, self.grid_HW)
         _check_tokens(self.tokens_per_tubelet, self.grid_HW)
-        num_frames, num_tubelets = self.frames_TCHW.shape[0], len(self.headings)
+        num_frames, num_tubelets = feature.shape[0], len(self.headings)
         assert num_tubelets > 0 and num_frames > 0 and num_frames % num_tubelets == 0, (num_frames, num_tubelets)
         assert 0.0 <= self.pruning_rate < 1.0, self.pruning_rate
         assert self.tokens_per_tubelet <= self.num_kept <= self.num_tokens, (self.num_kept, self.num_tokens)
@@ -87,23 +129,29 @@ class VideoClip:
         """Before pruning."""
         return self.tokens_per_tubelet * len(self.headings)
 
+    @property
+    def num_embeddings(self) -> int:
+        return self.num_kept
+
 
 @dataclass(frozen=True, eq=False)
-class Sound:
+class Sound(MediaFeatures):
     """One audio item, cut into clips, ready for the sound encoder.
 
-    mel_NTF: float32 log mel, normalised per clip, padded to the longest clip. num_frames_N: valid frames of each clip.
-    tokens_N: tokens each clip becomes, after the encoder's subsampling.
+    feature: (N, T, F), float32 log mel, normalised per clip, padded to the longest clip. num_frames_N: valid frames of
+    each clip. tokens_N: tokens each clip becomes, after the encoder's subsampling.
     """
 
-    mel_NTF: torch.Tensor
+    kind = "sound"
     num_frames_N: tuple[int, ...]
     tokens_N: tuple[int, ...]
 
-    def __post_init__(self) -> None:
-        mel = self.mel_NTF
-        assert mel.ndim == 3 and mel.dtype == torch.float32 and mel.numel() > 0, (mel.shape, mel.dtype)
-        num_clips, num_frames, _ = mel.shape
+    def _check(self, feature: torch.Tensor) -> None:
+        assert feature.ndim == 3 and feature.dtype == torch.float32 and feature.numel() > 0, (
+            feature.shape,
+            feature.dtype,
+        )
+        num_clips, num_frames, _ = feature.shape
         assert len(self.num_frames_N) == len(self.tokens_N) == num_clips, (self.num_frames_N, self.tokens_N, num_clips)
         assert all(0 < valid <= num_frames for valid in self.num_frames_N), (self.num_frames_N, num_frames)
         assert all(0 < tokens <= valid for tokens, valid in zip(self.tokens_N, self.num_frames_N, strict=True)), (
@@ -114,6 +162,10 @@ class Sound:
     @property
     def num_tokens(self) -> int:
         return sum(self.tokens_N)
+
+    @property
+    def num_embeddings(self) -> int:
+        return self.num_tokens
 
 
 def _check_pixels(pixels: torch.Tensor, ndim: int, grid_HW: tuple[int, int]) -> None:

@@ -10,14 +10,13 @@ import torch
 from torch import nn
 
 from sglang_nemotron import ops
-from sglang_nemotron.config.decoder import check_parallel, is_nano
+from sglang_nemotron.config.decoder import check_parallel, is_nano, spec_of
 from sglang_nemotron.decoder.mamba import MambaSlots
 from sglang_nemotron.decoder.moe import MoEMixer
 from sglang_nemotron.decoder.parallel import current_ranks
 from sglang_nemotron.decoder.quantization import is_dequantised
 from sglang_nemotron.decoder.stack import DecoderStack
 from sglang_nemotron.decoder.weights import DecoderWeights
-from sglang_nemotron.host.hf_config import spec_of
 from sglang_nemotron.sglang_api.engine import (
     ForwardBatch,
     LazyValue,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sglang_nemotron.config.omni import is_nano_omni
+from sglang_nemotron.config.omni import is_nano_omni, omni_spec_of
 from sglang_nemotron.encoders.parallel import ParallelLinears
 from sglang_nemotron.encoders.project import (
     image_embeddings,
@@ -25,7 +25,6 @@ from sglang_nemotron.encoders.project import (
 )
 from sglang_nemotron.encoders.towers import Towers
 from sglang_nemotron.encoders.weights import TEXT_PREFIX, TowerWeights
-from sglang_nemotron.host.hf_config_omni import omni_spec_of
 from sglang_nemotron.models.nemotron_h import NemotronHForCausalLM
 from sglang_nemotron.sglang_api.engine import (
     ForwardBatch,

@@ -1,7 +1,7 @@
 """Nemotron 3 Nano Omni's media: a prompt and what came with it go in; ids, runs and measured items go out.
 
-Load, measure, splice, package. The work is done by the workshop that `host.media` hands in; nothing here blocks the
-event loop, and every fault of a request is a ValueError. Imported by SGLang, which looks for its classes by name.
+Load, measure, splice, package. The work is done by the reader that `host/http/media.py` hands in; nothing here blocks
+the event loop, and every fault of a request is a ValueError. Imported by SGLang, which looks for classes by name.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from sglang_nemotron.config.omni import is_nano_omni
-from sglang_nemotron.media.features import MediaError
+from sglang_nemotron.media.features import Kind, MediaFeatures, ReadRequest, VideoClip, drop
 from sglang_nemotron.media.image.picture import image_budget
 from sglang_nemotron.models.nemotron_omni import NemotronH_Nano_Omni_Reasoning_V3, NemotronH_Omni_Reasoning_V3
+from sglang_nemotron.prompt.errors import MediaError
 from sglang_nemotron.prompt.options import MediaOptions
 from sglang_nemotron.prompt.splice import (
     VIDEO_SLOT,
@@ -25,7 +26,7 @@ from sglang_nemotron.prompt.splice import (
     splice,
     video_run,
 )
-from sglang_nemotron.reader.service import HELD, OPTIONS, Kind, Order, Parcel, Service, drop
+from sglang_nemotron.reader.service import HELD, OPTIONS, MediaService
 from sglang_nemotron.sglang_api.intree import intree_processor
 from sglang_nemotron.sglang_api.media import (
     BaseMultimodalProcessor,
@@ -51,8 +52,8 @@ class NemotronOmniProcessor(BaseMultimodalProcessor):
     auto_mm_processor_worker_num = 1
     auto_mm_io_worker_num = 1
 
-    # handed in by `host.media`, which knows the class by this name
-    nemotron_service: Service | None = None
+    # handed in by `host/http/media.py`, which knows the class by this name
+    nemotron_service: MediaService | None = None
 
     def __new__(cls, hf_config: Any, *args: Any, **kwargs: Any) -> Any:
         if is_nano_omni(hf_config) is None:
@@ -80,17 +81,17 @@ class NemotronOmniProcessor(BaseMultimodalProcessor):
         ids = self._ids(input_text, service)
         check_counts(ids, service.encoder.slots, {kind: len(items) for kind, items in given.items()})
         limit = service.max_prompt if max_req_input_len is None else min(service.max_prompt, max_req_input_len - 1)
-        orders = _orders(given, _asked(request_obj, service), service)
-        room = _Room(limit, num_text(ids, service.encoder.slots), [order for order, _ in orders], service)
-        parcels = await _all([_one(service, order, item, room) for order, item in orders])
-        _held(request_obj).extend(parcel for of_one in parcels for parcel in of_one)
+        requests = _requests(given, _asked(request_obj, service), service)
+        room = _Room(limit, num_text(ids, service.encoder.slots), [request for request, _ in requests], service)
+        measured = await _all([_one(service, request, item, room) for request, item in requests])
+        _held(request_obj).extend(features for of_one in measured for features in of_one)
         try:
-            return _package(ids, parcels, service, limit)
+            return _package(ids, measured, service, limit)
         except BaseException:
-            drop(parcel for of_one in parcels for parcel in of_one)
+            drop(features for of_one in measured for features in of_one)
             raise
 
-    def _ids(self, prompt: str | Sequence[int], service: Service) -> list[int]:
+    def _ids(self, prompt: str | Sequence[int], service: MediaService) -> list[int]:
         if isinstance(prompt, str):
             specials = list(self._tokenizer.encode("")) if self._tokenizer_auto_adds_specials else []
             return specials + service.encoder.encode(prompt)
@@ -102,40 +103,42 @@ class NemotronOmniProcessor(BaseMultimodalProcessor):
         return ids
 
 
-def _asked(request: Any, service: Service) -> MediaOptions:
+def _asked(request: Any, service: MediaService) -> MediaOptions:
     folded = (getattr(request, "mm_processor_kwargs", None) or {}).get(OPTIONS)
-    # written by `host.media` alone, which replaces what a client may have put there
+    # written by `host/http/media.py` alone, which replaces what a client may have put there
     return MediaOptions(**folded) if isinstance(folded, dict) else service.options
 
 
-def _held(request: Any) -> list[Parcel]:
-    """Where parcels wait for the end of their request; a list that nobody reads for a caller that has none."""
+def _held(request: Any) -> list[MediaFeatures]:
+    """Where features wait for the end of their request; a list that nobody reads for a caller that has none."""
     held = (getattr(request, "mm_processor_kwargs", None) or {}).get(HELD)
     return held if isinstance(held, list) else []
 
 
-def _orders(given: dict[Kind, list[Any]], options: MediaOptions, service: Service) -> list[tuple[Order, Any]]:
-    orders = []
+def _requests(
+    given: dict[Kind, list[Any]], options: MediaOptions, service: MediaService
+) -> list[tuple[ReadRequest, Any]]:
+    requests = []
     budget = image_budget(service.context_length, service.spec.image, options.max_image_tokens)
     for kind, items in given.items():
         for number, item in enumerate(items, 1):
             own = options
             if kind == "video":
                 own = options.for_video(getattr(item, "preprocess_kwargs", None) or {}, service.limits)
-            orders.append((Order(kind, f"{_NOUNS[kind]} {number}", own, budget), item))
-    return orders
+            requests.append((ReadRequest(kind, f"{_NOUNS[kind]} {number}", own, budget), item))
+    return requests
 
 
 class _Room:
     """The tokens that are left of the context while items are measured, at the least that those to come will take."""
 
-    def __init__(self, limit: int, num_text: int, orders: Sequence[Order], service: Service) -> None:
+    def __init__(self, limit: int, num_text: int, requests: Sequence[ReadRequest], service: MediaService) -> None:
         self._limit = limit
         self._used = num_text
         # an image never has fewer tokens; two tags around each item
         least = -(-service.spec.image.min_patches // service.spec.image.merge_size**2) // 2
-        self._least = {order.name: 2 + (least if order.kind == "image" else 1) for order in orders}
-        self._check(f"{len(orders)} media items")
+        self._least = {one.name: 2 + (least if one.kind == "image" else 1) for one in requests}
+        self._check(f"{len(requests)} media items")
 
     def take(self, name: str, num_tokens: int) -> None:
         """Raises MediaError once the prompt cannot fit any more; the rest then need not be measured."""
@@ -155,18 +158,18 @@ def _too_long(name: str, needed: int, limit: int) -> MediaError:
     )
 
 
-async def _one(service: Service, order: Order, item: Any, room: _Room) -> list[Parcel]:
-    parcels = await service.workshop.measure(order, item)
+async def _one(service: MediaService, request: ReadRequest, item: Any, room: _Room) -> list[MediaFeatures]:
+    measured = await service.reader.measure(request, item)
     try:
-        for parcel in parcels:
-            room.take(order.name, parcel.num_tokens)
+        for features in measured:
+            room.take(request.name, features.num_embeddings)
     except MediaError:
-        drop(parcels)
+        drop(measured)
         raise
-    return parcels
+    return measured
 
 
-async def _all(jobs: Sequence[Any]) -> list[list[Parcel]]:
+async def _all(jobs: Sequence[Any]) -> list[list[MediaFeatures]]:
     """The results in order; the first failure ends the others, which then have nobody to wait for them."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
@@ -180,34 +183,38 @@ async def _all(jobs: Sequence[Any]) -> list[list[Parcel]]:
         raise
 
 
-def _package(ids: list[int], parcels: list[list[Parcel]], service: Service, limit: int) -> MultimodalProcessorOutput:
+def _package(
+    ids: list[int], measured: list[list[MediaFeatures]], service: MediaService, limit: int
+) -> MultimodalProcessorOutput:
     tokens, encoder = service.spec.tokens, service.encoder
-    by_kind: dict[Kind, list[Parcel]] = {"image": [], "video": [], "sound": []}
-    tracks: dict[int, Parcel] = {}
-    for first, *others in parcels:
+    by_kind: dict[Kind, list[Any]] = {"image": [], "video": [], "sound": []}
+    tracks: dict[int, Any] = {}
+    for first, *others in measured:
         for track in others:
             tracks[len(by_kind["video"])] = track
         by_kind[first.kind].append(first)
     image_bounds = encoder.id_of(tokens.image_start), encoder.id_of(tokens.image_end)
 
-    def heard(parcel: Parcel) -> Piece:
+    def sound_piece(features: MediaFeatures) -> Piece:
         assert tokens.sound_id is not None
         bounds = encoder.id_of(tokens.sound_start), encoder.id_of(tokens.sound_end)
-        return between(parcel.num_tokens, tokens.sound_id, *bounds)
+        return between(features.num_embeddings, tokens.sound_id, *bounds)
 
-    parts = [_separators(parcel, service, image_bounds) for parcel in by_kind["video"]]
+    parts = [_separators(features, service, image_bounds) for features in by_kind["video"]]
     spliced = splice(
         ids,
         encoder.slots,
         {
-            "image": [between(parcel.num_tokens, tokens.image_id, *image_bounds) for parcel in by_kind["image"]],
-            "video": [
-                video_run(part, parcel.tokens_per_tubelet, parcel.num_tokens, tokens.image_id)
-                for part, parcel in zip(parts, by_kind["video"], strict=True)
+            "image": [
+                between(features.num_embeddings, tokens.image_id, *image_bounds) for features in by_kind["image"]
             ],
-            "sound": [heard(parcel) for parcel in by_kind["sound"]],
+            "video": [
+                video_run(part, features.tokens_per_tubelet, features.num_embeddings, tokens.image_id)
+                for part, features in zip(parts, by_kind["video"], strict=True)
+            ],
+            "sound": [sound_piece(features) for features in by_kind["sound"]],
         },
-        {video: heard(parcel) for video, parcel in tracks.items()},
+        {video: sound_piece(features) for video, features in tracks.items()},
     )
     if len(spliced.ids) > limit:
         raise _too_long("the media", len(spliced.ids), limit)
@@ -217,12 +224,16 @@ def _package(ids: list[int], parcels: list[list[Parcel]], service: Service, limi
         if run.modality == "image":
             items.append(_item(Modality.IMAGE, by_kind["image"][run.item], offset, {}))
         elif run.modality == "video":
-            parcel = by_kind["video"][run.item]
-            data = {"separators": parts[run.item], "num_kept": parcel.num_tokens, "pruning_rate": parcel.pruning_rate}
-            items.append(_item(Modality.VIDEO, parcel, offset, data))
+            features = by_kind["video"][run.item]
+            data = {
+                "separators": parts[run.item],
+                "num_kept": features.num_embeddings,
+                "pruning_rate": features.pruning_rate,
+            }
+            items.append(_item(Modality.VIDEO, features, offset, data))
         else:
-            parcel = tracks[run.item] if run.modality == "video sound" else by_kind["sound"][run.item]
-            items.append(_item(Modality.AUDIO, parcel, offset, {"num_frames": list(parcel.num_frames)}))
+            features = tracks[run.item] if run.modality == "video sound" else by_kind["sound"][run.item]
+            items.append(_item(Modality.AUDIO, features, offset, {"num_frames": list(features.num_frames_N)}))
     return MultimodalProcessorOutput(
         input_ids=spliced.ids,
         mm_items=items,
@@ -234,15 +245,15 @@ def _package(ids: list[int], parcels: list[list[Parcel]], service: Service, limi
     )
 
 
-def _separators(parcel: Parcel, service: Service, bounds: tuple[int, int]) -> list[list[int]]:
+def _separators(clip: VideoClip, service: MediaService, bounds: tuple[int, int]) -> list[list[int]]:
     headings = [
         service.encoder.plain(heading if number == 0 else "\n" + heading)
-        for number, heading in enumerate(parcel.headings)
+        for number, heading in enumerate(clip.headings)
     ]
     return separators(headings, *bounds)
 
 
-def _item(modality: Any, parcel: Parcel, offset: tuple[int, int], data: dict[str, Any]) -> Any:
-    item = MultimodalDataItem(modality=modality, feature=parcel.feature, offsets=[offset], model_specific_data=data)
-    item.set_identity(parcel.identity)
+def _item(modality: Any, features: MediaFeatures, offset: tuple[int, int], data: dict[str, Any]) -> Any:
+    item = MultimodalDataItem(modality=modality, feature=features.feature, offsets=[offset], model_specific_data=data)
+    item.set_identity(features.identity)
     return item

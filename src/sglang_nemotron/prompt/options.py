@@ -17,14 +17,25 @@ EVERY_FRAME_FPS = 1000.0
 AS_FILMED = -1
 
 
+# limits that an operator may set by a variable of their name; `reader/settings.py` reads that of sounds
+SETTABLE = (
+    *("max_video_frames", "max_video_seconds", "max_video_bytes", "max_video_pixels", "max_video_aspect"),
+    *("max_decode_seconds", "min_image_tokens", "max_image_tokens"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class MediaLimits:
-    """What a server accepts of one video at most, and the range of the image token limit. Only the operator sets these.
+    """What a server accepts of one media item, and the range of the image token limit. Only the operator sets these.
 
     max_video_frames: frames sampled. max_video_seconds: length of the file. max_video_bytes: its size.
     max_video_pixels: width * height of a frame. max_video_aspect: long side over short side, beyond which the
     reference's grid would outgrow its own target. max_decode_seconds: wall time to decode one video.
     min_image_tokens, max_image_tokens: what the checkpoint's patch budget allows, the published one's by default.
+
+    Of a sound: seconds as played; rate in Hz and channels as the header states them; max_audio_values: samples of all
+    channels before resampling (2**30 is an hour of 5.1 sound at 48 kHz), the bound of the decoding time;
+    max_audio_level: the largest absolute sample (full scale is 1), far below where float32 powers overflow.
     """
 
     max_video_frames: int = 512
@@ -35,12 +46,19 @@ class MediaLimits:
     max_decode_seconds: float = 60.0
     min_image_tokens: int = 256
     max_image_tokens: int = 3328
+    min_audio_seconds: float = 0.1
+    max_audio_seconds: float = 3600.0
+    min_audio_rate: int = 1_000
+    max_audio_rate: int = 384_000
+    max_audio_channels: int = 8
+    max_audio_values: int = 2**30
+    max_audio_level: float = 1e9
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> MediaLimits:
-        """Reads SGLANG_NEMOTRON_ + a field in capitals: SGLANG_NEMOTRON_MAX_VIDEO_FRAMES. Raises ValueError."""
+        """Reads SGLANG_NEMOTRON_ + a field of SETTABLE in capitals: SGLANG_NEMOTRON_MAX_VIDEO_FRAMES. ValueError."""
         given: dict[str, Any] = {}
-        for field in fields(cls):
+        for field in (field for field in fields(cls) if field.name in SETTABLE):
             name = ENVIRONMENT + field.name.upper()
             if environment.get(name, "").strip():
                 kind = int if isinstance(field.default, int) else float

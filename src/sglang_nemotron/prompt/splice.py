@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sglang_nemotron.media.features import MediaError
+from sglang_nemotron.prompt.errors import MediaError
 
 Modality = Literal["image", "video", "sound", "video sound"]
 MODALITIES: tuple[Modality, ...] = ("image", "video", "sound")

@@ -1,4 +1,4 @@
-"""Media files come in as paths, measured parcels go out, each read by one of a few worker processes.
+"""Media files come in as paths, measured features go out, each read by one of a few worker processes.
 
 A worker that hangs, dies or grows is replaced, and its item alone is refused. Nothing here blocks an event loop: the
 waiting is done in threads, which hold no lock of the interpreter while they wait.
@@ -21,9 +21,10 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
 
-from sglang_nemotron.media.features import MediaError
-from sglang_nemotron.reader.service import Order, Parcel
-from sglang_nemotron.reader.worker import Laid, Terms, clear_after
+from sglang_nemotron.media.features import MediaFeatures, ReadRequest
+from sglang_nemotron.prompt.errors import MediaError
+from sglang_nemotron.reader.arena import SharedTensor, clear_after
+from sglang_nemotron.reader.settings import WorkerConfig
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ _PROGRAM = "from sglang_nemotron.reader.worker import main; main()"
 
 
 class _Worker:
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, config: WorkerConfig) -> None:
         ours, theirs = socket.socketpair()
         environment = {
             **os.environ,
@@ -52,13 +53,13 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 env=environment,
             )
-        self._terms = terms
+        self._config = config
         self.connection = Connection(ours.detach())
 
     def wait_ready(self) -> None:
         """RuntimeError for a worker that cannot start: the installation's fault, not a request's."""
         try:
-            self.connection.send(self._terms)
+            self.connection.send(self._config)
             ready = self.connection.poll(START_SECONDS) and self.connection.recv() == "ready"
         except (EOFError, OSError):
             ready = False
@@ -75,10 +76,10 @@ class _Worker:
         self.connection.close()
         # a file that stays is bad, an error here worse: whoever calls would not get to its own work
         with contextlib.suppress(OSError):
-            clear_after(self.process.pid, self._terms.stamp)
+            clear_after(self.process.pid, self._config.stamp)
 
 
-class _Places(queue.LifoQueue["_Worker | None"]):
+class _IdleWorkers(queue.LifoQueue["_Worker | None"]):
     """Of every place its idle worker, the one that was used last first; None for one that has none comes last."""
 
     def _put(self, item: _Worker | None) -> None:
@@ -91,24 +92,24 @@ class _Places(queue.LifoQueue["_Worker | None"]):
 class Pool:
     """`num_workers` workers, started one after the other from the first moment on; an item takes what is ready first.
 
-    receive: makes a tensor, or what stands for one, out of the file that a worker laid it in, and owns the file.
+    receive: makes a tensor, or what stands for one, out of a worker's file, and owns the file.
     """
 
-    def __init__(self, terms: Terms, num_workers: int, receive: Callable[[Laid], Any]) -> None:
-        self._terms = terms
+    def __init__(self, config: WorkerConfig, num_workers: int, receive: Callable[[SharedTensor], Any]) -> None:
+        self._config = config
         self._receive = receive
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="nemotron-media")
         # one at a time: their imports must not take every core of a server that is starting, or has just lost one
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="nemotron-media-start")
         # without those whose worker reads, or is being started; None if that failed: who takes it tries again
-        self._idle = _Places()
+        self._idle = _IdleWorkers()
         self._starting: set[_Worker] = set()
         self._closed = threading.Event()
         self._refill(num_workers)
 
-    async def measure(self, order: Order, path: str) -> list[Parcel]:
-        """The parcels of one item; MediaError for a file that is bad, too slow or too large to read."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._measure, order, path)
+    async def measure(self, request: ReadRequest, path: str) -> list[MediaFeatures]:
+        """The features of one item; MediaError for a file that is bad, too slow or too large to read."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._measure, request, path)
 
     def close(self) -> None:
         self._closed.set()
@@ -149,7 +150,7 @@ class Pool:
                 self._refill(num_places - 1)
 
     def _start(self) -> _Worker:
-        worker = _Worker(self._terms)
+        worker = _Worker(self._config)
         self._starting.add(worker)
         try:
             # asked with the worker in the set: `close` ends it, or it ends here
@@ -181,10 +182,10 @@ class Pool:
             self._put(None)
             raise
 
-    def _measure(self, order: Order, path: str) -> list[Parcel]:
+    def _measure(self, request: ReadRequest, path: str) -> list[MediaFeatures]:
         worker = self._take()
         try:
-            answer = self._ask(worker, order, path)
+            answer = self._ask(worker, request, path)
         except BaseException:
             worker.kill()
             self._refill()
@@ -192,22 +193,22 @@ class Pool:
         self._put(worker)
         if isinstance(answer, MediaError):
             raise answer
-        return [parcel.carrying(self._receive(parcel.feature)) for parcel in answer]
+        return [item.carrying(self._receive(item.feature)) for item in answer]
 
-    def _ask(self, worker: _Worker, order: Order, path: str) -> list[Parcel] | MediaError:
+    def _ask(self, worker: _Worker, request: ReadRequest, path: str) -> list[MediaFeatures] | MediaError:
         """What the worker answers; MediaError if it ends or takes too long, and is of no use any more."""
-        timeout, began = self._terms.timeout, time.monotonic()
+        timeout, began = self._config.timeout, time.monotonic()
         try:
-            worker.connection.send((order, path))
+            worker.connection.send((request, path))
             if worker.connection.poll(timeout):
                 return worker.connection.recv()
         except (EOFError, OSError) as error:
             code = worker.process.wait()
-            logger.warning("A media worker ended with %s while it read %s.", code, order.name)
+            logger.warning("A media worker ended with %s while it read %s.", code, request.name)
             raise MediaError(
-                order.name,
+                request.name,
                 "cannot be read: its reader came to an end",
-                f"at most {self._terms.memory >> 20} MB of memory",
+                f"at most {self._config.memory >> 20} MB of memory",
             ) from error
-        logger.warning("A media worker is ended after %.0f s with %s.", time.monotonic() - began, order.name)
-        raise MediaError(order.name, "takes too long to read", f"at most {timeout:g} s")
+        logger.warning("A media worker is ended after %.0f s with %s.", time.monotonic() - began, request.name)
+        raise MediaError(request.name, "takes too long to read", f"at most {timeout:g} s")

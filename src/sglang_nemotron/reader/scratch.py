@@ -1,4 +1,4 @@
-"""Where the files between a request and its parcels lie: in memory, or where that is full, on disk.
+"""The folders for files between a request and its features: in memory, or where that is full, on disk.
 
 Knows nothing of media, and imports no SGLang: workers may use it too.
 """
@@ -15,7 +15,7 @@ SHARED = Path("/dev/shm")
 _Made = TypeVar("_Made")
 
 
-def places() -> tuple[Path, Path]:
+def scratch_folders() -> tuple[Path, Path]:
     """Shared memory, and the folder for temporary files."""
     return SHARED, Path(tempfile.gettempdir())
 
@@ -26,7 +26,7 @@ def in_shared_or_temporary(make: Callable[[Path], _Made]) -> _Made:
     A full place shows itself late: a file can be opened there, and only writing fails. So `make` opens and writes, and
     leaves nothing behind when it raises; it may be called twice.
     """
-    shared, temporary = places()
+    shared, temporary = scratch_folders()
     try:
         return make(shared)
     except OSError:

@@ -17,52 +17,67 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from sglang_nemotron.config.omni import ImageRule
-from sglang_nemotron.media.audio.decode import AudioLimits
-from sglang_nemotron.media.measure import Bounds
+import torch
+
+from sglang_nemotron.config.omni import ImageRule, OmniSpec
 from sglang_nemotron.prompt.options import ENVIRONMENT, MediaLimits, MediaOptions
 
 
 @dataclass(frozen=True, slots=True)
-class MediaSettings:
-    """Numbers of the table above. memory and file size in bytes, times in seconds."""
+class WorkerConfig:
+    """How a server's media are read: what each worker is told first, and how many of them there are.
 
-    workers: int
-    timeout: float
-    memory: int
-    max_file: int
-    fetch_seconds: float
-    options: MediaOptions
-    bounds: Bounds
+    pixels: dtype of images and frames. stamp: begins the names of files. options: the defaults of a request. workers:
+    processes; threads: of each, as `measure` takes them. memory and max_file in bytes, times in seconds.
+    """
+
+    spec: OmniSpec
+    pixels: torch.dtype
+    stamp: str
+    limits: MediaLimits = field(default_factory=MediaLimits)
+    options: MediaOptions = field(default_factory=MediaOptions)
+    workers: int = 1
+    threads: int = 2
+    memory: int = 6144 << 20
+    max_file: int = 512 << 20
+    timeout: float = 120.0
+    fetch_seconds: float = 30.0
 
 
-def media_settings(environment: Mapping[str, str], image: ImageRule) -> MediaSettings:
-    """Raises ValueError naming the variable, its value and what is allowed."""
+def worker_config(environment: Mapping[str, str], spec: OmniSpec, *, pixels: torch.dtype, stamp: str) -> WorkerConfig:
+    """Reads the table above. Raises ValueError naming the variable, its value and what is allowed."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = int(_number(environment, "MEDIA_WORKERS", min(4, max(1, cores // 2)), 1, 64))
-    audio = AudioLimits()
-    audio = replace(audio, max_seconds=_number(environment, "MAX_AUDIO_SECONDS", audio.max_seconds, 1, 86_400))
-    merged = image.merge_size**2
+    half = min(4, max(1, cores // 2))
+    limits = _limits(environment, spec.image)
+    return WorkerConfig(
+        spec=spec,
+        pixels=pixels,
+        stamp=stamp,
+        limits=limits,
+        options=MediaOptions.from_environment(environment, limits),
+        workers=int(_number(environment, "MEDIA_WORKERS", half, 1, 64)),
+        threads=int(_number(environment, "MEDIA_THREADS", half, 1, 64)),
+        memory=int(_number(environment, "MEDIA_MEMORY_MB", 6144, 1024, 2**20)) << 20,
+        max_file=int(_number(environment, "MEDIA_FILE_MB", 512, 1, 2**20)) << 20,
+        timeout=_number(environment, "MEDIA_TIMEOUT", 120, 1, 86_400),
+        fetch_seconds=_number(environment, "MEDIA_FETCH_SECONDS", 30, 0.1, 3600),
+    )
+
+
+def _limits(environment: Mapping[str, str], image: ImageRule) -> MediaLimits:
+    least = -(-image.min_patches // image.merge_size**2)
     limits = MediaLimits.from_environment(
         # the checkpoint's own patch budget is the range, unless the operator says otherwise
         {
-            f"{ENVIRONMENT}MIN_IMAGE_TOKENS": str(-(-image.min_patches // merged)),
-            f"{ENVIRONMENT}MAX_IMAGE_TOKENS": str(max(image.max_patches // merged, -(-image.min_patches // merged))),
+            f"{ENVIRONMENT}MIN_IMAGE_TOKENS": str(least),
+            f"{ENVIRONMENT}MAX_IMAGE_TOKENS": str(max(image.max_patches // image.merge_size**2, least)),
             **environment,
         }
     )
-    threads = int(_number(environment, "MEDIA_THREADS", min(4, max(1, cores // 2)), 1, 64))
-    return MediaSettings(
-        workers=workers,
-        timeout=_number(environment, "MEDIA_TIMEOUT", 120, 1, 86_400),
-        memory=int(_number(environment, "MEDIA_MEMORY_MB", 6144, 1024, 2**20)) << 20,
-        max_file=int(_number(environment, "MEDIA_FILE_MB", 512, 1, 2**20)) << 20,
-        fetch_seconds=_number(environment, "MEDIA_FETCH_SECONDS", 30, 0.1, 3600),
-        options=MediaOptions.from_environment(environment, limits),
-        bounds=Bounds(video=limits, audio=audio, threads=threads),
-    )
+    seconds = _number(environment, "MAX_AUDIO_SECONDS", limits.max_audio_seconds, 1, 86_400)
+    return replace(limits, max_audio_seconds=seconds)
 
 
 def _number(environment: Mapping[str, str], suffix: str, default: float, least: float, most: float) -> float:

@@ -20,7 +20,7 @@ _this_processor = getattr(ctypes.CDLL(None), "sched_getcpu", None)
 START_SECONDS = 60.0
 
 
-class Helpers(ThreadPoolExecutor):
+class SideThreads(ThreadPoolExecutor):
     """So many threads, all of them started; RuntimeError where there may be no more. native_ids: as the system calls
     them."""
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_MODULES = {
-    "NemotronHForCausalLM": "sglang.srt.models.nemotron_h",
-    "NemotronH_Nano_Omni_Reasoning_V3": "sglang.srt.models.nano_nemotron_vl",
-    "NemotronH_Omni_Reasoning_V3": "sglang.srt.models.nano_nemotron_vl",
-}
+from sglang_nemotron.family import OMNI, TEXT
+
+_MODULES = {TEXT: "sglang.srt.models.nemotron_h", **dict.fromkeys(OMNI, "sglang.srt.models.nano_nemotron_vl")}
 
 
 def intree_model(name: str) -> Any:

@@ -6,9 +6,10 @@ import importlib.metadata
 import logging
 import os
 
-from sglang_nemotron import SUPPORTED_SGLANG
-
 logger = logging.getLogger(__name__)
+
+# the SGLang releases this version was tested with, first and last; others warn once and are proved like these
+SUPPORTED_SGLANG = ("0.5.23", "0.5.23")
 
 _WARNED = "SGLANG_NEMOTRON_WARNED_VERSION"
 

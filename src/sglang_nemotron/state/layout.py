@@ -8,16 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sglang_nemotron.config.decoder import DecoderSpec, check_parallel
-
-BYTES_OF_DTYPE = {
-    "float32": 4,
-    "bfloat16": 2,
-    "float16": 2,
-    "float8_e4m3fn": 1,
-    "float8_e5m2": 1,
-}
-# the conv window is fed to the convolution as it is, and the kernels have no scale for the state
-STATE_DTYPES = ("float32", "bfloat16", "float16")
+from sglang_nemotron.family import BYTES_OF_DTYPE, STATE_DTYPES
 
 
 @dataclass(frozen=True, slots=True)

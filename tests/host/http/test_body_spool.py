@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sglang_nemotron.host.http import body_spool
-from sglang_nemotron.host.http.body_spool import REFERENCE, Body, let_go, spooled
+from sglang_nemotron.host.http.body_spool import REFERENCE, BodySpool, let_go, spooled
 from sglang_nemotron.host.http.fetch import fetch
-from sglang_nemotron.media.features import MediaError
+from sglang_nemotron.prompt.errors import MediaError
 from support.full_place import opened
 
 LONG = 64
@@ -33,7 +33,7 @@ def _short_strings_count() -> Any:
 
 
 def _read(body: bytes, size: int) -> tuple[bytes, list[Any]]:
-    taken = Body(STAMP)
+    taken = BodySpool(STAMP)
     for start in range(0, len(body), size):
         taken.add(body[start : start + size])
     return taken.finish(), taken.spools

@@ -17,7 +17,7 @@ from sglang.srt.utils.common import ImageData, VideoData, configure_media_url_se
 
 from sglang_nemotron.host.http import fetch as fetching
 from sglang_nemotron.host.http.fetch import Fetched, fetch
-from sglang_nemotron.media.features import MediaError
+from sglang_nemotron.prompt.errors import MediaError
 from sglang_nemotron.reader.scratch import SHARED
 from sglang_nemotron.reader.worker import read_file
 from support.full_place import opened

@@ -17,7 +17,7 @@ from sglang_nemotron.host.http import media
 from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
 from sglang_nemotron.prompt.splice import VIDEO_SLOT
 from sglang_nemotron.prompt.tags import TagEncoder
-from sglang_nemotron.reader.service import OPTIONS, Service
+from sglang_nemotron.reader.service import OPTIONS, MediaService
 from support.chat_endpoint import endpoint
 from support.published import SPEC
 
@@ -61,10 +61,10 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="module")
 def manager(tokenizer: Any) -> Manager:
-    service = Service(
+    service = MediaService(
         spec=SimpleNamespace(tokens=TOKENS),  # type: ignore[arg-type]
         encoder=TagEncoder(tokenizer, TOKENS),
-        workshop=SimpleNamespace(),  # type: ignore[arg-type]
+        reader=SimpleNamespace(),  # type: ignore[arg-type]
         options=MediaOptions(),
         limits=MediaLimits(),
         context_length=4096,

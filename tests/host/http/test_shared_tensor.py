@@ -1,4 +1,4 @@
-"""A tensor laid in shared memory reaches a scheduler without being copied, as often as it is sent; nothing is left."""
+"""A tensor in shared memory reaches a scheduler without being copied, as often as it is sent; nothing is left."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from sglang.srt.managers import io_struct, mm_utils
 from sglang.srt.managers.schedule_batch import Modality, MultimodalDataItem
 from sglang.srt.utils.msgpack_utils import enc_hook, ext_hook
 
-from sglang_nemotron.host.http.shared_tensor import LaidTensor, receive_inline, receive_shared
-from sglang_nemotron.reader import scratch, worker
+from sglang_nemotron.host.http.shared_tensor import SharedTensorPointer, receive_inline, receive_shared
+from sglang_nemotron.reader import arena, scratch
+from sglang_nemotron.reader.arena import SharedTensor, reserve
 from sglang_nemotron.reader.scratch import SHARED
-from sglang_nemotron.reader.worker import Laid, reserve
 
 STAMP = f"sgl_shm_mm_{os.getpid()}_"
 TENSOR = torch.arange(24, dtype=torch.float32).view(2, 3, 4)
 
 
-def lay(tensor: torch.Tensor, dtype: torch.dtype, stamp: str) -> Laid:
+def share(tensor: torch.Tensor, dtype: torch.dtype, stamp: str) -> SharedTensor:
     """A file that holds the tensor."""
-    laid, mapped = reserve(tuple(tensor.shape), dtype, stamp)
+    shared, mapped = reserve(tuple(tensor.shape), dtype, stamp)
     torch.frombuffer(mapped, dtype=dtype).view(tensor.shape).copy_(tensor)
-    return laid
+    return shared
 
 
 def _left() -> list[str]:
@@ -51,7 +51,7 @@ def _msgpack(item: Any) -> Any:
 @pytest.mark.parametrize("send", [_msgpack, lambda item: pickle.loads(pickle.dumps(item))])
 def test_it_is_sent_any_number_of_times(send: Any) -> None:
     assert io_struct.enc_hook is enc_hook
-    item = MultimodalDataItem(modality=Modality.IMAGE, feature=receive_shared(lay(TENSOR, torch.bfloat16, STAMP)))
+    item = MultimodalDataItem(modality=Modality.IMAGE, feature=receive_shared(share(TENSOR, torch.bfloat16, STAMP)))
     received = [send(item) for _ in range(3)]
     assert len(_left()) == 4
     for copy in received:
@@ -65,23 +65,23 @@ def test_it_is_sent_any_number_of_times(send: Any) -> None:
 
 
 def test_what_is_never_sent_goes_with_its_object() -> None:
-    feature = receive_shared(lay(TENSOR, torch.float32, STAMP))
+    feature = receive_shared(share(TENSOR, torch.float32, STAMP))
     assert len(_left()) == 1 and isinstance(feature, mm_utils.ShmPointerMMData)
     feature.release()
     assert _left() == []
-    feature = receive_shared(lay(TENSOR, torch.float32, STAMP))
+    feature = receive_shared(share(TENSOR, torch.float32, STAMP))
     del feature
     assert _left() == []
 
 
 def test_sglang_does_not_copy_it() -> None:
-    feature = receive_shared(lay(TENSOR, torch.float32, STAMP))
+    feature = receive_shared(share(TENSOR, torch.float32, STAMP))
     assert mm_utils._wrap_tensor_or_list(feature) is feature
-    assert type(feature) is LaidTensor
+    assert type(feature) is SharedTensorPointer
 
 
 def test_inline_is_an_ordinary_tensor_without_a_file() -> None:
-    got = receive_inline(lay(TENSOR, torch.float32, STAMP))
+    got = receive_inline(share(TENSOR, torch.float32, STAMP))
     assert _left() == [] and torch.equal(got, TENSOR)
     got += 1
 
@@ -92,13 +92,13 @@ def test_a_full_shared_memory_falls_back_to_disk(tmp_path: Path, monkeypatch: An
             (tmp_path / "tried").touch()
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(worker.os, "posix_fallocate", full)
+    monkeypatch.setattr(arena.os, "posix_fallocate", full)
     monkeypatch.setattr(scratch.tempfile, "gettempdir", lambda: str(tmp_path))
     # what posix_fallocate would have sized
-    monkeypatch.setattr(worker.mmap, "mmap", _Sized(worker.mmap.mmap))
-    laid = lay(TENSOR, torch.float32, STAMP)
-    assert Path(laid.path).parent == tmp_path and _left() == []
-    assert torch.equal(receive_shared(laid), TENSOR)
+    monkeypatch.setattr(arena.mmap, "mmap", _Sized(arena.mmap.mmap))
+    shared = share(TENSOR, torch.float32, STAMP)
+    assert Path(shared.path).parent == tmp_path and _left() == []
+    assert torch.equal(receive_shared(shared), TENSOR)
 
 
 class _Sized:

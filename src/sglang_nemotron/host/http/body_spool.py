@@ -112,7 +112,7 @@ def _short(original: Callable[..., Any]) -> Callable[..., Any]:
     return body
 
 
-class Body:
+class BodySpool:
     """Takes a body's chunks and gives the short body. `spools` live as long as somebody holds them."""
 
     def __init__(self, stamp: str) -> None:
@@ -202,7 +202,7 @@ def _all_base64(data: bytes) -> bool:
 
 async def short_body(chunks: AsyncIterator[bytes], stamp: str) -> tuple[bytes, list[Spool]]:
     """Reads a body to its end."""
-    body = Body(stamp)
+    body = BodySpool(stamp)
     async for chunk in chunks:
         body.add(chunk)
     return body.finish(), body.spools

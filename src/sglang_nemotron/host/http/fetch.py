@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlparse
 import pybase64
 
 from sglang_nemotron.host.http.body_spool import Spool, spooled
-from sglang_nemotron.media.features import MediaError
+from sglang_nemotron.prompt.errors import MediaError
 from sglang_nemotron.reader.scratch import in_shared_or_temporary, write_all
 from sglang_nemotron.sglang_api.media import ImageData, VideoData, download_remote_media
 
@@ -127,8 +127,8 @@ def _unspooled(spool: Spool, name: str, max_file: int) -> Iterator[bytes]:
 
 
 def _no_media(name: str, text: str, start: int) -> MediaError:
-    told = text[start : start + 60]
-    return MediaError(name, f"{told!r} is no URL, no file here and no base64", "give one of these")
+    shown = text[start : start + 60]
+    return MediaError(name, f"{shown!r} is no URL, no file here and no base64", "give one of these")
 
 
 def _keep(pieces: Callable[[], Iterable[bytes]], name: str, max_file: int, stamp: str) -> Fetched:

@@ -14,11 +14,12 @@ from typing import Any
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.http.body_spool import let_go
 from sglang_nemotron.host.packages import wants_media
-from sglang_nemotron.media.features import MediaError
+from sglang_nemotron.media.features import MediaFeatures, drop
+from sglang_nemotron.prompt.errors import MediaError
 from sglang_nemotron.prompt.options import MediaOptions
 from sglang_nemotron.prompt.splice import check_counts
 from sglang_nemotron.prompt.tags import StandIns
-from sglang_nemotron.reader.service import HELD, OPTIONS, Parcel, Service, drop
+from sglang_nemotron.reader.service import HELD, OPTIONS, MediaService
 from sglang_nemotron.sglang_api.wrapping import Wrap
 
 # fields of SGLang's request that may say how media are read, where there is no JSON body to look into
@@ -30,7 +31,7 @@ _KINDS = (
 )
 
 
-def service_of(manager: Any) -> Service | None:
+def service_of(manager: Any) -> MediaService | None:
     """What a server of ours knows of media, or None for a server of another model."""
     return getattr(getattr(manager, "mm_processor", None), "nemotron_service", None)
 
@@ -52,7 +53,7 @@ def _init_processor(original: Callable[..., Any]) -> Callable[..., Any]:
 # ---- requests
 
 
-def take_options(obj: Any, body: Mapping[str, Any], service: Service) -> None:
+def take_options(obj: Any, body: Mapping[str, Any], service: MediaService) -> None:
     """Leaves what a request asks of its media where our processor finds it, on every copy that SGLang makes of it.
 
     `obj` is SGLang's GenerateReqInput, changed in place. ValueError for an option that is unknown or out of range.
@@ -101,7 +102,7 @@ def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
             body = getattr(request, "_json", None)
             take_options(obj, body if isinstance(body, dict) else {}, service)
             nest_items(obj)
-            held: list[Parcel] = []
+            held: list[MediaFeatures] = []
             obj.mm_processor_kwargs = {**(obj.mm_processor_kwargs or {}), HELD: held}
             return _dropping(original(self, obj, request), held, request)
         return original(self, obj, request)
@@ -109,7 +110,7 @@ def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
     return generate
 
 
-async def _dropping(answers: Any, held: list[Parcel], request: Any) -> AsyncIterator[Any]:
+async def _dropping(answers: Any, held: list[MediaFeatures], request: Any) -> AsyncIterator[Any]:
     """The answers as they are; then what the request still holds is given back.
 
     A client that leaves is told to SGLang by an error, whose frames would keep media in shared memory until Python

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+from sglang_nemotron.family import ARCHITECTURES
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.packages import wants_media
-from sglang_nemotron.host.refusal import ARCHITECTURES, Refused
+from sglang_nemotron.host.refusal import Refused
 from sglang_nemotron.sglang_api.wrapping import Wrap
 
 # answers to one prompt

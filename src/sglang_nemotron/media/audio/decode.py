@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from sglang_nemotron.media.features import MediaError
+from sglang_nemotron.prompt.errors import MediaError
+from sglang_nemotron.prompt.options import MediaLimits
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -36,24 +36,6 @@ MAX_MISSING_SECONDS = 0.5
 UNKNOWN_FRAMES = 2**62
 
 
-@dataclass(frozen=True, slots=True)
-class AudioLimits:
-    """What a server accepts of one audio item.
-
-    Seconds as played; rate in Hz and channels as the header states them; max_values: samples of all channels before
-    resampling (2**30 is an hour of 5.1 sound at 48 kHz), the bound of the decoding time; max_level: the largest
-    absolute sample (full scale is 1), far below where float32 powers overflow.
-    """
-
-    min_seconds: float = 0.1
-    max_seconds: float = 3600.0
-    min_rate: int = 1_000
-    max_rate: int = 384_000
-    max_channels: int = 8
-    max_values: int = 2**30
-    max_level: float = 1e9
-
-
 class Block(NamedTuple):
     """Mono samples, float32, and their rate in Hz."""
 
@@ -61,7 +43,7 @@ class Block(NamedTuple):
     rate: int
 
 
-def decode(data: bytes, *, name: str, limits: AudioLimits) -> Iterator[Block]:
+def decode(data: bytes, *, name: str, limits: MediaLimits) -> Iterator[Block]:
     """Blocks of the file's best audio track, the mean of its channels, checked against the limits as they come.
 
     The bytes decide what the file is, never its name. Raises MediaError, at the latest when a limit is crossed.
@@ -75,17 +57,21 @@ def decode(data: bytes, *, name: str, limits: AudioLimits) -> Iterator[Block]:
     for samples_SC, rate in reader:
         _check_header(name, limits, rate, samples_SC.shape[1])
         seconds, values = seconds + len(samples_SC) / rate, values + samples_SC.size
-        if seconds > limits.max_seconds:
-            raise _too_long(name, f"lasts more than {limits.max_seconds:g} s", limits)
-        if values > limits.max_values:
-            raise MediaError(name, "holds too many samples", f"at most {limits.max_values} over all channels")
+        if seconds > limits.max_audio_seconds:
+            raise _too_long(name, f"lasts more than {limits.max_audio_seconds:g} s", limits)
+        if values > limits.max_audio_values:
+            raise MediaError(name, "holds too many samples", f"at most {limits.max_audio_values} over all channels")
         samples_S = mix(samples_SC)
         # a NaN makes both comparisons false
-        if len(samples_S) and not (samples_S.min() >= -limits.max_level and samples_S.max() <= limits.max_level):
+        if len(samples_S) and not (
+            samples_S.min() >= -limits.max_audio_level and samples_S.max() <= limits.max_audio_level
+        ):
             where = f"in its first {seconds:.1f} s"
             if not np.isfinite(samples_S).all():
                 raise MediaError(name, f"holds a NaN or infinite sample {where}", "samples must be finite")
-            raise MediaError(name, f"holds an absurdly loud sample {where}", f"at most {limits.max_level:g} times full")
+            raise MediaError(
+                name, f"holds an absurdly loud sample {where}", f"at most {limits.max_audio_level:g} times full"
+            )
         yield Block(samples_S, rate)
 
 
@@ -111,15 +97,17 @@ def mix(samples_SC: np.ndarray) -> np.ndarray:
     return mono_S
 
 
-def _check_header(name: str, limits: AudioLimits, rate: int, num_channels: int) -> None:
-    if not limits.min_rate <= rate <= limits.max_rate:
-        raise MediaError(name, f"sample rate of {rate} Hz", f"from {limits.min_rate} to {limits.max_rate} Hz")
-    if not 1 <= num_channels <= limits.max_channels:
-        raise MediaError(name, f"{num_channels} channels", f"1 to {limits.max_channels}")
+def _check_header(name: str, limits: MediaLimits, rate: int, num_channels: int) -> None:
+    if not limits.min_audio_rate <= rate <= limits.max_audio_rate:
+        raise MediaError(
+            name, f"sample rate of {rate} Hz", f"from {limits.min_audio_rate} to {limits.max_audio_rate} Hz"
+        )
+    if not 1 <= num_channels <= limits.max_audio_channels:
+        raise MediaError(name, f"{num_channels} channels", f"1 to {limits.max_audio_channels}")
 
 
-def _too_long(name: str, problem: str, limits: AudioLimits) -> MediaError:
-    return MediaError(name, problem, f"at most {limits.max_seconds:g} s of audio")
+def _too_long(name: str, problem: str, limits: MediaLimits) -> MediaError:
+    return MediaError(name, problem, f"at most {limits.max_audio_seconds:g} s of audio")
 
 
 def _truncated(name: str, promised: float, found: float) -> MediaError:
@@ -135,7 +123,7 @@ def _is_plain(data: bytes) -> bool:
     return data.startswith((b"RIFF", b"RIFX", b"RF64", b"fLaC", b"FORM", b".snd"))
 
 
-def _libsndfile(data: bytes, name: str, limits: AudioLimits) -> Iterator[tuple[np.ndarray, int]] | None:
+def _libsndfile(data: bytes, name: str, limits: MediaLimits) -> Iterator[tuple[np.ndarray, int]] | None:
     """(samples_SC float32, rate) by libsndfile; None if it does not know the format (FFmpeg may)."""
     import soundfile
 
@@ -149,7 +137,7 @@ def _libsndfile(data: bytes, name: str, limits: AudioLimits) -> Iterator[tuple[n
         return None
     _check_header(name, limits, file.samplerate, file.channels)
     promised = file.frames if file.frames < UNKNOWN_FRAMES else None
-    if promised is not None and promised > limits.max_seconds * file.samplerate:
+    if promised is not None and promised > limits.max_audio_seconds * file.samplerate:
         raise _too_long(name, f"lasts {promised / file.samplerate:.1f} s by its header", limits)
     return _libsndfile_blocks(file, promised, name)
 
@@ -173,7 +161,7 @@ def _libsndfile_blocks(file, promised: int | None, name: str) -> Iterator[tuple[
         raise _truncated(name, promised / rate, found / rate)
 
 
-def _check_wav_length(data: bytes, name: str, limits: AudioLimits) -> None:
+def _check_wav_length(data: bytes, name: str, limits: MediaLimits) -> None:
     """Refuse a WAV whose header promises more than there is (libsndfile silently shortens it).
 
     A length of 0 or near 2**31 or 2**32 is what programs write that did not know it: no promise.
@@ -189,7 +177,7 @@ def _check_wav_length(data: bytes, name: str, limits: AudioLimits) -> None:
             there = len(data) - position - 8
             if bytes_per_second and 0 < size < 0x7FFF_0000:
                 promised = size / bytes_per_second
-                if promised > limits.max_seconds:
+                if promised > limits.max_audio_seconds:
                     raise _too_long(name, f"lasts {promised:.1f} s by its header", limits)
                 if promised - there / bytes_per_second > MAX_MISSING_SECONDS:
                     raise _truncated(name, promised, there / bytes_per_second)
@@ -203,7 +191,7 @@ def _open(data: bytes) -> Any:
     return av.open(io.BytesIO(data), options={"format_whitelist": FFMPEG_FORMATS})
 
 
-def _ffmpeg(data: bytes, name: str, limits: AudioLimits) -> Iterator[tuple[np.ndarray, int]]:
+def _ffmpeg(data: bytes, name: str, limits: MediaLimits) -> Iterator[tuple[np.ndarray, int]]:
     """(samples_SC float32, rate) by FFmpeg, about BLOCK samples at a time."""
     import av
     from av.error import FFmpegError
@@ -226,7 +214,7 @@ def _ffmpeg(data: bytes, name: str, limits: AudioLimits) -> Iterator[tuple[np.nd
                 promised = float(stream.duration * stream.time_base)
             elif container.duration is not None and len(container.streams) == 1:
                 promised = container.duration / av.time_base
-        if promised is not None and promised > limits.max_seconds:
+        if promised is not None and promised > limits.max_audio_seconds:
             raise _too_long(name, f"lasts {promised:.1f} s by its header", limits)
         for other in container.streams:
             if other is not stream:

@@ -16,22 +16,24 @@ from collections.abc import Iterator
 import numpy as np
 
 from sglang_nemotron.config.omni import SoundRule
-from sglang_nemotron.media.audio.decode import AudioLimits, Block, decode
+from sglang_nemotron.media.audio.decode import Block, decode
 from sglang_nemotron.media.audio.mel import SoundMeasure
-from sglang_nemotron.media.features import MediaError, Sound
+from sglang_nemotron.media.features import Sound
 from sglang_nemotron.media.pixels.resize import Memory, new_pixels
+from sglang_nemotron.prompt.errors import MediaError
+from sglang_nemotron.prompt.options import MediaLimits
 
 # blocks that the decoder may be ahead of the measuring: 16 blocks of 64 k samples are 4 MB
 AHEAD = 16
 
 
-def read_audio(data: bytes, *, name: str, rate: int = 16_000, limits: AudioLimits | None = None) -> np.ndarray:
+def read_audio(data: bytes, *, name: str, rate: int = 16_000, limits: MediaLimits | None = None) -> np.ndarray:
     """The best audio track of a file, or of a video, as mono float32 samples (S,) at `rate` Hz.
 
     name: the item in errors ("audio 2"). Raises MediaError; see `decode`. Decodes in blocks: beside the file it holds
     twice the result (64 KB a second at 16 kHz) and a few MB, whatever the header claims.
     """
-    limits = limits or AudioLimits()
+    limits = limits or MediaLimits()
     blocks = list(_resampled(decode(data, name=name, limits=limits), rate))
     samples_S = np.concatenate(blocks) if blocks else np.empty(0, dtype=np.float32)
     _check_length(len(samples_S) / rate, name, limits)
@@ -43,7 +45,7 @@ def read_sound(
     rule: SoundRule,
     *,
     name: str,
-    limits: AudioLimits | None = None,
+    limits: MediaLimits | None = None,
     threads: int = 1,
     memory: Memory = new_pixels,
 ) -> Sound:
@@ -52,7 +54,7 @@ def read_sound(
     The samples are resampled here, and measured in so many threads, while the next ones are decoded: about the time of
     decoding alone, or of all of it over the number of cores. memory: makes what the mel is written to.
     """
-    limits = limits or AudioLimits()
+    limits = limits or MediaLimits()
     num_samples = 0
     blocks = _Ahead(decode(data, name=name, limits=limits))
     with SoundMeasure(rule, threads) as measure:
@@ -66,11 +68,11 @@ def read_sound(
         return measure.finish(memory)
 
 
-def _check_length(seconds: float, name: str, limits: AudioLimits) -> None:
+def _check_length(seconds: float, name: str, limits: MediaLimits) -> None:
     if not seconds:
         raise MediaError(name, "the file holds no audio samples")
-    if seconds < limits.min_seconds:
-        raise MediaError(name, f"lasts {seconds:.3f} s", f"at least {limits.min_seconds:g} s of audio")
+    if seconds < limits.min_audio_seconds:
+        raise MediaError(name, f"lasts {seconds:.3f} s", f"at least {limits.min_audio_seconds:g} s of audio")
 
 
 def _resampled(blocks: Iterator[Block], target: int) -> Iterator[np.ndarray]:

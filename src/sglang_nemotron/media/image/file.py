@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sglang_nemotron.media.features import CHANNELS, MediaError
+from sglang_nemotron.media.features import CHANNELS
 from sglang_nemotron.media.image.memory import pixels_of
 from sglang_nemotron.media.image.progress import JPEGS, Decoding, WatchedFile, load
+from sglang_nemotron.prompt.errors import MediaError
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Transpose

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 
 from sglang_nemotron.config.omni import ImageRule
-from sglang_nemotron.media.features import CHANNELS, MediaError, Picture
+from sglang_nemotron.media.features import CHANNELS, Picture
 from sglang_nemotron.media.image.memory import PIXEL_BYTES
 from sglang_nemotron.media.image.progress import Decoding
 from sglang_nemotron.media.pixels.resize import Memory, Resizer, new_pixels
+from sglang_nemotron.prompt.errors import MediaError
 
 # result rows that a thread takes at a time
 ROWS_AT_ONCE = 64

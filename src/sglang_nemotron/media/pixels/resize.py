@@ -23,12 +23,11 @@ import torch
 
 from sglang_nemotron.config.omni import ImageRule, VideoRule
 from sglang_nemotron.media.features import CHANNELS, PIXELS
+from sglang_nemotron.media.pixels import PACKED
 
 # taps on either side, in source pixels when enlarging; the coefficient is Pillow's and torch's antialiased one
 CUBIC_REACH = 2.0
 CUBIC_A = -0.5
-# bytes from one pixel to the next for which there is machine code
-PACKED = (3, 4)
 # float32 bytes between the two passes: stays in a core's second cache
 CHUNK_BYTES = 1 << 20
 # memory from here on is asked for in huge pages: malloc maps so much afresh every time, and small pages would make its

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numba import types
 
-from sglang_nemotron.media.pixels.resize import PACKED
+from sglang_nemotron.media.pixels import PACKED
 
 # rows that one sweep over a result adds up: more would not fit the registers, fewer load and store the result too often
 ROWS_AT_ONCE = 4

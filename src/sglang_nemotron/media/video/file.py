@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sglang_nemotron.config.omni import VideoRule
-from sglang_nemotron.media.features import MediaError, VideoClip
+from sglang_nemotron.media.features import VideoClip
 from sglang_nemotron.media.pixels.resize import Memory, new_pixels
 from sglang_nemotron.media.video.index import VideoIndex, is_whole, known_by, scan
 from sglang_nemotron.media.video.resize import num_to_decode, resize_all
 from sglang_nemotron.media.video.sampling import sample_indices, timestamps, video_clip
+from sglang_nemotron.prompt.errors import MediaError
 from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
 
 # containers of one video, none of which can name another file or address (a playlist could: HLS, DASH, concat)

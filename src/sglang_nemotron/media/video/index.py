@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from sglang_nemotron.media.features import MediaError
+from sglang_nemotron.prompt.errors import MediaError
 
 # top-level boxes: an ordinary file has a type (ftyp), a header (moov), media (mdat) and perhaps some padding
 MOST_BOXES = 100

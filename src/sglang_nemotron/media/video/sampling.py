@@ -119,7 +119,7 @@ def video_clip(
     texts = headings(num_frames, seconds, rule.temporal_patch_size)
     tokens = grid[0] * grid[1] // rule.merge_size**2
     return VideoClip(
-        frames_TCHW=frames_TChw,
+        feature=frames_TChw,
         grid_HW=grid,
         headings=texts,
         tokens_per_tubelet=tokens,
