@@ -26,7 +26,7 @@ from sglang_nemotron.ops import (
     ssd_torch,
     ssm_step_torch,
 )
-from sglang_nemotron.ops.batch import Ragged
+from sglang_nemotron.ops.batch import RaggedBatch
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Layer:
         self.down_EDI = torch.randn(s.experts, s.hidden, s.expert_width, dtype=dtype) * s.expert_width**-0.5
         slots = torch.arange(1, 1 + min(num_rows, num_slots - 1))
         self.slots_B = slots
-        self.batch = Ragged(
+        self.batch = RaggedBatch(
             torch.tensor([0, num_rows], dtype=torch.int32),
             [num_rows],
             slots[:1],

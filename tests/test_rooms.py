@@ -19,51 +19,27 @@ REPOSITORY = Path(__file__).parent.parent
 PACKAGE = "sglang_nemotron"
 MAX_LINES = 400
 
-# what a room may import of the package, beside itself; a longer name is a module, and everything under it
-# the configs of everything that the text model lacks
-OMNI = ("config_omni", "config_towers")
-MAY_IMPORT = {
-    "config": {"config_values"},
-    "config_values": set(),
-    "config_towers": {"config_values"},
-    "config_omni": {"config", "config_towers", "config_values"},
-    "ops": {"config", "host.names"},
-    "state": {"config", "ops", "host.names"},
-    # what a checkpoint has against a config: the two that fill parameters say it alike
-    "faults": set(),
-    "encoders": {*OMNI, "config", "faults", "ops", "state", "host.names"},
-    "decoder": {"config", "faults", "ops", "state", "host.names"},
-    # what SGLang hands a model besides layers: configs, its own class for other families, quantisation
-    "models": {
-        *(*OMNI, "config", "ops", "state", "encoders", "decoder", "host.names"),
-        *("host.hf_config", "host.hf_config_omni", "host.intree", "host.quantization"),
-    },
-    "prompt": {*OMNI, "config"},
-    "processors": {*OMNI, "config", "prompt", "models", "host.names"},
-    "reply": set(),
-    "checkpoint": {*OMNI, "config"},
-    "parity": {*OMNI, "config", "checkpoint", "decoder.dequantise"},
-    # the refusal stands on nothing that could be broken
-    "host.refusal": set(),
-    "host.names": set(),
-    "host.drift": {"host.names", "host.wrapping", "__init__"},
-    "host.release": {"__init__"},
-    "host": {
-        *(*OMNI, "config", "ops", "state", "encoders", "decoder"),
-        *("models", "prompt", "processors", "reply", "__init__"),
-    },
-    "cli": {*OMNI, "config", "checkpoint", "parity", "host", "reply", "prompt", "state", "__init__"},
-    "__init__": {"host"},
-    "__main__": {"cli"},
-}
-# modules that only the named rooms import
-KEPT = {"host.doors": {"__init__", "cli"}}
-MAY_IMPORT_SGLANG = "host"
-# imported with SGLang and Triton blocked
-PURE = (
-    *("config", "config_values", "config_towers", "config_omni", "faults"),
-    *("prompt", "reply", "state.layout", "checkpoint"),
+# the rooms from the ground floor up: each imports what stands before it, and nothing that stands after it
+ORDER = (
+    *("family", "config", "sglang_api", "ops", "state", "encoders", "decoder", "models"),
+    *("prompt", "media", "reader", "processors", "reply", "host", "checkpoint", "parity"),
+    # the entry points, and the commands
+    *("__init__", "cli", "__main__"),
 )
+# what only the named rooms import; the longest that fits counts
+KEPT = {"host": {"__init__", "cli"}, "processors": {"host"}, "models": {"processors"}}
+# what imports these alone: the ground floor, the grammar of replies, and the refusal, which stands on nothing that
+# could be broken; checkpoints keep lists of their own, so that theirs and ours check each other
+ALONE = {
+    "family": set(),
+    "sglang_api": {"family"},
+    "reply": set(),
+    "checkpoint": set(),
+    "host.refusal": {"family"},
+}
+SAYS_SGLANG = ("sglang_api", "host")
+# imported with SGLang and Triton blocked
+PURE = ("family", "config", "prompt", "media", "reader", "reply", "state.layout", "checkpoint")
 
 
 def sources(root: Path) -> Iterator[tuple[str, Path]]:
@@ -94,43 +70,81 @@ def _under(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(prefix + ".")
 
 
-def _room(module: str) -> str:
-    """The longest key of MAY_IMPORT that holds a module."""
-    rooms = [room for room in MAY_IMPORT if _under(module, room)]
-    return max(rooms, key=len, default="")
-
-
-def wrong_directions(root: Path) -> list[str]:
-    wrong = []
+def graph(root: Path) -> dict[str, dict[str, int]]:
+    """module -> modules of the package that it imports, and where; whatever stands in a function or under
+    TYPE_CHECKING counts too. `from sglang_nemotron.ops import forms` imports forms, `import case` the room."""
     modules = {module for module, _ in sources(root)}
+    found: dict[str, dict[str, int]] = {}
     for module, file in sources(root):
-        room = _room(module)
-        if not room:
-            wrong.append(f"{file.name}: {module} is in no room; give it a line in MAY_IMPORT")
-            continue
+        edges = found.setdefault(module, {})
         for line, name in imports(module, file):
             if not _under(name, PACKAGE):
                 continue
             target = name.removeprefix(PACKAGE).lstrip(".")
-            # `from sglang_nemotron import ops` names a room, `import __version__` the root
-            if not any(_under(target, known) for known in modules if known != "__init__"):
-                target = "__init__"
-            top = module.split(".")[0]
-            own = _under(target, room) or (target.split(".")[0] == top and room == top)
-            if not own and not any(_under(target, allowed) for allowed in MAY_IMPORT[room]):
-                wrong.append(f"{module}:{line} imports {target}")
-            for kept, by in KEPT.items():
-                if _under(target, kept) and top not in by and not _under(module, kept):
-                    wrong.append(f"{module}:{line} imports {target}, which is for {sorted(by)}")
+            while target and target not in modules:
+                target = target.rpartition(".")[0]
+            edges.setdefault(target or "__init__", line)
+        edges.pop(module, None)
+    return found
+
+
+def _room(module: str) -> str:
+    return module.split(".")[0]
+
+
+def wrong_directions(root: Path) -> list[str]:
+    wrong = []
+    for module, edges in graph(root).items():
+        if _room(module) not in ORDER:
+            wrong.append(f"{module} is in no room; give its room a place in ORDER")
+            continue
+        alone = next((ALONE[room] for room in sorted(ALONE, key=len, reverse=True) if _under(module, room)), None)
+        for target, line in edges.items():
+            ours, theirs = _room(module), _room(target)
+            if ours != theirs and (theirs not in ORDER or ORDER.index(theirs) > ORDER.index(ours)):
+                wrong.append(f"{module}:{line} imports {target}, which stands above it")
+            elif ours != theirs and ours not in KEPT.get(theirs, {ours}):
+                wrong.append(f"{module}:{line} imports {target}, which is for {sorted(KEPT[theirs])}")
+            elif alone is not None and theirs not in alone and (ours != theirs or module == "host.refusal"):
+                wrong.append(f"{module}:{line} imports {target}; it imports {sorted(alone) or 'nothing'} alone")
     return wrong
 
 
-def sglang_outside_host(root: Path) -> list[str]:
+def cycles(root: Path) -> list[str]:
+    """Files that import each other, by however many steps, and rooms that do."""
+    files = {module: set(edges) for module, edges in graph(root).items()}
+    rooms: dict[str, set[str]] = {}
+    for module, targets in files.items():
+        rooms.setdefault(_room(module), set()).update({_room(target) for target in targets} - {_room(module)})
+    return [" -> ".join(cycle) for cycle in (*_cycles(files), *_cycles(rooms))]
+
+
+def _cycles(edges: dict[str, set[str]]) -> list[list[str]]:
+    """A way around for every node that reaches itself, one for each set of nodes."""
+    found: dict[frozenset[str], list[str]] = {}
+    for start in edges:
+        came: dict[str, str] = {}
+        waiting = [start]
+        while waiting and start not in came:
+            node = waiting.pop()
+            for target in edges.get(node, ()):
+                if target not in came:
+                    came[target] = node
+                    waiting.append(target)
+        if start in came:
+            way = [start]
+            while (node := came[way[-1]]) != start:
+                way.append(node)
+            found.setdefault(frozenset(way), [start, *reversed(way)])
+    return list(found.values())
+
+
+def sglang_elsewhere(root: Path) -> list[str]:
     return [
         f"{module}:{line} imports {name}"
         for module, file in sources(root)
         for line, name in imports(module, file)
-        if _under(name, "sglang") and not _under(module, MAY_IMPORT_SGLANG)
+        if _under(name, "sglang") and _room(module) not in SAYS_SGLANG
     ]
 
 
@@ -225,15 +239,23 @@ RULES: dict[Callable[[Path], list[str]], list[tuple[str, str]]] = {
     wrong_directions: [
         ("ops/router_torch.py", "from sglang_nemotron.decoder import shards\n"),
         ("state/plan.py", "def f():\n    from sglang_nemotron.models import nemotron_h\n"),
-        ("reply/tools.py", "import sglang_nemotron.config.decoder\n"),
-        ("host/refusal.py", "from sglang_nemotron.host import release\n"),
+        ("reply/tools.py", "import sglang_nemotron.config\n"),
+        ("host/refusal.py", "from sglang_nemotron.host import door\n"),
         ("decoder/stack.py", "from sglang_nemotron.host import doors\n"),
-        ("host/startup.py", "from sglang_nemotron.host.doors import prove_all\n"),
-        ("config/decoder.py", "from . import ops\n"),
-        ("config/faults.py", "from sglang_nemotron import config\n"),
+        ("processors/nemotron_omni.py", "if TYPE_CHECKING:\n    from sglang_nemotron.host.http import media\n"),
+        ("parity/report.py", "from sglang_nemotron.host import doors\n"),
+        ("config/decoder.py", "from .. import ops\n"),
+        ("config/faults.py", "from sglang_nemotron import checkpoint\n"),
+        ("sglang_api/args.py", "from sglang_nemotron.config import decoder\n"),
         ("attic/old.py", ""),
     ],
-    sglang_outside_host: [
+    cycles: [
+        ("host/door.py", "def f():\n    from sglang_nemotron.host.doors import DOORS\n"),
+        ("config/values.py", "from sglang_nemotron.config.omni import OmniSpec\n"),
+        ("media/pixels/rows.py", "if TYPE_CHECKING:\n    from sglang_nemotron.media.pixels import resize\n"),
+        ("prompt/options.py", "from sglang_nemotron.media.features import Kind\n"),
+    ],
+    sglang_elsewhere: [
         ("models/nemotron_h.py", "import sglang.srt.layers\n"),
         ("decoder/mamba.py", "def f():\n    from sglang.srt import utils\n"),
     ],
@@ -269,7 +291,7 @@ def test_rule_can_fail(rule: Callable[[Path], list[str]], file: str, text: str, 
     source = Path("src") / PACKAGE
     shutil.copytree(REPOSITORY / source, tmp_path / source, ignore=shutil.ignore_patterns("__pycache__"))
     target = tmp_path / source / file
-    target.parent.mkdir(exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("a") as out:
         out.write(text)
     stem = Path(file).stem

@@ -17,7 +17,7 @@ from decoder.test_shards import NUM_TOKENS, make_spec, mixer_weights, rank_weigh
 from sglang_nemotron.config.decoder import DecoderSpec
 from sglang_nemotron.decoder import mamba
 from sglang_nemotron.decoder.parallel import Ranks
-from sglang_nemotron.ops import Ragged
+from sglang_nemotron.ops import RaggedBatch
 from sglang_nemotron.state.plan import StepPlan
 from support.waiting import NET_S
 
@@ -80,7 +80,7 @@ def prefill(mixer: mamba.MambaMixer, u_TD: torch.Tensor) -> torch.Tensor:
         torch.zeros(2, mixer.conv_channels, spec.conv_width - 1),
         torch.zeros(2, mixer.num_heads, spec.mamba_head_dim, spec.state_size),
     )
-    batch = Ragged(
+    batch = RaggedBatch(
         cu_seqlens=torch.tensor([0, num_tokens], dtype=torch.int32),
         seq_lens=[num_tokens],
         slots_R=torch.tensor([1]),

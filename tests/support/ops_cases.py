@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sglang_nemotron.ops.batch import Ragged, Snapshots
+from sglang_nemotron.ops.batch import RaggedBatch, Snapshots
 from sglang_nemotron.ops.forms import LAYER, REFERENCE, forms_of
 from support.ops_device import OnDevice
 
@@ -70,9 +70,9 @@ def assert_near(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) 
     assert found <= tolerance, f"error {found:.3g} > {tolerance:.3g}"
 
 
-def ragged(lens: list[int], slots: list[int], has_initial: list[bool], chunk_size: int = 128) -> Ragged:
+def ragged(lens: list[int], slots: list[int], has_initial: list[bool], chunk_size: int = 128) -> RaggedBatch:
     ends = torch.tensor([0, *lens]).cumsum(0).to(torch.int32)
-    return Ragged(ends, lens, torch.tensor(slots), torch.tensor(has_initial), has_initial, chunk_size)
+    return RaggedBatch(ends, lens, torch.tensor(slots), torch.tensor(has_initial), has_initial, chunk_size)
 
 
 def snapshots(*wanted: tuple[int, int, int]) -> Snapshots:
@@ -80,7 +80,7 @@ def snapshots(*wanted: tuple[int, int, int]) -> Snapshots:
     return Snapshots([w[0] for w in wanted], [w[1] for w in wanted], torch.tensor([w[2] for w in wanted]))
 
 
-def poison_unread(state: torch.Tensor, batch: Ragged) -> None:
+def poison_unread(state: torch.Tensor, batch: RaggedBatch) -> None:
     """NaN into every slot that no sequence of the batch may start from."""
     read = [slot for slot, initial in zip(batch.slots_R.tolist(), batch.has_initial, strict=True) if initial]
     for slot in range(state.shape[0]):
@@ -96,7 +96,7 @@ class Conv:
     weight_CK: torch.Tensor
     bias_C: torch.Tensor | None
     state_SCW: torch.Tensor
-    batch: Ragged
+    batch: RaggedBatch
     snapshots: Snapshots | None = None
 
     def run(self, module: ModuleType) -> tuple[torch.Tensor, torch.Tensor]:
@@ -107,7 +107,7 @@ class Conv:
 
 
 def conv_case(
-    batch: Ragged,
+    batch: RaggedBatch,
     wanted: Snapshots | None = None,
     channels: int = 24,
     width: int = 4,
@@ -140,7 +140,7 @@ class Scan:
     D_H: torch.Tensor
     dt_bias_H: torch.Tensor
     state_SHPN: torch.Tensor
-    batch: Ragged
+    batch: RaggedBatch
     snapshots: Snapshots | None = None
     dt_limit: tuple[float, float] = (0.0, float("inf"))
 
@@ -156,7 +156,7 @@ class Scan:
         fixed = (self.A_H, self.B_TGN, self.C_TGN, self.D_H, self.dt_bias_H, state_SHPN)
         return module.ssm_step(self.x_THP, self.dt_TH, *fixed, slots_B=slots_B, dt_limit=self.dt_limit), state_SHPN
 
-    def tokens(self, rows: slice, batch: Ragged, state_SHPN: torch.Tensor | None = None) -> Scan:
+    def tokens(self, rows: slice, batch: RaggedBatch, state_SHPN: torch.Tensor | None = None) -> Scan:
         """The same weights on some of the tokens."""
         cut = {name: getattr(self, name)[rows] for name in ("x_THP", "dt_TH", "B_TGN", "C_TGN")}
         state_SHPN = self.state_SHPN if state_SHPN is None else state_SHPN
@@ -164,7 +164,7 @@ class Scan:
 
 
 def scan_case(
-    batch: Ragged,
+    batch: RaggedBatch,
     wanted: Snapshots | None = None,
     heads: int = 8,
     head_dim: int = 4,

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from sglang_nemotron.ops.batch import GridSnapshots, KernelGrid, Ragged, Snapshots
+from sglang_nemotron.ops.batch import GridSnapshots, KernelGrid, RaggedBatch, Snapshots
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" and not torch.cuda.is_available()
 
@@ -94,7 +94,7 @@ class _Moved:
             here.copy_(there)
 
 
-def with_grids(batch: Ragged, snapshots: Snapshots | None, window: int) -> tuple[Ragged, Snapshots | None]:
+def with_grids(batch: RaggedBatch, snapshots: Snapshots | None, window: int) -> tuple[RaggedBatch, Snapshots | None]:
     """The same batch, with the index tensors that SGLang's backend would bring for its chunked kernels."""
     from sglang.srt.layers.attention.mamba.mamba2_metadata import Mamba2Metadata
 
@@ -109,7 +109,7 @@ def with_grids(batch: Ragged, snapshots: Snapshots | None, window: int) -> tuple
     return grown, replace(snapshots, grid=_snapshot_grid(batch, snapshots, window)) if snapshots is not None else None
 
 
-def _snapshot_grid(batch: Ragged, snapshots: Snapshots, window: int) -> GridSnapshots:
+def _snapshot_grid(batch: RaggedBatch, snapshots: Snapshots, window: int) -> GridSnapshots:
     starts = batch.cu_seqlens.tolist()
     slots, chunk = batch.slots_R.tolist(), batch.chunk_size
     windows, final, on_grid, again = [], [], [], []

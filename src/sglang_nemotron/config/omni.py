@@ -1,6 +1,6 @@
 """A Hugging Face config of Nemotron 3 Nano Omni (a dict or a config object) comes in; one frozen `OmniSpec` goes out.
 
-The published keys and those that transformers writes are told apart here and in `config_towers`. This file must never
+The published keys and those that transformers writes are told apart here and in `towers.py`. This file must never
 know SGLang, torch, a device, a tensor name or a context length that is served.
 """
 

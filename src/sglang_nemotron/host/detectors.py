@@ -162,7 +162,7 @@ class NanoTools(BaseFormatDetector):
         return "qwen_3_coder"
 
     def _new_stage(self, tools: Sequence[Tool]) -> ToolStage:
-        # SGLang types the parameters as any object; `reply_http` has checked them
+        # SGLang types the parameters as any object; `http/replies.py` has checked them
         functions: list[Any] = [tool.function for tool in tools]
         specs = [ToolSpec(function.name, function.parameters) for function in functions if function.name]
         return ToolStage(specs, line_start=self.line_start)

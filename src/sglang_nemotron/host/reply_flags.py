@@ -37,7 +37,7 @@ READ_AS_OURS = {
     "reasoning_parser": (PARSER, *ALIASES, "nemotron_3", "deepseek-r1", "auto"),
     "tool_call_parser": (PARSER, "qwen3_coder", "auto"),
 }
-# keys of a request's custom parameters, written by `reply_http` alone: [tokens, grace], and the declared tools
+# keys of a request's custom parameters, written by `http/replies.py` alone: [tokens, grace], and the declared tools
 BUDGET = "__nemotron_thinking_budget"
 TOOLS = "__nemotron_tools"
 # what tells how a reply begins

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from sglang_nemotron.ops.batch import GridSnapshots, KernelGrid, Ragged, Snapshots
+from sglang_nemotron.ops.batch import GridSnapshots, KernelGrid, RaggedBatch, Snapshots
 from sglang_nemotron.ops.forms import Case, case, module_for
 
 __all__ = [
     "GridSnapshots",
     "KernelGrid",
-    "Ragged",
+    "RaggedBatch",
     "Snapshots",
     "conv1d_prefill",
     "conv1d_step",
@@ -48,7 +48,7 @@ def conv1d_prefill(
     bias_C: torch.Tensor | None,
     state_SCW: torch.Tensor,
     *,
-    batch: Ragged,
+    batch: RaggedBatch,
     snapshots: Snapshots | None,
 ) -> torch.Tensor:
     """Causal depthwise convolution and SiLU over each sequence; windows are read and written in place.
@@ -84,7 +84,7 @@ def ssd_prefill(
     dt_bias_H: torch.Tensor,
     state_SHPN: torch.Tensor,
     *,
-    batch: Ragged,
+    batch: RaggedBatch,
     snapshots: Snapshots | None,
     dt_limit: tuple[float, float] = (0.0, float("inf")),
 ) -> torch.Tensor:

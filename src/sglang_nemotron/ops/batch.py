@@ -1,4 +1,4 @@
-"""Small frozen records that the numeric functions of this room take besides tensors. No SGLang, no Triton."""
+"""The ragged batch: small frozen records that the functions of this room take besides tensors. No SGLang, no Triton."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class KernelGrid:
 
 
 @dataclass(frozen=True)
-class Ragged:
+class RaggedBatch:
     """The sequences of one prefill batch, flattened one behind the other.
 
     `cu_seqlens` int32 [R+1]; `seq_lens` their lengths on the host; `slots_R` the state slot of each;

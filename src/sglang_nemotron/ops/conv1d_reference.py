@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from sglang_nemotron.ops.batch import Ragged, Snapshots
+from sglang_nemotron.ops.batch import RaggedBatch, Snapshots
 
 __all__ = ["conv1d_prefill", "conv1d_step"]
 
@@ -21,7 +21,7 @@ def conv1d_prefill(
     bias_C: torch.Tensor | None,
     state_SCW: torch.Tensor,
     *,
-    batch: Ragged,
+    batch: RaggedBatch,
     snapshots: Snapshots | None,
 ) -> torch.Tensor:
     """y[t] = silu(bias + sum_k weight[:, k] * x[t - W + k]) within each sequence; fp32 inside, x's dtype outside.

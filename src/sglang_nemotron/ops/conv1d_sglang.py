@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sglang_nemotron.ops.batch import Ragged, Snapshots
+from sglang_nemotron.ops.batch import RaggedBatch, Snapshots
 from sglang_nemotron.sglang_api.kernels import causal_conv1d_fn, causal_conv1d_update
 
 
@@ -14,7 +14,7 @@ def conv1d_prefill(
     bias_C: torch.Tensor | None,
     state_SCW: torch.Tensor,
     *,
-    batch: Ragged,
+    batch: RaggedBatch,
     snapshots: Snapshots | None,
 ) -> torch.Tensor:
     """See `ops.conv1d_prefill`."""

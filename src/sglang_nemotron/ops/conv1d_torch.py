@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from sglang_nemotron.ops.batch import Ragged, Snapshots
+from sglang_nemotron.ops.batch import RaggedBatch, Snapshots
 
 __all__ = ["conv1d_prefill", "conv1d_step"]
 
@@ -22,7 +22,7 @@ def conv1d_prefill(
     bias_C: torch.Tensor | None,
     state_SCW: torch.Tensor,
     *,
-    batch: Ragged,
+    batch: RaggedBatch,
     snapshots: Snapshots | None,
 ) -> torch.Tensor:
     """Same contract as `conv1d_reference.conv1d_prefill`: [T, C] in x's dtype, windows in `state_SCW` moved on.

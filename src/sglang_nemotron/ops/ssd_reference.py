@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from sglang_nemotron.ops.batch import Ragged, Snapshots
+from sglang_nemotron.ops.batch import RaggedBatch, Snapshots
 
 __all__ = ["ssd_prefill"]
 
@@ -26,7 +26,7 @@ def ssd_prefill(
     dt_bias_H: torch.Tensor,
     state_SHPN: torch.Tensor,
     *,
-    batch: Ragged,
+    batch: RaggedBatch,
     snapshots: Snapshots | None,
     dt_limit: tuple[float, float] = (0.0, float("inf")),
 ) -> torch.Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sglang_nemotron.ops.batch import Ragged, Snapshots
+from sglang_nemotron.ops.batch import RaggedBatch, Snapshots
 from sglang_nemotron.sglang_api.kernels import mamba_chunk_scan_combined
 
 
@@ -20,7 +20,7 @@ def ssd_prefill(
     dt_bias_H: torch.Tensor,
     state_SHPN: torch.Tensor,
     *,
-    batch: Ragged,
+    batch: RaggedBatch,
     snapshots: Snapshots | None,
     dt_limit: tuple[float, float] = (0.0, float("inf")),
 ) -> torch.Tensor:

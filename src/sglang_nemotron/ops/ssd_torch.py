@@ -16,7 +16,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from sglang_nemotron.ops.batch import Ragged, Snapshots
+from sglang_nemotron.ops.batch import RaggedBatch, Snapshots
 
 __all__ = ["ssd_prefill"]
 
@@ -39,7 +39,7 @@ def ssd_prefill(
     dt_bias_H: torch.Tensor,
     state_SHPN: torch.Tensor,
     *,
-    batch: Ragged,
+    batch: RaggedBatch,
     snapshots: Snapshots | None,
     dt_limit: tuple[float, float] = (0.0, float("inf")),
 ) -> torch.Tensor:

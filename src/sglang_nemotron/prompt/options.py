@@ -193,46 +193,46 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _number(place: str, value: Any, told: str) -> float:
+def _number(place: str, value: Any, allowed: str) -> float:
     # bool is an int to Python, and "true frames" is a mistake
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{place} is {_short(value)}; give {told}")
+        raise ValueError(f"{place} is {_short(value)}; give {allowed}")
     return value
 
 
 def _fps(place: str, value: Any, limits: MediaLimits) -> float:
-    told = f"a number above 0 and up to {EVERY_FRAME_FPS:g}, or {AS_FILMED} for every frame"
-    value = _number(place, value, told)
+    allowed = f"a number above 0 and up to {EVERY_FRAME_FPS:g}, or {AS_FILMED} for every frame"
+    value = _number(place, value, allowed)
     if value == AS_FILMED:
         return EVERY_FRAME_FPS
     if not 0 < value <= EVERY_FRAME_FPS:
-        raise ValueError(f"{place} is {value!r}; give {told}")
+        raise ValueError(f"{place} is {value!r}; give {allowed}")
     return float(value)
 
 
 def _max_frames(place: str, value: Any, limits: MediaLimits) -> int:
-    told = f"a whole number from 1 to {limits.max_video_frames}, or {AS_FILMED} for as many as this server allows"
-    value = _number(place, value, told)
+    allowed = f"a whole number from 1 to {limits.max_video_frames}, or {AS_FILMED} for as many as this server allows"
+    value = _number(place, value, allowed)
     if value == AS_FILMED:
         return limits.max_video_frames
     if value != int(value) or not 1 <= value <= limits.max_video_frames:
-        raise ValueError(f"{place} is {value!r}; give {told}")
+        raise ValueError(f"{place} is {value!r}; give {allowed}")
     return int(value)
 
 
 def _pruning_rate(place: str, value: Any, limits: MediaLimits) -> float:
-    told = "a number of at least 0 (off) and below 1"
-    value = _number(place, value, told)
+    allowed = "a number of at least 0 (off) and below 1"
+    value = _number(place, value, allowed)
     if not 0 <= value < 1:
-        raise ValueError(f"{place} is {value!r}; give {told}")
+        raise ValueError(f"{place} is {value!r}; give {allowed}")
     return float(value)
 
 
 def _max_image_tokens(place: str, value: Any, limits: MediaLimits) -> int:
-    told = f"a whole number from {limits.min_image_tokens} to {limits.max_image_tokens}"
-    value = _number(place, value, told)
+    allowed = f"a whole number from {limits.min_image_tokens} to {limits.max_image_tokens}"
+    value = _number(place, value, allowed)
     if value != int(value) or not limits.min_image_tokens <= value <= limits.max_image_tokens:
-        raise ValueError(f"{place} is {value!r}; give {told}")
+        raise ValueError(f"{place} is {value!r}; give {allowed}")
     return int(value)
 
 
@@ -246,8 +246,8 @@ def _parse(name: str, text: str, kind: type[int] | type[float]) -> float:
     try:
         return kind(text.strip())
     except ValueError:
-        told = "a whole number" if kind is int else "a number"
-        raise ValueError(f"{name} is {_short(text)}; give {told}") from None
+        allowed = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{name} is {_short(text)}; give {allowed}") from None
 
 
 def _positive(name: str, value: float) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sglang_nemotron.ops import GridSnapshots, KernelGrid, Ragged, Snapshots
+from sglang_nemotron.ops import GridSnapshots, KernelGrid, RaggedBatch, Snapshots
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class StepPlan:
 
     num_prefill_tokens: int
     num_decodes: int
-    prefill: Ragged | None
+    prefill: RaggedBatch | None
     snapshots: Snapshots | None
     decode_slots_B: torch.Tensor | None
     decode_track: DecodeTrack | None
@@ -61,7 +61,7 @@ def make_plan(metadata: Any, batch: Any) -> StepPlan:
     )
 
 
-def _prefill(metadata: Any, batch: Any, slots_R: torch.Tensor) -> Ragged:
+def _prefill(metadata: Any, batch: Any, slots_R: torch.Tensor) -> RaggedBatch:
     mixed = metadata.mixed_metadata
     R = metadata.num_prefills
     seq_lens = mixed.extend_seq_lens_cpu
@@ -70,7 +70,7 @@ def _prefill(metadata: Any, batch: Any, slots_R: torch.Tensor) -> Ragged:
     prefix_lens = batch.extend_prefix_lens_cpu
     if prefix_lens is None:
         prefix_lens = batch.extend_prefix_lens.tolist()
-    return Ragged(
+    return RaggedBatch(
         cu_seqlens=metadata.query_start_loc[: R + 1],
         seq_lens=list(seq_lens[:R]),
         slots_R=slots_R,
@@ -81,7 +81,7 @@ def _prefill(metadata: Any, batch: Any, slots_R: torch.Tensor) -> Ragged:
     )
 
 
-def _snapshots(metadata: Any, batch: Any, prefill: Ragged) -> Snapshots | None:
+def _snapshots(metadata: Any, batch: Any, prefill: RaggedBatch) -> Snapshots | None:
     if not metadata.has_mamba_track_mask:
         return None
     tracked, track_lens, prefix_lens = _track_lists(batch)

@@ -145,7 +145,7 @@ class VideoFile:
         from av.error import FFmpegError
 
         self._file.seek(0)
-        told = {
+        options = {
             # no protocol at all: the bytes come from us, and nothing that they name is fetched
             "protocol_whitelist": "none",
             "format_whitelist": FORMATS,
@@ -153,7 +153,7 @@ class VideoFile:
             **options,
         }
         try:
-            return av.open(self._file, mode="r", options=told)
+            return av.open(self._file, mode="r", options=options)
         except (FFmpegError, ValueError, IndexError, OSError) as error:
             raise MediaError(
                 self._name,

@@ -19,8 +19,8 @@ def rgb_planes(frame: Any, reformatter: Any) -> Sequence[np.ndarray]:
     FFmpeg writes the common pictures as three planes with the same bits, sooner than packed, and planes are resized in
     half the time. Of the others (10 bits, odd sides) the two differ, so that those are taken apart here.
     """
-    told = frame.format.name, frame.width, frame.height, int(frame.colorspace), int(frame.color_range)
-    if told[0] in PLANAR_ALIKE and _planes_are_exact(*told):
+    layout = frame.format.name, frame.width, frame.height, int(frame.colorspace), int(frame.color_range)
+    if layout[0] in PLANAR_ALIKE and _planes_are_exact(*layout):
         return _read_planes(reformatter.reformat(frame, format="gbrp"))
     return list(_read_packed(reformatter.reformat(frame, format="rgb24")).transpose(2, 0, 1))
 
