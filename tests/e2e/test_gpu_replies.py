@@ -9,9 +9,8 @@ import os
 from dataclasses import replace
 
 import pytest
-import test_replies
 
-from e2e import test_budget, test_replies_tools
+from e2e import test_budget, test_replies, test_replies_tools
 from sglang_nemotron.checkpoint.spec import PRESETS
 from support.scripted import PARSERS, PLUGIN
 from support.serving import Served

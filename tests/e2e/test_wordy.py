@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from wordy.wordy_model import UNLIKELY
 
+from e2e.wordy.wordy_model import UNLIKELY
 from sglang_nemotron.cli.server import ServerProcess
 from sglang_nemotron.parity.client import Client
 from support.scripted import SCRIPTED
