@@ -21,10 +21,11 @@ from sglang_nemotron.host.names.replies import (
     ToolCallItem,
 )
 from sglang_nemotron.host.reply_flags import ALIASES, PARSER
+from sglang_nemotron.reply.events import CallArguments, CallStarted, ContentDelta, Event
 from sglang_nemotron.reply.markup import CALL_HEADER, THINK_CLOSE, THINK_OPEN
 from sglang_nemotron.reply.reasoning import Opening, ReasoningStage, opening
 from sglang_nemotron.reply.schema import ToolSpec
-from sglang_nemotron.reply.tools import CallArguments, CallStarted, ContentDelta, Event, ToolStage
+from sglang_nemotron.reply.tools import ToolStage
 
 
 class PromptTail(str):
