@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -29,14 +30,17 @@ from sglang_nemotron.reply.tools import ToolStage
 
 
 class PromptTail(str):
-    """The end of a prompt, as SGLang carries it from a request to its parsers, and whether thoughts go apart."""
+    """The end of a prompt, as SGLang carries it from a request to its parsers; whether thoughts go apart, and whether
+    the request takes one call at most."""
 
-    __slots__ = ("reasoning_apart",)
+    __slots__ = ("one_call", "reasoning_apart")
     reasoning_apart: bool
+    one_call: bool
 
-    def __new__(cls, text: str, *, reasoning_apart: bool) -> PromptTail:
+    def __new__(cls, text: str, *, reasoning_apart: bool, one_call: bool = False) -> PromptTail:
         tail = super().__new__(cls, text)
         tail.reasoning_apart = reasoning_apart
+        tail.one_call = one_call
         return tail
 
     @property
@@ -44,6 +48,11 @@ class PromptTail(str):
         """Whether the first character of what the tool parser gets begins a line."""
         seen = opening(self)
         return seen.line_start or (seen.thinking and self.reasoning_apart)
+
+    @property
+    def content_thinks(self) -> bool:
+        """Whether what the tool parser gets begins inside a think block."""
+        return opening(self).thinking and not self.reasoning_apart
 
 
 class NanoReasoning(BaseReasoningFormatDetector):
@@ -130,12 +139,14 @@ class NanoTools(BaseFormatDetector):
     def __init__(self) -> None:
         super().__init__()
         self.bot_token = CALL_HEADER
-        # whether the first character that arrives begins a line
+        # whether the first character that arrives begins a line, and a think block is open there
         self.line_start = True
+        self.thinking = False
+        self.max_calls: int | None = None
         self._stage: ToolStage | None = None
 
     def has_tool_call(self, text: str) -> bool:
-        return CALL_HEADER in text
+        return bool(_MAY_CALL.search(text))
 
     def detect_and_parse(self, text: str, tools: Sequence[Tool]) -> CallsAndText:
         """Parse a whole reply: each call is one item."""
@@ -171,9 +182,11 @@ class NanoTools(BaseFormatDetector):
         # SGLang types the parameters as any object; `reply_http` has checked them
         functions: list[Any] = [tool.function for tool in tools]
         specs = [ToolSpec(function.name, function.parameters) for function in functions if function.name]
-        return ToolStage(specs, line_start=self.line_start)
+        return ToolStage(specs, line_start=self.line_start, thinking=self.thinking, max_calls=self.max_calls)
 
 
+# no call is without this; the parser knows whether it is one
+_MAY_CALL = re.compile(r"<function=[^<>\n]+>")
 _NOTHING = CallsAndText("", [])
 
 
@@ -252,6 +265,8 @@ def _show_prompt(detector: Any, given: dict[str, Any]) -> None:
     prompt = given.get("prefix", "")
     if isinstance(prompt, PromptTail):
         detector.line_start = prompt.content_begins_line
+        detector.thinking = prompt.content_thinks
+        detector.max_calls = 1 if prompt.one_call else None
     elif prompt:
         detector.line_start = opening(prompt).line_start
 
@@ -269,9 +284,9 @@ def parsers_are_ours() -> str | None:
     found = reasoning.parse_non_stream(f"r\n{call}")
     if found != ("r", call):
         return f"SGLang does not show the reasoning parser a request's tools: it read {found}"
-    tail = PromptTail("no line start", reasoning_apart=False)
+    tail = PromptTail("", reasoning_apart=False, one_call=True)
     tools = FunctionCallParser([Tool(function={"name": "f"})], PARSER, prefix=tail)  # type: ignore[arg-type]
-    if tools.parse_non_stream(call)[1]:
+    if len(tools.parse_non_stream(call * 2)[1]) != 1:
         return "SGLang does not show the tool-call parser the prompt"
     return None
 
