@@ -1,4 +1,4 @@
-"""Integers of any length, from a request's body to the arguments of earlier calls and the answer that repeats a schema."""
+"""Integers of any length: in a body, in the arguments of earlier calls, in an answer that repeats a schema."""
 
 from __future__ import annotations
 

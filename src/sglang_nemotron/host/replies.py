@@ -10,6 +10,7 @@ import functools
 import inspect
 import re
 from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from sglang_nemotron.host.names.replies import (
@@ -122,6 +123,25 @@ class NanoReasoning(BaseReasoningFormatDetector):
         )
 
 
+class Ended(NamedTuple):
+    """How a reply ended: whether something cut it off, and the stop string that did."""
+
+    cut: bool = False
+    stop: str = ""
+
+
+# of the output that SGLang is about to hand to a parser, which it does in the task that took it from the engine
+ended: ContextVar[Ended | None] = ContextVar("nemotron_ended", default=None)
+
+
+def how_it_ended(finish_reason: Any) -> Ended:
+    """What SGLang's finish reason says. A matched token is the model's own end."""
+    reason = finish_reason if isinstance(finish_reason, dict) else {}
+    matched = reason.get("matched")
+    stop = matched if isinstance(matched, str) else ""
+    return Ended(cut=reason.get("type") == "length" or bool(stop), stop=stop)
+
+
 class CallsAndText(NamedTuple):
     """What SGLang reads of a tool-call detector's result, at a fifth of the price of its own checked class."""
 
@@ -133,7 +153,8 @@ class CallsAndText(NamedTuple):
 class NanoTools(BaseFormatDetector):
     """`reply.tools.ToolStage` as SGLang's tool-call detector; one object reads one reply.
 
-    `prev_tool_call_arr` stays empty: SGLang completes unfinished arguments from it, and ours are always finished.
+    `prev_tool_call_arr` stays empty: SGLang completes unfinished arguments from it, and ours are finished, or must not
+    be. Those it finds in `incomplete_tool_call_indices`.
     """
 
     def __init__(self) -> None:
@@ -143,6 +164,7 @@ class NanoTools(BaseFormatDetector):
         self.line_start = True
         self.thinking = False
         self.max_calls: int | None = None
+        self.incomplete_tool_call_indices: set[int] = set()
         self._stage: ToolStage | None = None
 
     def has_tool_call(self, text: str) -> bool:
@@ -151,7 +173,7 @@ class NanoTools(BaseFormatDetector):
     def detect_and_parse(self, text: str, tools: Sequence[Tool]) -> CallsAndText:
         """Parse a whole reply: each call is one item."""
         stage = self._new_stage(tools)
-        content, items = _collected([*stage.feed(text), *stage.finish()])
+        content, items = _collected([*stage.feed(text), *self._finished(stage)])
         whole: dict[int, ToolCallItem] = {}
         for item in items:
             call = whole.setdefault(item.tool_index, item)
@@ -168,7 +190,14 @@ class NanoTools(BaseFormatDetector):
 
     def finish(self, tools: Sequence[Tool]) -> CallsAndText:
         """The reply has ended: give back what was held, and close a call that is open."""
-        return CallsAndText(*_collected(self._stage.finish() if self._stage is not None else []))
+        return CallsAndText(*_collected(self._finished(self._stage) if self._stage is not None else []))
+
+    def _finished(self, stage: ToolStage) -> list[Event]:
+        how = ended.get() or Ended()
+        events = stage.finish(cut=how.cut, stop=how.stop)
+        if stage.unfinished is not None:
+            self.incomplete_tool_call_indices.add(stage.unfinished)
+        return events
 
     def structure_info(self) -> Any:
         """Only asked for where `get_structural_tag_name` names nothing."""

@@ -62,7 +62,7 @@ class Joint:
 class Output:
     """The events of one reply's content. Calls behind the first `max_calls` are dropped, their words are not."""
 
-    __slots__ = ("_events", "_index", "_joint", "_max_calls", "_specs", "_words", "arguments")
+    __slots__ = ("_events", "_index", "_joint", "_max_calls", "_specs", "_words", "arguments", "unfinished")
 
     def __init__(self, specs: Mapping[str, ToolSpec], max_calls: int | None) -> None:
         self._specs = specs
@@ -73,6 +73,8 @@ class Output:
         # of the call that is open, or was last; and words between its tags
         self.arguments = Arguments(ToolSpec(""))
         self._words: list[str] = []
+        # the index of a call that was cut inside a value
+        self.unfinished: int | None = None
 
     def content(self, text: str) -> None:
         """More content, as it comes."""
@@ -111,6 +113,8 @@ class Output:
     def abandon(self) -> None:
         """The reply was cut inside the value that is open."""
         self.arguments.abandon()
+        if not self._dropped:
+            self.unfinished = self._index
         self._words += self.arguments.left_over()
         self._end_call()
 

@@ -148,6 +148,11 @@ class ToolStage:
         self._cut = cut
         return events + self._run(self._buffer, final=True)
 
+    @property
+    def unfinished(self) -> int | None:
+        """Behind `finish`: the index of a call that the end of the reply cut inside a value."""
+        return self._out.unfinished
+
     def _run(self, text: str, final: bool) -> list[Event]:
         """Work through `text`, which begins where the buffer began, and keep in the buffer what waits for more."""
         self._buffer = ""
