@@ -10,6 +10,15 @@ from typing import Any
 import pytest
 from reply_room import OPENAI_TOOLS
 from reply_through import Asked, parsers, request_of
+from sglang.srt.entrypoints.anthropic.serving import AnthropicServing
+from sglang.srt.entrypoints.openai.protocol import (
+    ChatCompletionResponse,
+    ChatCompletionResponseChoice,
+    ChatMessage,
+    FunctionResponse,
+    ToolCall,
+    UsageInfo,
+)
 from sglang.srt.entrypoints.openai.serving_chat import OpenAIServingChat, _incomplete_tool_call_indices
 from sglang.srt.managers.io_struct import GenerateReqInput
 
@@ -88,6 +97,23 @@ def test_whole(text: str, reason: dict[str, Any], arguments: Any, says: str) -> 
     assert finish["type"] == says
     assert finish.get("matched") == (None if says == "tool_calls" else reason.get("matched"))
     assert replies.ended.get() is None
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_messages_leave_it_out(ours: bool) -> None:
+    calls = [
+        ToolCall(id=f"id{at}", function=FunctionResponse(name="set", arguments=arguments))
+        for at, arguments in enumerate(('{"i": 1}', '{"s": "ls'))
+    ]
+    message = ChatMessage(role="assistant", content="I look.", tool_calls=calls)
+    choice = ChatCompletionResponseChoice(index=0, message=message, finish_reason="length")
+    response = ChatCompletionResponse(id="r", model="m", choices=[choice], usage=UsageInfo())
+    chat = SimpleNamespace(tool_call_parser=PARSER if ours else "qwen3_coder")
+    convert = reply_http._convert_response(AnthropicServing._convert_response)
+    found = convert(SimpleNamespace(openai_serving_chat=chat), response)
+    used = [block.input for block in found.content if block.type == "tool_use"]
+    assert used == ([{"i": 1}] if ours else [{"i": 1}, {}])
+    assert found.stop_reason == "max_tokens"
 
 
 def assert_arguments(found: str, expected: Any) -> None:

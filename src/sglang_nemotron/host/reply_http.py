@@ -17,6 +17,7 @@ from sglang_nemotron.host.names.http import (
     TokenizerManager,
     normalize_json_schema_types,
 )
+from sglang_nemotron.host.names.messages import AnthropicServing
 from sglang_nemotron.host.prompt_tail import prompt_tail
 from sglang_nemotron.host.replies import PromptTail, ended, how_it_ended
 from sglang_nemotron.host.reply_flags import BUDGET, PARSER, TOOLS, is_ours
@@ -242,6 +243,19 @@ def _process_tool_calls(original: Callable[..., Any]) -> Callable[..., Any]:
     return process
 
 
+def _convert_response(original: Callable[..., Any]) -> Callable[..., Any]:
+    # a block of /v1/messages holds an object, so SGLang shows a call that was cut as one without arguments
+    @functools.wraps(original)
+    def convert(self: Any, response: Any) -> Any:
+        if self.openai_serving_chat.tool_call_parser == PARSER:
+            for choice in response.choices:
+                calls = choice.message.tool_calls or []
+                choice.message.tool_calls = [call for call in calls if _is_json(call.function.arguments)] or None
+        return original(self, response)
+
+    return convert
+
+
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
@@ -255,6 +269,7 @@ def _is_json(text: str) -> bool:
 _WRAPPED: tuple[Wrapped, ...] = (
     (OpenAIServingChat, "_process_messages", _process_messages),
     (OpenAIServingChat, "_process_tool_calls", _process_tool_calls),
+    (AnthropicServing, "_convert_response", _convert_response),
     (OpenAIServingResponses, "_make_request", _make_request),
     (TokenizerManager, "generate_request", _generate_request),
     (TokenizerManager, "init_tokenizer_and_processor", _then_open_json),
