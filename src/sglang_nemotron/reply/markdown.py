@@ -12,12 +12,17 @@ from typing import Final
 _FENCE: Final = re.compile(r"[ \t]*(`{3,}|~{3,})(.*)", re.DOTALL)
 # as much of a line as can make it a fence
 _MAX_HEAD: Final = 256
+# pieces that are kept before they are read
+_MOST_UNREAD: Final = 1000
 
 
 class Markdown:
-    """Follows the fences and backticks of one reply's content. Time is linear in the text, memory constant."""
+    """Follows the fences and backticks of one reply's content. Time is linear in the text, memory constant.
 
-    __slots__ = ("_fence", "_head", "_ticks")
+    Most replies are never asked about, so pieces are read when it is asked, or when many have come.
+    """
+
+    __slots__ = ("_fence", "_head", "_ticks", "_unread")
 
     def __init__(self) -> None:
         # the run that opened the fence that is open
@@ -25,17 +30,36 @@ class Markdown:
         # of the line that has begun: its first characters, and how many backticks it has
         self._head = ""
         self._ticks = 0
+        self._unread: list[str] = []
 
     def feed(self, text: str) -> None:
         """Take more of the content."""
-        if not text:
-            return
+        self._unread.append(text)
+        if len(self._unread) > _MOST_UNREAD:
+            self._catch_up()
+
+    def end_line(self) -> None:
+        """The line that has begun is over: it may open or close a fence."""
+        self._catch_up()
+        self._end_line()
+
+    @property
+    def quotes(self) -> bool:
+        """Whether a tag is prose here: in a fence, on a line that opens one, or behind an odd number of backticks."""
+        self._catch_up()
+        behind = self._behind()
+        # what stands behind a closing fence on its line is outside
+        return bool(behind) if self._fence or behind else self._ticks % 2 == 1
+
+    def _catch_up(self) -> None:
+        text = "".join(self._unread)
+        self._unread.clear()
         end = text.find("\n")
         if end < 0:
             self._go_on(text)
             return
         self._go_on(text[:end])
-        self.end_line()
+        self._end_line()
         if "`" not in text and "~" not in text:
             # lines that cannot be fences
             end = text.rfind("\n")
@@ -44,21 +68,13 @@ class Markdown:
         lines = text[end + 1 :].split("\n")
         for line in lines[:-1]:
             self._go_on(line)
-            self.end_line()
+            self._end_line()
         self._go_on(lines[-1])
 
-    def end_line(self) -> None:
-        """The line that has begun is over: it may open or close a fence."""
+    def _end_line(self) -> None:
         if self._head:
             self._fence = self._behind()
         self._head, self._ticks = "", 0
-
-    @property
-    def quotes(self) -> bool:
-        """Whether a tag is prose here: in a fence, on a line that opens one, or behind an odd number of backticks."""
-        behind = self._behind()
-        # what stands behind a closing fence on its line is outside
-        return bool(behind) if self._fence or behind else self._ticks % 2 == 1
 
     def _go_on(self, text: str) -> None:
         if not text:

@@ -45,7 +45,7 @@ class Joint:
             text = "".join((*self._blank, text)) if ends_line else "".join(("\n", *self._blank, text))
             self._open = False
             self._blank.clear()
-        visible = text.rstrip()
+        visible = text if not text[-1].isspace() else text.rstrip()
         if visible:
             self._visible, self._ends_line = True, False
         if len(visible) < len(text) and not self._ends_line:
@@ -62,7 +62,7 @@ class Joint:
 class Output:
     """The events of one reply's content. Calls behind the first `max_calls` are dropped, their words are not."""
 
-    __slots__ = ("_events", "_index", "_joint", "_max_calls", "_specs", "_words", "arguments", "unfinished")
+    __slots__ = ("_events", "_index", "_joint", "_max_calls", "_open", "_specs", "_words", "arguments", "unfinished")
 
     def __init__(self, specs: Mapping[str, ToolSpec], max_calls: int | None) -> None:
         self._specs = specs
@@ -70,7 +70,8 @@ class Output:
         self._index = -1
         self._joint = Joint()
         self._events: list[Event] = []
-        # of the call that is open, or was last; and words between its tags
+        # of the call that is open, or was last: whether it is open, its arguments, words between its tags
+        self._open = False
         self.arguments = Arguments(ToolSpec(""))
         self._words: list[str] = []
         # the index of a call that was cut inside a value
@@ -99,6 +100,7 @@ class Output:
         if not self._dropped:
             self._events.append(CallStarted(self._index, name))
         self.arguments = Arguments(self._specs[name])
+        self._open = True
 
     def end_value(self, cut: str = "") -> None:
         """The value that is open is over (`arguments.Arguments.end`)."""
@@ -123,8 +125,9 @@ class Output:
         self._say(self._joint.finish())
 
     def take(self) -> list[Event]:
-        """The events since the last call."""
-        self._flush()
+        """The events since this was asked last."""
+        if self._open:
+            self._flush()
         events, self._events = self._events, []
         return events
 
@@ -137,6 +140,7 @@ class Output:
         for words in self._words:
             self.aside(words)
         self._words.clear()
+        self._open = False
 
     def _say(self, text: str) -> None:
         if text:

@@ -70,6 +70,7 @@ _TEXT, _BODY, _VALUE, _TAIL, _BEHIND = range(5)
 # what may begin a call, or end a think block that nobody took away
 _MARKS = (CALL_OPEN, FUNCTION_OPEN, THINK_CLOSE)
 _MARK = re.compile("|".join(_MARKS))
+_MARGIN = " \t\n"
 # a shorter fragment may begin another tag
 _SURE = "</par"
 
@@ -198,7 +199,10 @@ class ToolStage:
         """The call that begins at `at` in content, or NO, or MORE."""
         begins_line = self._begins_line(text, start, at)
         strict = self._strict(text, at) if begins_line else NO
-        if isinstance(strict, Header) or self._thinking or self._quoted(text, start, at):
+        if isinstance(strict, Header) or self._thinking:
+            return strict
+        self._read_markdown(text, start, at)
+        if self._markdown.quotes:
             return strict
         if text.startswith(FUNCTION_OPEN, at) and not begins_line and margin(text, start, at, self._line_start) == at:
             return NO
@@ -209,12 +213,8 @@ class ToolStage:
         end = call_header(text, at, self._declared)
         return Header(text[at + len(CALL_HEADER) : end - 1], "", end) if end > 0 else end
 
-    def _quoted(self, text: str, start: int, at: int) -> bool:
-        """Whether Markdown makes what stands at `at` prose."""
-        self._read_markdown(text, start, at)
-        return self._markdown.quotes
-
     def _read_markdown(self, text: str, start: int, at: int) -> None:
+        """Show the content before `at` to `_markdown`, each character once."""
         seen = max(self._seen, start)
         if at > seen:
             self._markdown.feed(text[seen:at])
@@ -372,7 +372,8 @@ class ToolStage:
         """Pass on the text before `at`, and put the rest into the buffer with what before it may be markup: a newline,
         and in content the indentation."""
         if self._state == _TEXT:
-            keep = margin(text, start, at, self._line_start)
+            # a piece rarely ends in what margins are made of
+            keep = margin(text, start, at, self._line_start) if at == start or text[at - 1] in _MARGIN else at
             self._read_markdown(text, start, keep)
             self._seen -= keep
             self._out.content(text[start:keep])
