@@ -5,7 +5,9 @@ its thinking budget under one private name. Models whose replies are not ours to
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from sglang_nemotron.host.names.http import (
@@ -15,9 +17,11 @@ from sglang_nemotron.host.names.http import (
     TokenizerManager,
     normalize_json_schema_types,
 )
+from sglang_nemotron.host.names.messages import AnthropicServing
 from sglang_nemotron.host.prompt_tail import prompt_tail
-from sglang_nemotron.host.replies import PromptTail
+from sglang_nemotron.host.replies import PromptTail, ended, how_it_ended
 from sglang_nemotron.host.reply_flags import BUDGET, PARSER, TOOLS, is_ours
+from sglang_nemotron.host.reply_json import open_json
 from sglang_nemotron.host.wrapping import Wrapped, first_unwrapped, wrap_once
 from sglang_nemotron.reply.budget import BUDGET_NAMES, GRACE_NAME, read_budget
 from sglang_nemotron.reply.reasoning import opening
@@ -45,16 +49,52 @@ def check_request_tools(request: Any) -> None:
     check_tools(declared)
 
 
+def order_tool_results(request: Any) -> None:
+    """Puts results that stand together into the order of the calls that they answer: templates render them by place.
+
+    Results that answer no call before them stay where they are.
+    """
+    messages = list(request.messages)
+    start = 0
+    while start < len(messages):
+        end = start
+        while end < len(messages) and messages[end].role == "tool":
+            end += 1
+        if end - start > 1:
+            messages[start:end] = _in_order(messages[start:end], _calls_before(messages, start))
+        start = max(end, start + 1)
+    if any(new is not old for new, old in zip(messages, request.messages, strict=True)):
+        request.messages = messages
+
+
+def _calls_before(messages: Sequence[Any], end: int) -> list[str]:
+    """The ids of the calls in the assistant's messages right before `end`; some endpoints send one message per call."""
+    start = end
+    while start > 0 and messages[start - 1].role == "assistant":
+        start -= 1
+    return [call.id for message in messages[start:end] for call in message.tool_calls or () if call.id]
+
+
+def _in_order(results: list[Any], calls: list[str]) -> list[Any]:
+    places = [at for at, result in enumerate(results) if result.tool_call_id in calls]
+    answers = sorted((results[at] for at in places), key=lambda result: calls.index(result.tool_call_id))
+    ordered = list(results)
+    for at, answer in zip(places, answers, strict=True):
+        ordered[at] = answer
+    return ordered
+
+
 def _process_messages(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def process(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         if PARSER not in (self.reasoning_parser, self.tool_call_parser):
             return original(self, request, *args, **kwargs)
         check_request_tools(request)
+        order_tool_results(request)
         result = original(self, request, *args, **kwargs)
         apart = self.reasoning_parser == PARSER and request.separate_reasoning
         text = prompt_tail(result.prompt_ids or result.prompt, self.tokenizer_manager.tokenizer)
-        tail = PromptTail(text, reasoning_apart=apart)
+        tail = PromptTail(text, reasoning_apart=apart, one_call=request.parallel_tool_calls is False)
         request._response_parser_prefix = tail
         setattr(result, _TAIL, tail)
         if self.reasoning_parser == PARSER:
@@ -147,25 +187,92 @@ def _answers_ours(manager: Any) -> bool:
     return getattr(manager, _OURS)
 
 
+def _then_open_json(init: Callable[..., Any]) -> Callable[..., Any]:
+    # the first moment at which a process that answers HTTP knows its model
+    @functools.wraps(init)
+    def opened(self: Any) -> Any:
+        result = init(self)
+        if _answers_ours(self):
+            open_json()
+        return result
+
+    return opened
+
+
 def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def generate(self: Any, obj: Any, request: Any = None) -> Any:
-        if isinstance(obj, GenerateReqInput) and _answers_ours(self):
+        ours = isinstance(obj, GenerateReqInput) and _answers_ours(self)
+        if ours:
             # the body is parsed and kept by the time a handler runs
             body = getattr(request, "_json", None)
             path = request.url.path if isinstance(body, dict) else ""
             take_budget(obj, body if isinstance(body, dict) else {}, messages_api=path.endswith("/v1/messages"))
-        return original(self, obj, request)
+        outputs = original(self, obj, request)
+        return _telling(outputs) if ours else outputs
 
     return generate
+
+
+async def _telling(outputs: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+    """The outputs as they come, each with how it ended told to the parsers."""
+    async with aclosing(outputs):
+        async for output in outputs:
+            # of several answers at once each is told on its own
+            meta = output.get("meta_info") or {} if isinstance(output, dict) else {}
+            ended.set(how_it_ended(meta.get("finish_reason")))
+            yield output
+
+
+def _process_tool_calls(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def process(self: Any, text: str, tools: Any, finish_reason: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.tool_call_parser != PARSER:
+            return original(self, text, tools, finish_reason, *args, **kwargs)
+        how, reason = how_it_ended(finish_reason), dict(finish_reason or {})
+        told = ended.set(how)
+        try:
+            result = original(self, text, tools, finish_reason, *args, **kwargs)
+        finally:
+            ended.reset(told)
+        if how.cut and result.tool_calls and not _is_json(result.tool_calls[-1].function.arguments):
+            # SGLang says tool_calls wherever there is one
+            result.finish_reason.update(reason)
+        return result
+
+    return process
+
+
+def _convert_response(original: Callable[..., Any]) -> Callable[..., Any]:
+    # a block of /v1/messages holds an object, so SGLang shows a call that was cut as one without arguments
+    @functools.wraps(original)
+    def convert(self: Any, response: Any) -> Any:
+        if self.openai_serving_chat.tool_call_parser == PARSER:
+            for choice in response.choices:
+                calls = choice.message.tool_calls or []
+                choice.message.tool_calls = [call for call in calls if _is_json(call.function.arguments)] or None
+        return original(self, response)
+
+    return convert
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 # ---- registration
 
 _WRAPPED: tuple[Wrapped, ...] = (
     (OpenAIServingChat, "_process_messages", _process_messages),
+    (OpenAIServingChat, "_process_tool_calls", _process_tool_calls),
+    (AnthropicServing, "_convert_response", _convert_response),
     (OpenAIServingResponses, "_make_request", _make_request),
     (TokenizerManager, "generate_request", _generate_request),
+    (TokenizerManager, "init_tokenizer_and_processor", _then_open_json),
 )
 _MARK = "reads_nemotron_replies"
 
