@@ -1,4 +1,4 @@
-"""How many tokens a chat with media takes, without generating any: for /v1/messages/count_tokens of Omni.
+"""The tokens of a chat with media, without generating any: for /v1/messages/count_tokens and /v1/tokenize of Omni.
 
 SGLang counts a medium as the one token that stands for it. Here the same processor measures it that measures it when
 the chat is served, so that both counts are one.
@@ -11,15 +11,26 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sglang_nemotron.host.media import service_of, take_options
-from sglang_nemotron.host.names.http import AnthropicMessagesRequest, AnthropicServing, GenerateReqInput
+from sglang_nemotron.host.names.http import (
+    AnthropicMessagesRequest,
+    AnthropicServing,
+    GenerateReqInput,
+    OpenAIServingTokenize,
+)
 from sglang_nemotron.host.wrapping import Wrapped, first_unwrapped, wrap_once
 from sglang_nemotron.prompt.parcel import HELD, Parcel, drop
 
 
-async def count_with_media(manager: Any, processed: Any, body: Mapping[str, Any]) -> int:
-    """The tokens of a rendered chat, its media measured as `body` asks. ValueError for media that cannot be served."""
+async def ids_with_media(manager: Any, processed: Any, raw_request: Any) -> list[int]:
+    """The ids of a rendered chat as they are served, its media measured as the request's body asks.
+
+    ValueError for media that cannot be served.
+    """
     service = service_of(manager)
-    assert service is not None
+    if service is None or not (processed.image_data or processed.video_data or processed.audio_data):
+        return processed.prompt_ids
+    sent = getattr(raw_request, "_json", None)
+    body: Mapping[str, Any] = sent if isinstance(sent, dict) else {}
     obj = GenerateReqInput(
         input_ids=processed.prompt_ids,
         image_data=processed.image_data,
@@ -36,7 +47,8 @@ async def count_with_media(manager: Any, processed: Any, body: Mapping[str, Any]
             input_text=processed.prompt_ids,
             request_obj=obj,
         )
-        return len(measured.input_ids)
+        assert measured.input_ids is not None
+        return list(measured.input_ids)
     finally:
         drop(held)
 
@@ -52,20 +64,36 @@ def _handle_count_tokens(original: Callable[..., Any]) -> Callable[..., Any]:
             fields = {name: getattr(request, name) for name in type(request).model_fields}
             asked = AnthropicMessagesRequest(**fields, max_tokens=1)
             processed = chat._process_messages(self._convert_to_chat_completion_request(asked), True)
-            if not (processed.image_data or processed.video_data or processed.audio_data):
-                return answer
-            body = getattr(raw_request, "_json", None)
-            number = await count_with_media(chat.tokenizer_manager, processed, body if isinstance(body, dict) else {})
+            ids = await ids_with_media(chat.tokenizer_manager, processed, raw_request)
         except ValueError as error:
             return self._error_response(status_code=400, error_type="invalid_request_error", message=str(error))
-        return type(answer)(content={"input_tokens": number})
+        return type(answer)(content={"input_tokens": len(ids)})
 
     return count
 
 
+def _handle_tokenize(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    async def tokenize(self: Any, adapted_request: Any, request: Any, raw_request: Any) -> Any:
+        answer = await original(self, adapted_request, request, raw_request)
+        if request.messages is None or not hasattr(answer, "tokens") or service_of(self.tokenizer_manager) is None:
+            return answer
+        try:
+            processed = self.chat_serving._process_messages(request.to_chat_completion_request(), True)
+            ids = await ids_with_media(self.tokenizer_manager, processed, raw_request)
+        except ValueError as error:
+            return self.create_error_response(str(error))
+        return answer.model_copy(update={"tokens": ids, "count": len(ids)})
+
+    return tokenize
+
+
 # ---- registration
 
-_WRAPPED: tuple[Wrapped, ...] = ((AnthropicServing, "handle_count_tokens", _handle_count_tokens),)
+_WRAPPED: tuple[Wrapped, ...] = (
+    (AnthropicServing, "handle_count_tokens", _handle_count_tokens),
+    (OpenAIServingTokenize, "_handle_non_streaming_request", _handle_tokenize),
+)
 _MARK = "counts_nemotron_media"
 
 

@@ -22,12 +22,13 @@ from sglang_nemotron.host.names.http import (
     MessageProcessingResult,
     OpenAIServingChat,
     OpenAIServingResponses,
+    ResponsesError,
     TokenizerManager,
     process_content_for_template_format,
 )
 from sglang_nemotron.host.reply_flags import is_ours
 from sglang_nemotron.host.wrapping import Wrapped, first_unwrapped, wrap_once
-from sglang_nemotron.prompt.call_arguments import read_arguments
+from sglang_nemotron.prompt.call_arguments import read_arguments, read_json
 from sglang_nemotron.prompt.history import History, Message, read_history
 from sglang_nemotron.prompt.messages_api import begins_reply, read_body
 from sglang_nemotron.prompt.parts import Render, roles_with_lists, shows_media_in_results, without_lists
@@ -40,6 +41,8 @@ _TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, LookupError, AttributeError
 # what a manager knows of its model after its first chat
 _OURS = "nemotron_histories_are_ours"
 _MEDIA = ("image", "video", "audio")
+# what a part of an item of /v1/responses may be, by its name in a chat
+_PARTS = ("text", "image_url", "video_url", "audio_url", "input_audio")
 
 
 def _serves_ours(manager: Any) -> bool:
@@ -193,6 +196,20 @@ def _construct_input_messages(original: Callable[..., Any]) -> Callable[..., Any
     return construct
 
 
+def _make_request(original: Callable[..., Any]) -> Callable[..., Any]:
+    # any other error than this one gets its cause behind it, "None" where it has none, and a traceback in the log
+    @functools.wraps(original)
+    async def make(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await original(self, *args, **kwargs)
+        except ValueError as error:
+            if not _serves_ours(self.tokenizer_manager):
+                raise
+            raise ResponsesError(str(error)) from error
+
+    return make
+
+
 def _plain(item: Any) -> Any:
     return item.model_dump(exclude_none=True) if hasattr(item, "model_dump") else item
 
@@ -208,22 +225,29 @@ def _message_of(serving: Any, item: Any, where: str) -> Any:
             logger.warning("broken tool call in a history: %s", note)
         return serving._chat_tool_call_message(item, item.get("name"), arguments)
     if kind in ("function_call_output", "custom_tool_call_output") and isinstance(item.get("output"), list):
-        parts = [_part_of(serving, part) for part in item["output"]]
+        parts = [_part_of(serving, part, where) for part in item["output"]]
         return {"role": "tool", "tool_call_id": item.get("call_id"), "content": parts}
     if item.get("role") == "developer":
         item = {**item, "role": "system"}
     if isinstance(item.get("content"), list):
-        item = {**item, "content": [_part_of(serving, part) for part in item["content"]]}
+        item = {**item, "content": [_part_of(serving, part, where) for part in item["content"]]}
     return serving._normalize_response_message_for_chat(item, tool_call_parser=serving.tool_call_parser)
 
 
-def _part_of(serving: Any, part: Any) -> Any:
+def _part_of(serving: Any, part: Any, where: str) -> Any:
+    """A part as a chat has it; ValueError, naming the item, for one that a chat has no place for."""
     if isinstance(part, str):
         return {"type": "text", "text": part}
     part = _plain(part)
     if isinstance(part, dict) and part.get("type") == "refusal":
         return {"type": "text", "text": part.get("refusal") or ""}
-    return serving._normalize_response_content_part_for_chat(part)
+    part = serving._normalize_response_content_part_for_chat(part)
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind not in _PARTS:
+        raise ValueError(f"{where} has a part of type {kind!r}; allowed: input_text, input_image, input_audio")
+    if kind == "image_url" and not part["image_url"].get("url"):
+        raise ValueError(f"{where} has an input_image without image_url, which holds a URL or a data URI")
+    return part
 
 
 # ---- /v1/messages, and its count_tokens
@@ -264,7 +288,7 @@ def _init_processor(original: Callable[..., Any]) -> Callable[..., Any]:
     return init
 
 
-# more digits than 64 bits hold; orjson makes floats of such numbers
+# more digits than 64 bits hold; orjson makes floats of such numbers, or refuses them
 _LONG_NUMBER = re.compile(rb"\d{19}")
 _READ = "nemotron_wishes_are_read"
 
@@ -272,16 +296,19 @@ _READ = "nemotron_wishes_are_read"
 def _read_body(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     async def read(self: Any) -> Any:
-        value = await original(self)
-        if getattr(self, _READ, False) or not isinstance(value, dict) or not self.url.path.endswith(PATHS):
-            return value
+        if getattr(self, _READ, False) or not self.url.path.endswith(PATHS):
+            return await original(self)
         from fastapi import HTTPException
 
         try:
-            raw = await self.body()
-            if _LONG_NUMBER.search(raw):
-                value = self._json = json.loads(raw)
-            read_wishes(self.url.path, value)
+            if _LONG_NUMBER.search(raw := await self.body()):
+                # kept where SGLang keeps what it has parsed
+                self._json = read_json(raw)
+            value = await original(self)
+            if isinstance(value, dict):
+                read_wishes(self.url.path, value)
+        except json.JSONDecodeError:
+            raise
         except ValueError as error:
             # SGLang makes its usual answer of it; any other error here would lose its text
             raise HTTPException(400, str(error)) from error
@@ -297,6 +324,7 @@ _WRAPPED: tuple[Wrapped, ...] = (
     (OpenAIServingChat, "_apply_jinja_template", _apply_jinja_template),
     (OpenAIServingChat, "supports_native_reasoning_history", _keeps_thoughts),
     (OpenAIServingResponses, "_construct_input_messages", _construct_input_messages),
+    (OpenAIServingResponses, "_make_request", _make_request),
     (AnthropicServing, "_convert_to_chat_completion_request", _convert),
     (TokenizerManager, "init_tokenizer_and_processor", _init_processor),
 )
