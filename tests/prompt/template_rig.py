@@ -29,6 +29,16 @@ LINES = """{%- for message in messages -%}
 {%- endfor -%}{%- endif -%}
 {{- "<|im_end|>\n" -}}
 {%- endfor -%}"""
+# takes lists, and ends each part with a line's end: a list of one text is not what the text is
+ENDS = """{%- for message in messages -%}
+{{- "<|im_start|>" ~ message.role ~ "\n" -}}
+{%- if message.content is string -%}{{- message.content -}}
+{%- else -%}{%- for part in message.content -%}{{- part.text ~ "\n" -}}{%- endfor -%}{%- endif -%}
+{%- endfor -%}"""
+# shows a list as JSON
+AS_JSON = """{%- for message in messages -%}
+{{- message.content if message.content is string else message.content | tojson -}}
+{%- endfor -%}{{- ' the "text" ' -}}"""
 # refuses lists in results, takes them elsewhere, media too
 MIXED = """{%- for message in messages -%}
 {{- "<|im_start|>" ~ message.role ~ "\n" -}}
@@ -41,7 +51,7 @@ MIXED = """{%- for message in messages -%}
 {%- endfor -%}"""
 TEMPLATES = {
     **{kind: chat_template(kind) for kind in ("text", "media-first", "in-order")},
-    **{"no lists": NO_LISTS, "lines": LINES, "mixed": MIXED},
+    **{"no lists": NO_LISTS, "lines": LINES, "ends": ENDS, "as JSON": AS_JSON, "mixed": MIXED},
 }
 
 

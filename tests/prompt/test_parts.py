@@ -32,7 +32,9 @@ def result(content: Any) -> dict[str, Any]:
         ("media-first", ALL),
         ("in-order", ALL),
         ("lines", ALL),
+        ("ends", ALL),
         ("no lists", frozenset()),
+        ("as JSON", frozenset()),
         ("mixed", ALL - {"tool"}),
     ],
 )
@@ -43,12 +45,12 @@ def test_a_template_is_asked_in_which_roles_it_takes_lists(
 
 
 @pytest.mark.parametrize("role", sorted(ALL))
-@pytest.mark.parametrize("template", ["text", "media-first", "in-order", "lines"])
+@pytest.mark.parametrize("template", ["text", "media-first", "in-order", "lines", "ends"])
 def test_a_list_is_what_the_template_makes_of_it(rigs: dict[str, Rig], template: str, role: str) -> None:
     messages = [U, CALLED, {"role": role, "content": PARTS, "tool_call_id": "c"}, U]
     rig = rigs[template]
     assert rig.ours(messages) == rig.golden(messages)
-    joint = "line 1\nline 2" if template == "lines" else "line 1line 2"
+    joint = "line 1\nline 2" if template in ("lines", "ends") else "line 1line 2"
     assert joint in rig.ours(messages)
 
 

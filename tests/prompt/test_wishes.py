@@ -143,10 +143,12 @@ def test_input_of_a_call_may_be_text() -> None:
     use = {"type": "tool_use", "id": "c", "name": "f"}
     blocks = [{**use, "input": given} for given in ('{"a": "x', None, {"a": 1}, "")] + [use]
     for path in MESSAGES:
-        body = read(path, messages=[{"role": "assistant", "content": copy.deepcopy(blocks)}])
+        body = {"messages": [{"role": "assistant", "content": copy.deepcopy(blocks)}]}
+        (note,) = read_wishes(path, body)
+        assert "messages[0] calls 'f'" in note
         read_inputs = [block.get("input") for block in body["messages"][0]["content"]]
         assert read_inputs == [{"a": "x"}, {}, {"a": 1}, {}, None]
-        with pytest.raises(ValueError, match="tool_use of 'f' with the arguments"):
+        with pytest.raises(ValueError, match=r"messages\[0\] calls 'f' with the arguments"):
             read(path, messages=[{"role": "assistant", "content": [{**use, "input": "[1]"}]}])
 
 

@@ -73,8 +73,7 @@ def _rendered(serving: Any, request: Any, tools: list[dict[str, Any]] | None, is
         go_on=go_on,
         later_instructions=getattr(serving, "supports_inline_system", True),
     )
-    if history.notes:
-        logger.warning("broken tool calls in a history: %s", "; ".join(history.notes))
+    _tell_broken(history.notes)
     media: dict[str, list[Any]] = {name: [] for name in (*_MEDIA, "modalities")}
     messages = _with_media_apart(history.messages, media)
     if not is_multimodal and any(media[name] for name in _MEDIA):
@@ -95,6 +94,11 @@ def _rendered(serving: Any, request: Any, tools: list[dict[str, Any]] | None, is
         modalities=media["modalities"],
         stop=request.stop,
     )
+
+
+def _tell_broken(notes: list[str]) -> None:
+    if notes:
+        logger.warning("broken tool calls in a history: %s", "; ".join(notes))
 
 
 def _template_options(serving: Any, request: Any) -> dict[str, Any]:
@@ -188,7 +192,9 @@ def _construct_input_messages(original: Callable[..., Any]) -> Callable[..., Any
         if not _serves_ours(self.tokenizer_manager) or tool_adapter is not None:
             return original(self, request, prev_response, tool_adapter=tool_adapter)
         items = [_plain(item) for item in self._response_input_history(request)]
-        messages = [_message_of(self, item, f"input[{number}]") for number, item in enumerate(items)]
+        notes: list[str] = []
+        messages = [_message_of(self, item, f"input[{number}]", notes) for number, item in enumerate(items)]
+        _tell_broken(notes)
         if request.instructions:
             messages.insert(0, {"role": "system", "content": request.instructions})
         return self._merge_consecutive_assistant_messages([message for message in messages if message is not None])
@@ -214,7 +220,7 @@ def _plain(item: Any) -> Any:
     return item.model_dump(exclude_none=True) if hasattr(item, "model_dump") else item
 
 
-def _message_of(serving: Any, item: Any, where: str) -> Any:
+def _message_of(serving: Any, item: Any, where: str, notes: list[str]) -> Any:
     """The chat message of an item, or None. SGLang's reading, but for what it loses."""
     if not isinstance(item, dict):
         return item
@@ -222,7 +228,7 @@ def _message_of(serving: Any, item: Any, where: str) -> Any:
     if kind == "function_call":
         arguments, note = read_arguments(item.get("arguments"), f"{where} calls {item.get('name')!r}")
         if note:
-            logger.warning("broken tool call in a history: %s", note)
+            notes.append(note)
         return serving._chat_tool_call_message(item, item.get("name"), arguments)
     if kind in ("function_call_output", "custom_tool_call_output") and isinstance(item.get("output"), list):
         parts = [_part_of(serving, part, where) for part in item["output"]]
@@ -231,7 +237,10 @@ def _message_of(serving: Any, item: Any, where: str) -> Any:
         item = {**item, "role": "system"}
     if isinstance(item.get("content"), list):
         item = {**item, "content": [_part_of(serving, part, where) for part in item["content"]]}
-    return serving._normalize_response_message_for_chat(item, tool_call_parser=serving.tool_call_parser)
+    message = serving._normalize_response_message_for_chat(item, tool_call_parser=serving.tool_call_parser)
+    if message is None and item.get("encrypted_content"):
+        logger.warning("%s is left out: its thoughts are encrypted, and not by this server", where)
+    return message
 
 
 def _part_of(serving: Any, part: Any, where: str) -> Any:
@@ -306,7 +315,7 @@ def _read_body(original: Callable[..., Any]) -> Callable[..., Any]:
                 self._json = read_json(raw)
             value = await original(self)
             if isinstance(value, dict):
-                read_wishes(self.url.path, value)
+                _tell_broken(read_wishes(self.url.path, value))
         except json.JSONDecodeError:
             raise
         except ValueError as error:

@@ -31,9 +31,9 @@ _BEFORE: dict[str, list[Message]] = {
 
 
 def roles_with_lists(render: Render) -> frozenset[str]:
-    """The roles in which a template shows a list of one text as it shows the text.
+    """The roles in which a template shows the text of a list.
 
-    A template that takes no lists shows the list as Python writes it, or nothing at all.
+    A template that takes no lists shows the list as Python or JSON writes it, nothing at all, or refuses.
     """
     return frozenset(role for role in _BEFORE if _shows_lists(render, role))
 
@@ -47,7 +47,8 @@ def _shows_lists(render: Render, role: str) -> bool:
         )
     except ValueError:
         return False
-    return _PROBE in text and text == parts
+    # a list as it is written names its parts' fields
+    return _PROBE in parts and all(parts.count(name) == text.count(name) for name in ("'text'", '"text"'))
 
 
 def without_lists(messages: Sequence[Message], lists: frozenset[str], *, media: bool = False) -> list[Message]:

@@ -24,21 +24,22 @@ _OFF = ("0", "false", "no", "n", "off")
 _SWITCHED = {"enabled": True, "disabled": False}
 
 
-def read_wishes(path: str, body: Body) -> None:
-    """Changes a body of one of the `PATHS`. Raises ValueError for wishes that differ, or that cannot be met."""
+def read_wishes(path: str, body: Body) -> list[str]:
+    """Changes a body of one of the `PATHS`, and says what is to be logged of it.
+
+    Raises ValueError for wishes that differ, or that cannot be met.
+    """
     thinks = thinking_asked(body)
     if path.endswith(MESSAGES):
         if thinks is not None and body.get("thinking") is None:
             # that API's word for thinking on without a budget
             body["thinking"] = {"type": "adaptive" if thinks else "disabled"}
-        for block in _blocks(body.get("messages")):
-            if block.get("type") == "tool_use" and not isinstance(block.get("input", {}), dict):
-                block["input"], _ = read_arguments(block["input"], f"tool_use of {block.get('name')!r}")
-        return
+        return _read_inputs(body.get("messages"))
     if thinks is not None:
         options = body.get("chat_template_kwargs")
         body["chat_template_kwargs"] = {**(options if isinstance(options, dict) else {}), _SWITCH: thinks}
     _read_messages(body.get("input" if path.endswith(RESPONSES) else "messages"))
+    return []
 
 
 # ---- thinking
@@ -114,7 +115,16 @@ def _read_assistant(message: Body, where: str) -> None:
         )
 
 
-def _blocks(messages: Any) -> Iterator[Body]:
-    for message in messages if isinstance(messages, list) else ():
+def _read_inputs(messages: Any) -> list[str]:
+    """Makes objects of the inputs of calls that are text, as other endpoints have them."""
+    notes: list[str] = []
+    for number, message in enumerate(messages if isinstance(messages, list) else ()):
         content = message.get("content") if isinstance(message, dict) else None
-        yield from (block for block in (content if isinstance(content, list) else ()) if isinstance(block, dict))
+        for block in content if isinstance(content, list) else ():
+            if not isinstance(block, dict) or block.get("type") != "tool_use":
+                continue
+            if not isinstance(block.get("input", {}), dict):
+                where = f"messages[{number}] calls {block.get('name')!r}"
+                block["input"], note = read_arguments(block["input"], where)
+                notes += [note] if note else []
+    return notes
