@@ -54,7 +54,8 @@ def _options(label: str) -> dict[str, Any]:
     if not options.get("line_start", True):
         # the reply goes on in the middle of a line
         told["continue_final_message"] = True
-        told["messages"] = [{"role": "user", "content": script(text)}, {"role": "assistant", "content": "So far"}]
+        begun = "<think>\nSo far" if options.get("thinking", True) else "So far"
+        told["messages"] = [{"role": "user", "content": script(text)}, {"role": "assistant", "content": begun}]
     return told
 
 
@@ -209,10 +210,12 @@ def test_going_on_with_a_message(hear: Any, server: ServerProcess) -> None:
         messages = [{"role": "user", "content": script(text)}, {"role": "assistant", "content": previous}]
         return hear(server, "", messages=messages, continue_final_message=True, **options)
 
-    # the template opens the block, the message fills it
-    assert continued("So far", " and on\n</think>\nc").said == (" and on", "c", [])
+    # a thought that was begun goes on; content without tags is an answer, whatever the options say of thinking
+    assert continued("<think>\nSo far", " and on\n</think>\nc").said == (" and on", "c", [])
     assert continued("So far\n</think>\nThe answer", " is 3.").said == ("", " is 3.", [])
-    assert continued("The answer", " is 3.</think>", enable_thinking=False).said == ("", " is 3.</think>", [])
+    for thinking in (True, False):
+        heard = continued("The answer", " is 3.</think>", enable_thinking=thinking)
+        assert heard.said == ("", " is 3.</think>", [])
 
 
 # ---- bad input

@@ -91,6 +91,16 @@ def _media(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(serving, "_engine_prompt", _sglangs_own(serving._engine_prompt))
 
 
+def _media_counted(patch: pytest.MonkeyPatch) -> None:
+    serving = importlib.import_module("sglang.srt.entrypoints.anthropic.serving").AnthropicServing
+    patch.setattr(serving, "handle_count_tokens", _sglangs_own(serving.handle_count_tokens))
+
+
+def _histories(patch: pytest.MonkeyPatch) -> None:
+    serving = importlib.import_module("sglang.srt.entrypoints.openai.serving_chat").OpenAIServingChat
+    patch.setattr(serving, "_apply_jinja_template", _sglangs_own(serving._apply_jinja_template))
+
+
 def _media_processor(patch: pytest.MonkeyPatch) -> None:
     manager = importlib.import_module("sglang.srt.managers.tokenizer_manager").TokenizerManager
     patch.setattr(manager.init_tokenizer_and_processor, "checks_processor", False)
@@ -136,6 +146,8 @@ LOST: list[tuple[str, Callable[[pytest.MonkeyPatch], None], str]] = [
     ("models", _models, "would be served by sglang.srt.models.nemotron_h"),
     ("models", _models_omni, "NemotronH_Omni_Reasoning_V3 would be served by sglang.srt.models.nano_nemotron_vl"),
     ("media", _media, "OpenAIServingChat._engine_prompt does not show media to us"),
+    ("histories", _histories, "OpenAIServingChat._apply_jinja_template does not render histories our way"),
+    ("media", _media_counted, "AnthropicServing.handle_count_tokens counts media as one token each"),
     ("media", _media_processor, "not followed by our check of the media processor"),
     ("requests", _requests, "_validate_one_request goes without our check"),
 ]

@@ -118,15 +118,16 @@ def _wants_media() -> bool:
 def _open_media() -> None:
     if _TOKENIZER_MANAGER in sys.modules and _SERVING_CHAT in sys.modules and _wants_media():
         importlib.import_module("sglang_nemotron.host.media").open_media()
+        importlib.import_module("sglang_nemotron.host.counting").open_counting()
         importlib.import_module("sglang_nemotron.host.requests").open_processor_check()
 
 
 def _media_are_ours() -> str | None:
     if not _wants_media():
         return None
-    from sglang_nemotron.host import media, requests
+    from sglang_nemotron.host import counting, media, requests
 
-    return media.media_is_ours() or requests.processor_is_checked()
+    return media.media_is_ours() or counting.counting_is_ours() or requests.processor_is_checked()
 
 
 # ---- start-up checks of our architectures (they run in the main process, before any scheduler)
@@ -317,6 +318,13 @@ DOORS: tuple[Door, ...] = (
         "what the parsers see of a request; tools and budgets checked",
         _once_there(_SERVING_CHAT, _open_parsers, _ask("reply_http", "open_requests")),
         _ask("reply_http", "requests_are_ours"),
+    ),
+    Door(
+        "histories",
+        "http",
+        "chats rendered as the chat template has it",
+        _once_there(_SERVING_CHAT, _ask("history", "open_histories")),
+        _ask("history", "histories_are_ours"),
     ),
     Door("media", "http", "images, video and sound of requests", _open_media, _media_are_ours),
     Door(

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sglang_nemotron.host.hf_config_omni import omni_spec_of
+from sglang_nemotron.host.history import results_show_media
 from sglang_nemotron.host.media_pool import Pool
 from sglang_nemotron.host.media_settings import MediaSettings, media_settings
 from sglang_nemotron.host.media_shm import receive_inline, receive_shared
@@ -26,6 +27,7 @@ from sglang_nemotron.host.wrapping import Wrapped, first_unwrapped, wrap_once
 from sglang_nemotron.prompt.cargo import MediaError
 from sglang_nemotron.prompt.options import MediaOptions
 from sglang_nemotron.prompt.parcel import HELD, OPTIONS, Order, Parcel, Service, drop
+from sglang_nemotron.prompt.parts import with_slots
 from sglang_nemotron.prompt.splice import check_counts
 from sglang_nemotron.prompt.tags import StandIns, TagEncoder
 
@@ -259,8 +261,11 @@ def _render(original: Callable[..., Any]) -> Callable[..., Any]:
         options = {name: value for name, value in template_kwargs.items() if name != "chat_template"}
         own = {name: value for name, value in template_kwargs.items() if name == "chat_template"}
         typed = StandIns(encoder.tags, messages, tools, options)
+        shown = typed.put(messages)
+        if not results_show_media(tokenizer, template_kwargs.get("chat_template"), service.spec.tokens.image):
+            shown = with_slots(shown, encoder.slot_tags)
         rendered = tokenizer.apply_chat_template(
-            typed.put(messages),
+            shown,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             tools=typed.put(tools, names=True),
