@@ -18,6 +18,7 @@ from sglang_nemotron.host.names.http import (
 from sglang_nemotron.host.prompt_tail import prompt_tail
 from sglang_nemotron.host.replies import PromptTail
 from sglang_nemotron.host.reply_flags import BUDGET, PARSER, TOOLS, is_ours
+from sglang_nemotron.host.stop_requests import take_stops
 from sglang_nemotron.host.wrapping import Wrapped, first_unwrapped, wrap_once
 from sglang_nemotron.reply.budget import BUDGET_NAMES, GRACE_NAME, read_budget
 from sglang_nemotron.reply.reasoning import opening
@@ -147,6 +148,10 @@ def _answers_ours(manager: Any) -> bool:
     return getattr(manager, _OURS)
 
 
+def _tells_thoughts_apart(manager: Any) -> bool:
+    return manager.config_value("reasoning_parser") == PARSER
+
+
 def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def generate(self: Any, obj: Any, request: Any = None) -> Any:
@@ -154,7 +159,9 @@ def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
             # the body is parsed and kept by the time a handler runs
             body = getattr(request, "_json", None)
             path = request.url.path if isinstance(body, dict) else ""
-            take_budget(obj, body if isinstance(body, dict) else {}, messages_api=path.endswith("/v1/messages"))
+            body = body if isinstance(body, dict) else {}
+            take_budget(obj, body, messages_api=path.endswith("/v1/messages"))
+            take_stops(obj, body, path, names=_declared_names(body), apart=_tells_thoughts_apart(self))
         return original(self, obj, request)
 
     return generate
