@@ -19,9 +19,7 @@ ALPHABET = "a b c d e f g h i j k l m n o p q r s t u v w x y z "
 
 
 def post(server: ServerProcess, path: str, body: dict[str, Any]) -> tuple[int, str]:
-    request = urllib.request.Request(
-        server.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+    request = urllib.request.Request(server.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=NET_S) as reply:
             return reply.status, reply.read().decode()
@@ -32,7 +30,7 @@ def post(server: ServerProcess, path: str, body: dict[str, Any]) -> tuple[int, s
 def test_no_part_of_a_stop_string_is_left(server: ServerProcess) -> None:
     """SGLang sends every 50th token of a whole reply on: at some length, a stop string lies across that."""
     texts = [(ALPHABET * 3)[:length] for length in range(40, 60)]
-    wanted = [(f"r\n</think>\n{text}</home/x", {"stop": ["</home"]}) for text in texts]
+    wanted = [(f"r\n</think>\n{text}</hall/x", {"stop": ["</hall"]}) for text in texts]
     for heard in (asks(server, wanted), streams(server, wanted)):
         assert [reply.content for reply in heard] == texts
         assert {reply.finish for reply in heard} == {"stop"}
@@ -52,10 +50,10 @@ def test_thoughts_that_stay_in_the_content_stop(server: ServerProcess) -> None:
 
 
 def test_a_stop_string_that_never_comes_changes_nothing(server: ServerProcess) -> None:
-    text = "r\n</think>\nall of it </hom"
-    wanted = [(text, {"stop": ["</home", "zz"]}), (text, {})]
+    text = "r\n</think>\nall of it </hal"
+    wanted = [(text, {"stop": ["</hall", "zz"]}), (text, {})]
     for with_stop, without in (asks(server, wanted), streams(server, wanted)):
-        assert with_stop.said == without.said == ("r", "all of it </hom", [])
+        assert with_stop.said == without.said == ("r", "all of it </hal", [])
 
 
 def test_it_may_be_kept(server: ServerProcess) -> None:
