@@ -40,6 +40,8 @@ _TOKENIZER_MANAGER = "sglang.srt.managers.tokenizer_manager"
 _REASONING_PARSER = "sglang.srt.parser.reasoning_parser"
 _SERVING_CHAT = "sglang.srt.entrypoints.openai.serving_chat"
 _GRAMMAR_MANAGER = "sglang.srt.constrained.grammar_manager"
+_SCHEDULE_BATCH = "sglang.srt.managers.schedule_batch"
+_ANTHROPIC = "sglang.srt.entrypoints.anthropic.serving"
 
 
 @dataclass(frozen=True)
@@ -334,6 +336,20 @@ DOORS: tuple[Door, ...] = (
         _once_there(_GRAMMAR_MANAGER, _ask("budget", "open_budget")),
         _ask("budget", "budget_is_ours"),
     ),
+    Door(
+        "stops",
+        "engine",
+        "stop strings of chats, for the answer alone",
+        _once_there(_SCHEDULE_BATCH, _ask("stops", "open_stops")),
+        _ask("stops", "stops_are_ours"),
+    ),
+    Door(
+        "stop sequences",
+        "http",
+        "which stop sequence ended a message",
+        _once_there(_ANTHROPIC, _ask("stop_requests", "open_stop_requests")),
+        _ask("stop_requests", "stop_requests_are_ours"),
+    ),
 )
 
 
@@ -356,6 +372,8 @@ def prove_all() -> None:
     _guarded(_row("parsers"), lambda: importlib.import_module(_REASONING_PARSER))
     _guarded(_row("replies"), lambda: importlib.import_module(_SERVING_CHAT))
     _guarded(_row("budgets"), lambda: importlib.import_module(_GRAMMAR_MANAGER))
+    _guarded(_row("stops"), lambda: importlib.import_module(_SCHEDULE_BATCH))
+    _guarded(_row("stop sequences"), lambda: importlib.import_module(_ANTHROPIC))
     for door in DOORS:
         if door.stage == "args" or _guarded(door, door.open):
             _guarded(door, lambda door=door: _prove(door))

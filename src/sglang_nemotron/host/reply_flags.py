@@ -36,9 +36,11 @@ READ_AS_OURS = {
     "reasoning_parser": (PARSER, *ALIASES, "nemotron_3", "deepseek-r1", "auto"),
     "tool_call_parser": (PARSER, "qwen3_coder", "auto"),
 }
-# keys of a request's custom parameters, written by `reply_http` alone: [tokens, grace], and the declared tools
+# keys of a request's custom parameters, written by ours alone: [tokens, grace], and the declared tools
 BUDGET = "__nemotron_thinking_budget"
 TOOLS = "__nemotron_tools"
+# of a chat with stop strings: the declared tools, or False where thoughts do not go apart
+STOPS = "__nemotron_stops"
 _TAGS = {"reasoning_parser": (THINK_OPEN, THINK_CLOSE), "tool_call_parser": ("<tool_call>", "<function=")}
 _ENGINE = "sglang.srt.entrypoints.engine"
 

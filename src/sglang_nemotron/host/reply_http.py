@@ -22,6 +22,7 @@ from sglang_nemotron.host.prompt_tail import prompt_tail
 from sglang_nemotron.host.replies import PromptTail, ended, how_it_ended
 from sglang_nemotron.host.reply_flags import BUDGET, PARSER, TOOLS, is_ours
 from sglang_nemotron.host.reply_json import open_json
+from sglang_nemotron.host.stop_requests import take_stops
 from sglang_nemotron.host.wrapping import Wrapped, first_unwrapped, wrap_once
 from sglang_nemotron.reply.budget import BUDGET_NAMES, GRACE_NAME, read_budget
 from sglang_nemotron.reply.reasoning import opening
@@ -199,6 +200,10 @@ def _then_open_json(init: Callable[..., Any]) -> Callable[..., Any]:
     return opened
 
 
+def _tells_thoughts_apart(manager: Any) -> bool:
+    return manager.config_value("reasoning_parser") == PARSER
+
+
 def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def generate(self: Any, obj: Any, request: Any = None) -> Any:
@@ -207,7 +212,9 @@ def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
             # the body is parsed and kept by the time a handler runs
             body = getattr(request, "_json", None)
             path = request.url.path if isinstance(body, dict) else ""
-            take_budget(obj, body if isinstance(body, dict) else {}, messages_api=path.endswith("/v1/messages"))
+            body = body if isinstance(body, dict) else {}
+            take_budget(obj, body, messages_api=path.endswith("/v1/messages"))
+            take_stops(obj, body, path, names=_declared_names(body), apart=_tells_thoughts_apart(self))
         outputs = original(self, obj, request)
         return _telling(outputs) if ours else outputs
 
