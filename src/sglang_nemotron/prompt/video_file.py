@@ -22,6 +22,7 @@ from sglang_nemotron.prompt.video_boxes import is_whole
 from sglang_nemotron.prompt.video_index import VideoIndex, known_by, scan
 from sglang_nemotron.prompt.video_resize import resize_all
 from sglang_nemotron.prompt.video_threads import num_to_decode
+from sglang_nemotron.prompt.video_times import Stamps, variable_ticks
 
 # containers of one video, none of which can name another file or address (a playlist could: HLS, DASH, concat)
 FORMATS = "mov,matroska,gif,avi,mpegts,mpeg,flv,ogg,asf"
@@ -54,14 +55,11 @@ def read_clip(
     source: the file's bytes, or its path. name: how errors call it ("video 2"). threads: for resizing; there are 2 to
     10 more for decoding beside it. memory: makes what the frames are written to; a clip in a narrower type than float32
     is never in memory in both.
-    Variable frame rate: frames are taken by their position in the file, and times are told at the average rate.
-    The pixel aspect ratio is not applied, and a file whose frames change size is brought to its first frame's grid, as
-    the reference does. Raises MediaError.
+    Which frames and which times: as of `VideoFile.sample`. The pixel aspect ratio is not applied, and a file whose
+    frames change size is brought to its first frame's grid, as the reference does. Raises MediaError.
     """
     with VideoFile(source, name=name, limits=limits, threads=threads) as video:
-        indices = sample_indices(
-            video.num_frames, video.fps, fps=options.fps, max_frames=min(options.max_frames, limits.max_video_frames)
-        )
+        indices, seconds = video.sample(options.fps, min(options.max_frames, limits.max_video_frames))
         frames, grid = resize_all(
             video.frames(indices),
             len(indices),
@@ -75,7 +73,7 @@ def read_clip(
             frames,
             num_frames=len(indices),
             grid=grid,
-            seconds=timestamps(indices, video.fps),
+            seconds=seconds,
             rule=rule,
             pruning_rate=rule.pruning_rate if options.pruning_rate is None else options.pruning_rate,
         )
@@ -84,9 +82,9 @@ def read_clip(
 class VideoFile:
     """One opened and indexed video; a context manager. Raises MediaError from its making on.
 
-    num_frames: shown frames. fps: the container's average rate, None if it tells none. width, height: as told, before
-    rotation; frames may differ. seconds: from the first to the end of the last frame. has_sound: whether there is an
-    audio track. threads: as of `read_clip`.
+    num_frames: shown frames. fps: the container's rate, None if it tells none; where the rate varies, frames a second
+    on average. width, height: as told, before rotation; frames may differ. seconds: from the first to the end of the
+    last frame. has_sound: whether there is an audio track. threads: as of `read_clip`.
     """
 
     def __init__(self, source: bytes | str | Path, *, name: str, limits: MediaLimits, threads: int = 2) -> None:
@@ -95,6 +93,8 @@ class VideoFile:
         self._file = _open_source(source, name, limits)
         # the one that was indexed, until its frames are read
         self._indexed: Any = None
+        # of each frame, where the frame rate varies
+        self._stamps: Stamps | None = None
         try:
             self._index = self._read_header_and_index()
         except BaseException:
@@ -193,7 +193,21 @@ class VideoFile:
         if rate <= 0 and index.seconds > 0 and len(index.pts) > 1:
             rate = len(index.pts) / index.seconds
         self.fps = rate or None
+        ticks_N = variable_ticks(index.pts, stream.time_base, rate) if index.timed else None
+        if ticks_N is not None:
+            self._stamps = Stamps(ticks_N, stream.time_base, index.seconds)
+            self.fps = len(index.pts) / index.seconds if index.seconds > 0 else None
         return index
+
+    def sample(self, fps: float, max_frames: int) -> tuple[list[int], list[float] | None]:
+        """(positions in order of presentation, increasing; the seconds that are told for each, None if none are known).
+
+        At a constant frame rate as the reference does, by position; where it varies, by the frames' own time stamps.
+        """
+        if self._stamps is not None:
+            return self._stamps.sample(fps, max_frames)
+        indices = sample_indices(self.num_frames, self.fps, fps=fps, max_frames=max_frames)
+        return indices, timestamps(indices, self.fps)
 
     def _again(self) -> tuple[Any, Iterator[Any]]:
         """A container, to be closed, and the packets of its video track from the first one on.
