@@ -15,10 +15,12 @@ from typing import Any, BinaryIO
 
 from sglang_nemotron.config_omni import VideoRule
 from sglang_nemotron.prompt.cargo import MediaError, VideoClip
+from sglang_nemotron.prompt.file_kinds import HEAD, is_still
 from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
 from sglang_nemotron.prompt.resize import Memory, new_pixels
 from sglang_nemotron.prompt.video import sample_indices, timestamps, video_clip
 from sglang_nemotron.prompt.video_boxes import is_whole
+from sglang_nemotron.prompt.video_faults import check_size, no_track, no_video
 from sglang_nemotron.prompt.video_index import VideoIndex, known_by, scan
 from sglang_nemotron.prompt.video_resize import resize_all
 from sglang_nemotron.prompt.video_threads import num_to_decode
@@ -67,7 +69,7 @@ def read_clip(
             size=(video.width, video.height),
             workers=threads,
             memory=memory,
-            check=lambda width, height: _check_size(name, width, height, limits),
+            check=lambda width, height: check_size(name, width, height, limits),
         )
         return video_clip(
             frames,
@@ -135,7 +137,7 @@ class VideoFile:
     def _is_told(self, decoder: Any) -> bool:
         """Whether a header says enough of a track. One that tells an absurd size may be wrong: its frames know."""
         try:
-            _check_size(self._name, decoder.width, decoder.height, self._limits)
+            check_size(self._name, decoder.width, decoder.height, self._limits)
         except (AttributeError, MediaError):
             return False
         return decoder.name == "h264"
@@ -156,21 +158,24 @@ class VideoFile:
         try:
             return av.open(self._file, mode="r", options=told)
         except (FFmpegError, ValueError, IndexError, OSError) as error:
-            raise MediaError(
-                self._name,
-                f"is not a video file that can be read, or is cut off: {_reason(error)}",
-                f"containers {FORMATS.replace(',', ', ')}",
-            ) from error
+            raise no_video(self._name, self._head(), _reason(error), FORMATS) from error
 
     def _stream(self, container: Any) -> Any:
         """The first video track that is not a cover picture, ready to decode."""
+        pictures = [stream for stream in container.streams.video if int(stream.disposition) & ATTACHED_PICTURE]
         for stream in container.streams.video:
-            if not int(stream.disposition) & ATTACHED_PICTURE:
+            if stream not in pictures:
                 return stream
-        kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
-        raise MediaError(self._name, f"has no video track, only {', '.join(kinds)}", "send sound as audio")
+        kinds = {stream.type for stream in container.streams if stream not in pictures}
+        raise no_track(self._name, self._head(), ", ".join(sorted(kinds)) or "nothing")
+
+    def _head(self) -> bytes:
+        self._file.seek(0)
+        return self._file.read(HEAD)
 
     def _read_header_and_index(self) -> VideoIndex:
+        if is_still(self._head()):
+            raise no_video(self._name, self._head(), "a picture", FORMATS)
         limits, container = self._limits, self._open()
         self._indexed = container
         stream = self._stream(container)
@@ -182,7 +187,7 @@ class VideoFile:
                 f"codecs {', '.join(CODECS)}",
             )
         self.width, self.height = decoder.width, decoder.height
-        _check_size(self._name, self.width, self.height, limits)
+        check_size(self._name, self.width, self.height, limits)
         claimed = _claimed_seconds(container, stream)
         self._check_seconds(claimed)
         self.has_sound = bool(container.streams.audio)
@@ -359,24 +364,6 @@ def _open_source(source: bytes | str | Path, name: str, limits: MediaLimits) -> 
         file.close()
         raise problem
     return file
-
-
-def _check_size(name: str, width: int, height: int, limits: MediaLimits) -> None:
-    if width < 1 or height < 1:
-        # FFmpeg leaves the size out when the file claims one above the limit that it was told
-        problem = "states no picture size that can be used: damaged, cut off, or too large"
-        raise MediaError(name, problem, f"at most {limits.max_video_pixels:,} pixels a frame")
-    if width * height > limits.max_video_pixels:
-        raise MediaError(
-            name,
-            f"is {width}x{height}, {width * height:,} pixels",
-            f"at most {limits.max_video_pixels:,} pixels a frame",
-        )
-    aspect = max(width / height, height / width)
-    if aspect > limits.max_video_aspect:
-        raise MediaError(
-            name, f"is {width}x{height}", f"the long side at most {limits.max_video_aspect:g} times the short one"
-        )
 
 
 def _claimed_seconds(container: Any, stream: Any) -> float | None:
