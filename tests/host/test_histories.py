@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import logging
 from pathlib import Path
@@ -21,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.checkpoint.template import chat_template
 from sglang_nemotron.checkpoint.tokenizer import tokenizer_files
-from sglang_nemotron.host import history
+from sglang_nemotron.host import bodies, history
 
 U = {"role": "user", "content": "hi"}
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"a": "x"}}}
@@ -84,8 +85,9 @@ class Judge:
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
-    history.open_histories()
-    assert history.histories_are_ours() is None
+    importlib.import_module(bodies.SERVER)
+    history.HISTORIES.open()
+    assert history.HISTORIES.is_ours() is None
     return Judge(tmp_path_factory.mktemp("tokenizer"))
 
 

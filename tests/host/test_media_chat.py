@@ -75,8 +75,8 @@ def manager(tokenizer: Any) -> Manager:
 
 @pytest.fixture(scope="module")
 def serving(manager: Manager) -> Any:
-    media.open_media()
-    assert media.media_is_ours() is None
+    media.MEDIA.open()
+    assert media.MEDIA.is_ours() is None
     return endpoint(manager)
 
 

@@ -22,7 +22,7 @@ from sglang.srt.entrypoints.openai.protocol import (
 from sglang.srt.entrypoints.openai.serving_chat import OpenAIServingChat, _incomplete_tool_call_indices
 from sglang.srt.managers.io_struct import GenerateReqInput
 
-from sglang_nemotron.host import replies, reply_http
+from sglang_nemotron.host import parsers, reply_end, reply_http
 from sglang_nemotron.host.reply_flags import PARSER
 
 TOOLS = tuple(OPENAI_TOOLS)
@@ -55,7 +55,7 @@ ROWS: list[tuple[str, dict[str, Any], Any, str]] = [
 
 @pytest.fixture(autouse=True, scope="module")
 def _open() -> None:
-    replies.open_parsers()
+    parsers.PARSERS.open()
 
 
 @pytest.mark.parametrize(("text", "reason", "arguments", "says"), ROWS)
@@ -96,7 +96,7 @@ def test_whole(text: str, reason: dict[str, Any], arguments: Any, says: str) -> 
     assert_arguments(calls[-1].function.arguments, arguments)
     assert finish["type"] == says
     assert finish.get("matched") == (None if says == "tool_calls" else reason.get("matched"))
-    assert replies.ended.get() is None
+    assert reply_end.ended.get() is None
 
 
 @pytest.mark.parametrize("ours", [True, False])
@@ -127,6 +127,6 @@ def assert_arguments(found: str, expected: Any) -> None:
 
 def test_other_parsers_are_told_nothing() -> None:
     seen: list[Any] = []
-    process = reply_http._process_tool_calls(lambda self, *args: seen.append((args, replies.ended.get())))
+    process = reply_http._process_tool_calls(lambda self, *args: seen.append((args, reply_end.ended.get())))
     process(SimpleNamespace(tool_call_parser="qwen3_coder"), "t", [], LENGTH)
     assert seen == [(("t", [], LENGTH), None)]

@@ -15,7 +15,7 @@ from sglang.srt.entrypoints.openai import serving_chat, serving_responses
 from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
 from sglang.srt.utils import json_response
 
-from sglang_nemotron.host import reply_http
+from sglang_nemotron.host import reply_json
 from sglang_nemotron.host.reply_json import ExactJson
 
 MODULES = (http_server, serving_chat, serving_responses, json_response)
@@ -31,9 +31,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(module, "orjson", orjson)
 
     def start(ours: bool) -> None:
-        monkeypatch.setattr(reply_http, "is_ours", lambda config: ours)
+        monkeypatch.setattr(reply_json, "is_ours", lambda manager: ours)
         manager = SimpleNamespace(model_config=SimpleNamespace(hf_config=None))
-        reply_http._then_open_json(lambda self: None)(manager)
+        reply_json._then_open_json(lambda self: None)(manager)
 
     return start
 

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
-from sglang_nemotron.host import stops
+from sglang_nemotron.host import stopping
 from sglang_nemotron.host.reply_flags import STOPS
 from sglang_nemotron.host.stop_requests import take_stops
 
@@ -26,7 +26,7 @@ ANSWERING = "<|im_start|>assistant\n<think></think>"
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("toy")
     write_checkpoint(PRESETS["toy"], folder, overwrite=True)
-    stops.open_stops()
+    stopping.STOPS.open()
     made = AutoTokenizer.from_pretrained(folder)
     # as SGLang does when it loads one
     attach_additional_stop_token_ids(made)
@@ -112,7 +112,7 @@ def test_the_beginning_of_a_stop_is_not_sent(stream: bool, tokenizer: Any) -> No
 
     sent: list[int] = []
     accumulator = SimpleNamespace(rids=sent)
-    accept = stops._accept(lambda self, *, req: self.rids.append(len(req.output_ids)))
+    accept = stopping._accept(lambda self, *, req: self.rids.append(len(req.output_ids)))
     req = request(tokenizer, ANSWERING, ["END"])
     req.stream = stream
     for token in letters(tokenizer, "an EN or END"):
@@ -123,7 +123,7 @@ def test_the_beginning_of_a_stop_is_not_sent(stream: bool, tokenizer: Any) -> No
         accept(accumulator, req=req)
     # after "E" and "EN" of either nothing is; the last is the end itself
     assert sent == [1, 2, 3, 6, 7, 8, 9, 12]
-    assert _GenerationStreamAccumulator.accept.stops_answers  # type: ignore[attr-defined]
+    assert _GenerationStreamAccumulator.accept.nemotron_stops  # type: ignore[attr-defined]
 
 
 # ---- marks
@@ -151,4 +151,4 @@ def test_nothing_else_is_and_a_client_cannot() -> None:
 
 
 def test_proved() -> None:
-    assert stops.stops_are_ours() is None
+    assert stopping.STOPS.is_ours() is None

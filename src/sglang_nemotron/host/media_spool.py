@@ -10,16 +10,18 @@ from __future__ import annotations
 import functools
 import os
 import re
-import sys
 import tempfile
 import uuid
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from sglang_nemotron.host.base64_text import ALPHABET
+from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.media_places import in_shared_or_temporary, write_all
+from sglang_nemotron.host.packages import wants_media
+from sglang_nemotron.host.wrapping import Wrap
 
 # shorter strings stay where they are; the first so many bytes also decide whether a string is base64
 LONG = 2**18
@@ -38,6 +40,8 @@ _BASE64 = ALPHABET + b"=-_%\\ "
 # the rest of a JSON string, up to its closing quote, or to a backslash whose character is still to come
 _REST = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _SERVER = "sglang.srt.entrypoints.http_server"
+# how the names of files begin; None where no server of Omni reads bodies
+_stamp: str | None = None
 _ENDPOINTS = ("/v1/chat/completions", "/generate", "/v1/messages")
 
 
@@ -94,20 +98,22 @@ def let_go(request: Any) -> None:
     getattr(request, "nemotron_spools", []).clear()
 
 
-def open_bodies(stamp: str) -> None:
-    """Lets SGLang's HTTP server read its bodies through us, where it has one; may be repeated."""
-    server: Any = sys.modules.get(_SERVER)
-    if server is None or "body" in vars(server.ORJSONRequest):
-        return
+def spool_bodies(stamp: str) -> None:
+    """From now on this process leaves long base64 of its requests in files whose names begin with `stamp`."""
+    global _stamp
+    _stamp = stamp
 
+
+def _short(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
     async def body(self: Any) -> bytes:
         # endpoints that keep what they were sent would keep references that are gone
-        if self.url.path not in _ENDPOINTS or hasattr(self, "_body"):
-            return await super(server.ORJSONRequest, self).body()
-        self._body, self.nemotron_spools = await short_body(self.stream(), stamp)
+        if _stamp is None or self.url.path not in _ENDPOINTS or hasattr(self, "_body"):
+            return await original(self)
+        self._body, self.nemotron_spools = await short_body(self.stream(), _stamp)
         return self._body
 
-    server.ORJSONRequest.body = body
+    return body
 
 
 class Body:
@@ -210,3 +216,15 @@ def _nameless(stamp: str, folder: Path) -> BinaryIO:
     file = open(path, "x+b", buffering=0)  # noqa: SIM115
     os.unlink(path)
     return file
+
+
+MEDIA_BODIES = Door(
+    "media bodies",
+    "http",
+    "long base64 of a request's body goes to files",
+    needs=(_SERVER,),
+    # SGLang's class has this method from Starlette's
+    wraps=(Wrap(_SERVER, "ORJSONRequest", "body", _short, inherited=True),),
+    without="does not leave long base64 in files",
+    wanted=wants_media,
+)

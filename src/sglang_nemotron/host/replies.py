@@ -1,28 +1,23 @@
 """SGLang's parser classes over the reply grammar: a reply's text goes in, in pieces or whole; SGLang's fields come out.
 
-Registered under private names, which `reply_flags` declares for our architectures alone; SGLang's own entries stay as
-they are. What SGLang does not hand a parser (the request's tools, its prompt) is given to ours behind its constructor.
+What SGLang does not hand a parser (the request's tools, its prompt) is given to ours behind its constructor, by
+`parsers.py`, which also registers them.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
 import re
 from collections.abc import Iterable, Sequence
-from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from sglang_nemotron.host.names.replies import (
     BaseFormatDetector,
     BaseReasoningFormatDetector,
-    FunctionCallParser,
     ReasoningAndText,
-    ReasoningParser,
     Tool,
     ToolCallItem,
 )
-from sglang_nemotron.host.reply_flags import ALIASES, PARSER
+from sglang_nemotron.host.reply_end import Ended, ended
 from sglang_nemotron.reply.events import CallArguments, CallStarted, ContentDelta, Event
 from sglang_nemotron.reply.markup import CALL_HEADER, THINK_CLOSE, THINK_OPEN
 from sglang_nemotron.reply.reasoning import Opening, ReasoningStage, opening
@@ -121,25 +116,6 @@ class NanoReasoning(BaseReasoningFormatDetector):
             stream_reasoning=self.stream_reasoning,
             force_nonempty_content=self._force_nonempty_content,
         )
-
-
-class Ended(NamedTuple):
-    """How a reply ended: whether something cut it off, and the stop string that did."""
-
-    cut: bool = False
-    stop: str = ""
-
-
-# of the output that SGLang is about to hand to a parser, which it does in the task that took it from the engine
-ended: ContextVar[Ended | None] = ContextVar("nemotron_ended", default=None)
-
-
-def how_it_ended(finish_reason: Any) -> Ended:
-    """What SGLang's finish reason says. A matched token is the model's own end."""
-    reason = finish_reason if isinstance(finish_reason, dict) else {}
-    matched = reason.get("matched")
-    stop = matched if isinstance(matched, str) else ""
-    return Ended(cut=reason.get("type") == "length" or bool(stop), stop=stop)
 
 
 class CallsAndText(NamedTuple):
@@ -251,79 +227,3 @@ def tool_names(request: Any) -> tuple[str, ...]:
         tools.extend(getattr(message, "tools", None) or ())
     names = (getattr(getattr(tool, "function", tool), "name", None) for tool in tools)
     return tuple(name for name in names if name)
-
-
-# ---- registration
-
-
-def open_parsers() -> None:
-    """Adds our names to SGLang's maps, and shows our parsers the request; may be repeated."""
-    for name in (PARSER, *ALIASES):
-        ReasoningParser.DetectorMap.setdefault(name, NanoReasoning)
-    FunctionCallParser.ToolCallParserEnum.setdefault(PARSER, NanoTools)
-    _wrap_constructor(ReasoningParser, _show_request)
-    _wrap_constructor(FunctionCallParser, _show_prompt)
-
-
-def _wrap_constructor(owner: type, show: Any) -> None:
-    original = owner.__init__
-    if getattr(original, "shows_requests_to_nemotron", False):
-        return
-    signature = inspect.signature(original)
-
-    # SGLang's own signature, whatever it is in this release
-    @functools.wraps(original)
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        if isinstance(self.detector, NanoReasoning | NanoTools):
-            show(self.detector, signature.bind(self, *args, **kwargs).arguments)
-
-    init.shows_requests_to_nemotron = True  # type: ignore[attr-defined]
-    owner.__init__ = init  # type: ignore[method-assign]
-
-
-def _show_request(detector: Any, given: dict[str, Any]) -> None:
-    request = given.get("request")
-    prompt = given.get("prefix")
-    if prompt is None:
-        prompt = getattr(request, "_response_parser_prefix", "")
-    detector.see(prompt, tool_names(request))
-
-
-def _show_prompt(detector: Any, given: dict[str, Any]) -> None:
-    prompt = given.get("prefix", "")
-    if isinstance(prompt, PromptTail):
-        detector.line_start = prompt.content_begins_line
-        detector.thinking = prompt.content_thinks
-        detector.max_calls = 1 if prompt.one_call else None
-    elif prompt:
-        detector.line_start = opening(prompt).line_start
-
-
-def parsers_are_ours() -> str | None:
-    """None if SGLang's parsers read a reply our way under our names, else what they did."""
-    for table, name, ours in (
-        (ReasoningParser.DetectorMap, PARSER, NanoReasoning),
-        (FunctionCallParser.ToolCallParserEnum, PARSER, NanoTools),
-    ):
-        if table.get(name) is not ours:
-            return f"the parser {name} is {table.get(name)}"
-    call = f"{CALL_HEADER}f>\n</function>\n</tool_call>"
-    reasoning = ReasoningParser(PARSER, force_reasoning=True, request=_Request(), prefix=f"{THINK_OPEN}\n")  # type: ignore[arg-type]
-    found = reasoning.parse_non_stream(f"r\n{call}")
-    if found != ("r", call):
-        return f"SGLang does not show the reasoning parser a request's tools: it read {found}"
-    tail = PromptTail("", reasoning_apart=False, one_call=True)
-    tools = FunctionCallParser([Tool(function={"name": "f"})], PARSER, prefix=tail)  # type: ignore[arg-type]
-    if len(tools.parse_non_stream(call * 2)[1]) != 1:
-        return "SGLang does not show the tool-call parser the prompt"
-    return None
-
-
-class _Request:
-    """The fields of a chat request that our parsers look at."""
-
-    tool_choice = "auto"
-    tools = (Tool(function={"name": "f"}),)  # type: ignore[arg-type]
-    messages = ()
-    chat_template_kwargs = None

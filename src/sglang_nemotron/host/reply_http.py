@@ -10,20 +10,13 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from sglang_nemotron.host.names.http import (
-    GenerateReqInput,
-    OpenAIServingChat,
-    OpenAIServingResponses,
-    TokenizerManager,
-    normalize_json_schema_types,
-)
-from sglang_nemotron.host.names.messages import AnthropicServing
+from sglang_nemotron.host.door import Door
+from sglang_nemotron.host.parsers import PARSERS
 from sglang_nemotron.host.prompt_tail import prompt_tail
-from sglang_nemotron.host.replies import PromptTail, ended, how_it_ended
+from sglang_nemotron.host.reply_end import ended, how_it_ended
 from sglang_nemotron.host.reply_flags import BUDGET, PARSER, TOOLS, is_ours
-from sglang_nemotron.host.reply_json import open_json
 from sglang_nemotron.host.stop_requests import take_stops
-from sglang_nemotron.host.wrapping import Wrapped, first_unwrapped, wrap_once
+from sglang_nemotron.host.wrapping import Wrap
 from sglang_nemotron.reply.budget import BUDGET_NAMES, GRACE_NAME, read_budget
 from sglang_nemotron.reply.reasoning import opening
 from sglang_nemotron.reply.schema import check_tools
@@ -40,6 +33,8 @@ _OURS = "nemotron_replies_are_ours"
 
 def check_request_tools(request: Any) -> None:
     """ValueError, naming tool and place, for tools that a reply could not call or whose schema cannot be read."""
+    from sglang_nemotron.host.names.http import normalize_json_schema_types
+
     declared = [tool.model_dump() for tool in getattr(request, "tools", None) or ()]
     for message in getattr(request, "messages", None) or ():
         declared.extend(tool.model_dump() for tool in getattr(message, "tools", None) or ())
@@ -90,6 +85,8 @@ def _process_messages(original: Callable[..., Any]) -> Callable[..., Any]:
     def process(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         if PARSER not in (self.reasoning_parser, self.tool_call_parser):
             return original(self, request, *args, **kwargs)
+        from sglang_nemotron.host.replies import PromptTail
+
         check_request_tools(request)
         order_tool_results(request)
         result = original(self, request, *args, **kwargs)
@@ -188,18 +185,6 @@ def _answers_ours(manager: Any) -> bool:
     return getattr(manager, _OURS)
 
 
-def _then_open_json(init: Callable[..., Any]) -> Callable[..., Any]:
-    # the first moment at which a process that answers HTTP knows its model
-    @functools.wraps(init)
-    def opened(self: Any) -> Any:
-        result = init(self)
-        if _answers_ours(self):
-            open_json()
-        return result
-
-    return opened
-
-
 def _tells_thoughts_apart(manager: Any) -> bool:
     return manager.config_value("reasoning_parser") == PARSER
 
@@ -207,6 +192,8 @@ def _tells_thoughts_apart(manager: Any) -> bool:
 def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def generate(self: Any, obj: Any, request: Any = None) -> Any:
+        from sglang_nemotron.host.names.http import GenerateReqInput
+
         ours = isinstance(obj, GenerateReqInput) and _answers_ours(self)
         if ours:
             # the body is parsed and kept by the time a handler runs
@@ -271,25 +258,31 @@ def _is_json(text: str) -> bool:
     return True
 
 
-# ---- registration
+_CHAT = "sglang.srt.entrypoints.openai.serving_chat"
+_MESSAGES = "sglang.srt.entrypoints.anthropic.serving"
+_RESPONSES = "sglang.srt.entrypoints.openai.serving_responses"
+_MANAGER = "sglang.srt.managers.tokenizer_manager"
 
-_WRAPPED: tuple[Wrapped, ...] = (
-    (OpenAIServingChat, "_process_messages", _process_messages),
-    (OpenAIServingChat, "_process_tool_calls", _process_tool_calls),
-    (AnthropicServing, "_convert_response", _convert_response),
-    (OpenAIServingResponses, "_make_request", _make_request),
-    (TokenizerManager, "generate_request", _generate_request),
-    (TokenizerManager, "init_tokenizer_and_processor", _then_open_json),
+REPLIES = Door(
+    "replies",
+    "http",
+    "what the parsers see of a request; tools and budgets checked",
+    needs=(_CHAT,),
+    # an HTTP worker opens the rows of its own stage alone
+    opens=PARSERS.open,
+    proof=PARSERS.is_ours,
+    wraps=(
+        Wrap(_CHAT, "OpenAIServingChat", "_process_messages", _process_messages, takes=("request",)),
+        Wrap(
+            _CHAT,
+            "OpenAIServingChat",
+            "_process_tool_calls",
+            _process_tool_calls,
+            takes=("text", "tools", "finish_reason"),
+        ),
+        Wrap(_MESSAGES, "AnthropicServing", "_convert_response", _convert_response, takes=("response",)),
+        Wrap(_RESPONSES, "OpenAIServingResponses", "_make_request", _make_request, takes=("request",)),
+        Wrap(_MANAGER, "TokenizerManager", "generate_request", _generate_request, takes=("obj", "request")),
+    ),
+    without="does not show requests to our parsers",
 )
-_MARK = "reads_nemotron_replies"
-
-
-def open_requests() -> None:
-    """Puts ours around SGLang's methods; may be repeated."""
-    wrap_once(_WRAPPED, _MARK)
-
-
-def requests_are_ours() -> str | None:
-    """None if requests pass through ours, else which do not."""
-    unwrapped = first_unwrapped(_WRAPPED, _MARK)
-    return unwrapped and f"{unwrapped} does not show requests to our parsers"

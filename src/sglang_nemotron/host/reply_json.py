@@ -8,9 +8,15 @@ of our models alone; other JSON is read and written as before.
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
+
+from sglang_nemotron.host.door import Door
+from sglang_nemotron.host.requests import is_ours
+from sglang_nemotron.host.wrapping import Wrap, rebind
 
 # SGLang's modules that read a request, or write an answer that repeats its tools
 _MODULES = (
@@ -92,4 +98,38 @@ def open_json() -> None:
     for name in _MODULES:
         module: Any = sys.modules.get(name)
         if module is not None and not isinstance(module.orjson, ExactJson):
-            module.orjson = ExactJson(module.orjson)
+            rebind(module, "orjson", ExactJson(module.orjson))
+
+
+def _then_open_json(init: Callable[..., Any]) -> Callable[..., Any]:
+    # the first moment at which a process that answers HTTP knows its model
+    @functools.wraps(init)
+    def opened(self: Any) -> Any:
+        result = init(self)
+        if is_ours(self):
+            open_json()
+        return result
+
+    return opened
+
+
+def integers_are_exact() -> str | None:
+    """None if our reader and writer keep an integer that no double holds, else what they make of it."""
+    import orjson
+
+    text = b'{"n":123456789012345678901234567890}'
+    made = ExactJson(orjson).dumps(ExactJson(orjson).loads(text))
+    return None if made == text else f"{text.decode()} becomes {made.decode()}"
+
+
+_MANAGER = "sglang.srt.managers.tokenizer_manager"
+
+INTEGERS = Door(
+    "integers",
+    "http",
+    "integers of any length in the JSON of requests and answers",
+    needs=(_MANAGER,),
+    proof=integers_are_exact,
+    wraps=(Wrap(_MANAGER, "TokenizerManager", "init_tokenizer_and_processor", _then_open_json),),
+    without="does not open our reading of integers",
+)

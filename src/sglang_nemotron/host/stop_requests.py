@@ -11,10 +11,9 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
-from sglang_nemotron.host.names.http import OpenAIServingChat
-from sglang_nemotron.host.names.stops import AnthropicServing
+from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.reply_flags import PARSER, STOPS
-from sglang_nemotron.host.wrapping import Wrapped, first_unwrapped, wrap_once
+from sglang_nemotron.host.wrapping import Wrap
 from sglang_nemotron.reply.stops import check_stops
 
 CHATS: Final = ("/v1/chat/completions", "/invocations", "/v1/responses", "/v1/messages")
@@ -112,21 +111,32 @@ def _is_ours(serving: Any) -> bool:
     return PARSER in (chat.reasoning_parser, chat.tool_call_parser)
 
 
-_WRAPPED: tuple[Wrapped, ...] = (
-    (AnthropicServing, "_handle_non_streaming", _remember),
-    (AnthropicServing, "_convert_response", _tell_which),
-    (AnthropicServing, "_generate_anthropic_stream", _tell_which_at_the_end),
-    (OpenAIServingChat, "_generate_chat_stream", _note_match),
+_CHAT = "sglang.srt.entrypoints.openai.serving_chat"
+_MESSAGES = "sglang.srt.entrypoints.anthropic.serving"
+_STREAMED = ("adapted_request", "processed_request", "anthropic_request", "raw_request")
+
+STOP_SEQUENCES = Door(
+    "stop sequences",
+    "http",
+    "which stop sequence ended a message",
+    needs=(_CHAT, _MESSAGES),
+    wraps=(
+        Wrap(
+            _MESSAGES,
+            "AnthropicServing",
+            "_handle_non_streaming",
+            _remember,
+            takes=("chat_request", "anthropic_request", "raw_request"),
+        ),
+        Wrap(_MESSAGES, "AnthropicServing", "_convert_response", _tell_which, takes=("response",)),
+        Wrap(_MESSAGES, "AnthropicServing", "_generate_anthropic_stream", _tell_which_at_the_end, takes=_STREAMED),
+        Wrap(
+            _CHAT,
+            "OpenAIServingChat",
+            "_generate_chat_stream",
+            _note_match,
+            takes=("adapted_request", "request", "raw_request"),
+        ),
+    ),
+    without="does not tell which stop sequence matched",
 )
-_MARK = "tells_stop_sequences"
-
-
-def open_stop_requests() -> None:
-    """Puts ours around SGLang's methods; may be repeated."""
-    wrap_once(_WRAPPED, _MARK)
-
-
-def stop_requests_are_ours() -> str | None:
-    """None if /v1/messages tells which stop sequence matched, else what goes without us."""
-    unwrapped = first_unwrapped(_WRAPPED, _MARK)
-    return unwrapped and f"{unwrapped} does not tell which stop sequence matched"
