@@ -22,7 +22,8 @@ from sglang.srt.entrypoints.openai.protocol import (
 from sglang.srt.entrypoints.openai.serving_chat import OpenAIServingChat, _incomplete_tool_call_indices
 from sglang.srt.managers.io_struct import GenerateReqInput
 
-from sglang_nemotron.host import parsers, reply_end, reply_http
+from sglang_nemotron.host import reply_end, reply_http
+from sglang_nemotron.host.parsers import PARSERS
 from sglang_nemotron.host.reply_flags import PARSER
 
 TOOLS = tuple(OPENAI_TOOLS)
@@ -55,7 +56,7 @@ ROWS: list[tuple[str, dict[str, Any], Any, str]] = [
 
 @pytest.fixture(autouse=True, scope="module")
 def _open() -> None:
-    parsers.PARSERS.open()
+    PARSERS.open()
 
 
 @pytest.mark.parametrize(("text", "reason", "arguments", "says"), ROWS)

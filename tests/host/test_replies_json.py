@@ -15,7 +15,7 @@ from sglang.srt.entrypoints.openai import serving_chat, serving_responses
 from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
 from sglang.srt.utils import json_response
 
-from sglang_nemotron.host import reply_json
+from sglang_nemotron.host import reply_http, reply_json
 from sglang_nemotron.host.reply_json import ExactJson
 
 MODULES = (http_server, serving_chat, serving_responses, json_response)
