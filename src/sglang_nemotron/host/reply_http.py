@@ -5,9 +5,7 @@ its thinking budget under one private name. Models whose replies are not ours to
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sglang_nemotron.host.names.http import (
@@ -17,9 +15,9 @@ from sglang_nemotron.host.names.http import (
     TokenizerManager,
     normalize_json_schema_types,
 )
-from sglang_nemotron.host.names.messages import AnthropicServing
 from sglang_nemotron.host.prompt_tail import prompt_tail
-from sglang_nemotron.host.replies import PromptTail, ended, how_it_ended
+from sglang_nemotron.host.replies import PromptTail
+from sglang_nemotron.host.reply_ends import ends_are_ours, open_ends
 from sglang_nemotron.host.reply_flags import BUDGET, PARSER, TOOLS, is_ours
 from sglang_nemotron.host.reply_json import open_json
 from sglang_nemotron.host.wrapping import Wrapped, first_unwrapped, wrap_once
@@ -202,74 +200,20 @@ def _then_open_json(init: Callable[..., Any]) -> Callable[..., Any]:
 def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def generate(self: Any, obj: Any, request: Any = None) -> Any:
-        ours = isinstance(obj, GenerateReqInput) and _answers_ours(self)
-        if ours:
+        if isinstance(obj, GenerateReqInput) and _answers_ours(self):
             # the body is parsed and kept by the time a handler runs
             body = getattr(request, "_json", None)
             path = request.url.path if isinstance(body, dict) else ""
             take_budget(obj, body if isinstance(body, dict) else {}, messages_api=path.endswith("/v1/messages"))
-        outputs = original(self, obj, request)
-        return _telling(outputs) if ours else outputs
+        return original(self, obj, request)
 
     return generate
-
-
-async def _telling(outputs: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
-    """The outputs as they come, each with how it ended told to the parsers."""
-    async with aclosing(outputs):
-        async for output in outputs:
-            # of several answers at once each is told on its own
-            meta = output.get("meta_info") or {} if isinstance(output, dict) else {}
-            ended.set(how_it_ended(meta.get("finish_reason")))
-            yield output
-
-
-def _process_tool_calls(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def process(self: Any, text: str, tools: Any, finish_reason: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.tool_call_parser != PARSER:
-            return original(self, text, tools, finish_reason, *args, **kwargs)
-        how, reason = how_it_ended(finish_reason), dict(finish_reason or {})
-        told = ended.set(how)
-        try:
-            result = original(self, text, tools, finish_reason, *args, **kwargs)
-        finally:
-            ended.reset(told)
-        if how.cut and result.tool_calls and not _is_json(result.tool_calls[-1].function.arguments):
-            # SGLang says tool_calls wherever there is one
-            result.finish_reason.update(reason)
-        return result
-
-    return process
-
-
-def _convert_response(original: Callable[..., Any]) -> Callable[..., Any]:
-    # a block of /v1/messages holds an object, so SGLang shows a call that was cut as one without arguments
-    @functools.wraps(original)
-    def convert(self: Any, response: Any) -> Any:
-        if self.openai_serving_chat.tool_call_parser == PARSER:
-            for choice in response.choices:
-                calls = choice.message.tool_calls or []
-                choice.message.tool_calls = [call for call in calls if _is_json(call.function.arguments)] or None
-        return original(self, response)
-
-    return convert
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
 
 
 # ---- registration
 
 _WRAPPED: tuple[Wrapped, ...] = (
     (OpenAIServingChat, "_process_messages", _process_messages),
-    (OpenAIServingChat, "_process_tool_calls", _process_tool_calls),
-    (AnthropicServing, "_convert_response", _convert_response),
     (OpenAIServingResponses, "_make_request", _make_request),
     (TokenizerManager, "generate_request", _generate_request),
     (TokenizerManager, "init_tokenizer_and_processor", _then_open_json),
@@ -280,9 +224,10 @@ _MARK = "reads_nemotron_replies"
 def open_requests() -> None:
     """Puts ours around SGLang's methods; may be repeated."""
     wrap_once(_WRAPPED, _MARK)
+    open_ends()
 
 
 def requests_are_ours() -> str | None:
     """None if requests pass through ours, else which do not."""
     unwrapped = first_unwrapped(_WRAPPED, _MARK)
-    return unwrapped and f"{unwrapped} does not show requests to our parsers"
+    return f"{unwrapped} does not show requests to our parsers" if unwrapped else ends_are_ours()
