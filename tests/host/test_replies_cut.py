@@ -22,7 +22,7 @@ from sglang.srt.entrypoints.openai.protocol import (
 from sglang.srt.entrypoints.openai.serving_chat import OpenAIServingChat, _incomplete_tool_call_indices
 from sglang.srt.managers.io_struct import GenerateReqInput
 
-from sglang_nemotron.host import reply_end, reply_http
+from sglang_nemotron.host import reply_ends
 from sglang_nemotron.host.parsers import PARSERS
 from sglang_nemotron.host.reply_flags import PARSER
 
@@ -70,8 +70,8 @@ def test_streamed(text: str, reason: dict[str, Any], arguments: Any, says: str) 
 
     async def read() -> str:
         fragments: list[str] = []
-        generate = reply_http._generate_request(lambda self, obj, request: outputs())
-        async for output in generate(SimpleNamespace(nemotron_replies_are_ours=True), GenerateReqInput(text="t")):
+        generate = reply_ends._generate_request(lambda self, obj, request: outputs())
+        async for output in generate(SimpleNamespace(nemotron_ends_are_told=True), GenerateReqInput(text="t")):
             fragments += [item.parameters for item in parser.parse_stream_chunk(output["text"])[1]]
             if output["meta_info"]["finish_reason"]:
                 fragments += [item.parameters for item in parser.parse_stream_end()[1]]
@@ -85,7 +85,7 @@ def test_streamed(text: str, reason: dict[str, Any], arguments: Any, says: str) 
 
 @pytest.mark.parametrize(("text", "reason", "arguments", "says"), ROWS)
 def test_whole(text: str, reason: dict[str, Any], arguments: Any, says: str) -> None:
-    process = reply_http._process_tool_calls(OpenAIServingChat._process_tool_calls)
+    process = reply_ends._process_tool_calls(OpenAIServingChat._process_tool_calls)
     serving = SimpleNamespace(
         tool_call_parser=PARSER,
         tokenizer_manager=SimpleNamespace(tokenizer=None),
@@ -97,7 +97,7 @@ def test_whole(text: str, reason: dict[str, Any], arguments: Any, says: str) -> 
     assert_arguments(calls[-1].function.arguments, arguments)
     assert finish["type"] == says
     assert finish.get("matched") == (None if says == "tool_calls" else reason.get("matched"))
-    assert reply_end.ended.get() is None
+    assert reply_ends.ended.get() is None
 
 
 @pytest.mark.parametrize("ours", [True, False])
@@ -110,7 +110,7 @@ def test_messages_leave_it_out(ours: bool) -> None:
     choice = ChatCompletionResponseChoice(index=0, message=message, finish_reason="length")
     response = ChatCompletionResponse(id="r", model="m", choices=[choice], usage=UsageInfo())
     chat = SimpleNamespace(tool_call_parser=PARSER if ours else "qwen3_coder")
-    convert = reply_http._convert_response(AnthropicServing._convert_response)
+    convert = reply_ends._convert_response(AnthropicServing._convert_response)
     found = convert(SimpleNamespace(openai_serving_chat=chat), response)
     used = [block.input for block in found.content if block.type == "tool_use"]
     assert used == ([{"i": 1}] if ours else [{"i": 1}, {}])
@@ -128,6 +128,6 @@ def assert_arguments(found: str, expected: Any) -> None:
 
 def test_other_parsers_are_told_nothing() -> None:
     seen: list[Any] = []
-    process = reply_http._process_tool_calls(lambda self, *args: seen.append((args, reply_end.ended.get())))
+    process = reply_ends._process_tool_calls(lambda self, *args: seen.append((args, reply_ends.ended.get())))
     process(SimpleNamespace(tool_call_parser="qwen3_coder"), "t", [], LENGTH)
     assert seen == [(("t", [], LENGTH), None)]

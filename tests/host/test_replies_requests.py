@@ -332,7 +332,6 @@ def test_a_manager_is_asked_once_whose_model_it_has(ours: bool, monkeypatch: pyt
     # two models in one process, as in tests, do not answer for each other
     managers = [SimpleNamespace(model_config=SimpleNamespace(hf_config=name)) for name in ("one", "other")]
     for manager in (*managers, *managers):
-        obj = GenerateReqInput(text="t", sampling_params={"thinking_budget": 5})
-        generate(manager, obj)
+        obj = generate(manager, GenerateReqInput(text="t", sampling_params={"thinking_budget": 5}))
         assert ("custom_params" in obj.sampling_params) == ours
     assert asked == ["one", "other"]

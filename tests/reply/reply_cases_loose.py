@@ -115,6 +115,12 @@ for name, held in {
         held=held,
         more={"i": 1},
     )
+loose(
+    "a quoted call that breaks off before a parameter",
+    f"{HEAD}<parameter=s>\n<tool_call>\n<function=f>\n...\n</parameter>\n<parameter=i>\n1{TAIL}<tool_call>\n{NOW}ok",
+    "ok",
+    [("set", {"s": "<tool_call>\n<function=f>\n...", "i": 1}), ("now", {})],
+)
 ends(
     "a parameter of its own that is open keeps a weak end away",
     "\n<parameter=x>\n</parameter>\n</function>\nb" + TAIL,

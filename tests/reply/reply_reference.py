@@ -278,25 +278,32 @@ class Reference:
         plain = wanted.types.isdisjoint(("string", "array", "object"))
         quoted = at = 0
         own = {"parameter": 0, "function": 0}
+        # parameters that quoted calls opened
+        inner = 0
         while (at := text.find("<", at)) >= 0:
             begins_line = at == 0 or text[at - 1] == "\n"
             rest = text[at:]
-            if quoted:
-                if re.match(rf"(?:{P}{WS}(?:{F}{WS})?|{F}{WS}){T}{WS}\Z", rest):
-                    return at
-                close = re.match(rf"{F}{WS}{T}", rest)
-            else:
-                close = None
-                if self._ends(rest, begins_line, begins_line or plain, set(declared), given, own):
-                    return at
+            if quoted and re.match(rf"(?:{P}{WS}(?:{F}{WS})?|{F}{WS}){T}{WS}\Z", rest):
+                return at
+            close = re.match(rf"{F}{WS}{T}", rest) if quoted else None
+            if not quoted and self._ends(rest, begins_line, begins_line or plain, set(declared), given, own):
+                return at
+            # no quoted parameter is open: judged as behind one of the value's own
+            alone = bool(quoted) and not inner and rest.startswith(P)
+            if alone and self._ends(rest, False, False, set(declared), given, {**own, "parameter": 1}):
+                return at
             quote = (re.match(ANY_HEADER, rest) if begins_line else None) or re.match(QUOTATION, rest)
             opened = re.match(OWN, rest)
             if not quoted and opened and not opened[2].endswith("/"):
                 own[opened[1]] += 1
+            if quoted and opened and opened[1] == "parameter" and not opened[2].endswith("/"):
+                inner += 1
+            inner -= bool(quoted and inner and rest.startswith(P))
             for kind in own:
                 if not quoted and rest.startswith(f"</{kind}>") and own[kind]:
                     own[kind] -= 1
             quoted += bool(quote) - bool(close)
+            inner = inner if quoted else 0
             at += quote.end() if quote else close.end() if close else 1
         return None
 

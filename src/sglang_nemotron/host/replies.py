@@ -17,7 +17,7 @@ from sglang_nemotron.host.names.replies import (
     Tool,
     ToolCallItem,
 )
-from sglang_nemotron.host.reply_end import Ended, ended
+from sglang_nemotron.host.reply_ends import Ended, ended
 from sglang_nemotron.reply.events import CallArguments, CallStarted, ContentDelta, Event
 from sglang_nemotron.reply.markup import CALL_HEADER, THINK_CLOSE, THINK_OPEN
 from sglang_nemotron.reply.reasoning import Opening, ReasoningStage, opening

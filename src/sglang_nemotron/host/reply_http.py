@@ -5,15 +5,12 @@ its thinking budget under one private name. Models whose replies are not ours to
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.parsers import PARSERS
 from sglang_nemotron.host.prompt_tail import prompt_tail
-from sglang_nemotron.host.reply_end import ended, how_it_ended
 from sglang_nemotron.host.reply_flags import BUDGET, PARSER, TOOLS, is_ours
 from sglang_nemotron.host.stop_requests import take_stops
 from sglang_nemotron.host.wrapping import Wrap
@@ -194,72 +191,19 @@ def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
     def generate(self: Any, obj: Any, request: Any = None) -> Any:
         from sglang_nemotron.host.names.http import GenerateReqInput
 
-        ours = isinstance(obj, GenerateReqInput) and _answers_ours(self)
-        if ours:
+        if isinstance(obj, GenerateReqInput) and _answers_ours(self):
             # the body is parsed and kept by the time a handler runs
             body = getattr(request, "_json", None)
             path = request.url.path if isinstance(body, dict) else ""
             body = body if isinstance(body, dict) else {}
             take_budget(obj, body, messages_api=path.endswith("/v1/messages"))
             take_stops(obj, body, path, names=_declared_names(body), apart=_tells_thoughts_apart(self))
-        outputs = original(self, obj, request)
-        return _telling(outputs) if ours else outputs
+        return original(self, obj, request)
 
     return generate
 
 
-async def _telling(outputs: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
-    """The outputs as they come, each with how it ended told to the parsers."""
-    async with aclosing(outputs):
-        async for output in outputs:
-            # of several answers at once each is told on its own
-            meta = output.get("meta_info") or {} if isinstance(output, dict) else {}
-            ended.set(how_it_ended(meta.get("finish_reason")))
-            yield output
-
-
-def _process_tool_calls(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def process(self: Any, text: str, tools: Any, finish_reason: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.tool_call_parser != PARSER:
-            return original(self, text, tools, finish_reason, *args, **kwargs)
-        how, reason = how_it_ended(finish_reason), dict(finish_reason or {})
-        told = ended.set(how)
-        try:
-            result = original(self, text, tools, finish_reason, *args, **kwargs)
-        finally:
-            ended.reset(told)
-        if how.cut and result.tool_calls and not _is_json(result.tool_calls[-1].function.arguments):
-            # SGLang says tool_calls wherever there is one
-            result.finish_reason.update(reason)
-        return result
-
-    return process
-
-
-def _convert_response(original: Callable[..., Any]) -> Callable[..., Any]:
-    # a block of /v1/messages holds an object, so SGLang shows a call that was cut as one without arguments
-    @functools.wraps(original)
-    def convert(self: Any, response: Any) -> Any:
-        if self.openai_serving_chat.tool_call_parser == PARSER:
-            for choice in response.choices:
-                calls = choice.message.tool_calls or []
-                choice.message.tool_calls = [call for call in calls if _is_json(call.function.arguments)] or None
-        return original(self, response)
-
-    return convert
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
-
-
 _CHAT = "sglang.srt.entrypoints.openai.serving_chat"
-_MESSAGES = "sglang.srt.entrypoints.anthropic.serving"
 _RESPONSES = "sglang.srt.entrypoints.openai.serving_responses"
 _MANAGER = "sglang.srt.managers.tokenizer_manager"
 
@@ -273,14 +217,6 @@ REPLIES = Door(
     proof=PARSERS.is_ours,
     wraps=(
         Wrap(_CHAT, "OpenAIServingChat", "_process_messages", _process_messages, takes=("request",)),
-        Wrap(
-            _CHAT,
-            "OpenAIServingChat",
-            "_process_tool_calls",
-            _process_tool_calls,
-            takes=("text", "tools", "finish_reason"),
-        ),
-        Wrap(_MESSAGES, "AnthropicServing", "_convert_response", _convert_response, takes=("response",)),
         Wrap(_RESPONSES, "OpenAIServingResponses", "_make_request", _make_request, takes=("request",)),
         Wrap(_MANAGER, "TokenizerManager", "generate_request", _generate_request, takes=("obj", "request")),
     ),

@@ -37,8 +37,9 @@ Anything else is text. `<parameter` or `<function`, followed by `=`, `>` or spac
 value's own unless it closes itself (`/>`); a P or F that ends nothing closes it.
 
 Values that quote whole calls (`markup.quotation`): the header opens a quotation and its F T closes it. Within a
-quotation nothing ends the value but the last closing tags of the reply. So a quoted call that is whole survives, and
-one that is not takes in the parameters and calls behind it up to there.
+quotation only a strong end counts whose P closes none of the parameters that the quotation opened, and the last closing
+tags of the reply. So a quoted call that is whole survives; one that breaks off inside a parameter takes in what follows
+up to there.
 """
 
 from __future__ import annotations
@@ -111,8 +112,9 @@ class Known(NamedTuple):
     given: Set[str]
     # the value's type has no text in it, so that no tag can be text
     plain: bool = False
-    # quoted calls that are open; parameters and functions of the value's own that are open
+    # quoted calls that are open, and their parameters; parameters and functions of the value's own that are open
     quoted: int = 0
+    quoted_parameters: int = 0
     parameters: int = 0
     functions: int = 0
 
@@ -122,11 +124,13 @@ class Known(NamedTuple):
             case Verdict.QUOTE:
                 return self._replace(quoted=self.quoted + 1)
             case Verdict.UNQUOTE:
-                return self._replace(quoted=self.quoted - 1)
-            case Verdict.PARAMETER:
-                return self._replace(parameters=self.parameters + 1)
-            case Verdict.PARAMETER_END:
-                return self._replace(parameters=self.parameters - 1)
+                inside = self.quoted_parameters if self.quoted > 1 else 0
+                return self._replace(quoted=self.quoted - 1, quoted_parameters=inside)
+            case Verdict.PARAMETER | Verdict.PARAMETER_END:
+                step = 1 if verdict is Verdict.PARAMETER else -1
+                if self.quoted:
+                    return self._replace(quoted_parameters=self.quoted_parameters + step)
+                return self._replace(parameters=self.parameters + step)
             case Verdict.FUNCTION:
                 return self._replace(functions=self.functions + 1)
             case Verdict.FUNCTION_END:
@@ -154,11 +158,14 @@ def ending(text: str, at: int, begins_line: bool, known: Known, final: bool) -> 
 
 def _closing(text: str, at: int, begins_line: bool, known: Known, final: bool) -> Ending:
     """Judge a closing tag."""
-    if known.quoted:
-        return _quoted_closing(text, at, begins_line, final)
-    if text.startswith(PARAMETER_CLOSE, at):
+    is_parameter = text.startswith(PARAMETER_CLOSE, at)
+    if known.quoted and (known.quoted_parameters or not is_parameter):
+        judged = _quoted_closing(text, at, final)
+        is_own = judged.verdict is Verdict.TEXT and is_parameter
+        return Ending(Verdict.PARAMETER_END, judged.at) if is_own else judged
+    if is_parameter:
         verdict = _parameter_end(text, at + len(PARAMETER_CLOSE), begins_line, known, final)
-        if verdict is Verdict.TEXT and known.parameters:
+        if verdict is Verdict.TEXT and known.parameters and not known.quoted:
             verdict = Verdict.PARAMETER_END
     elif text.startswith(FUNCTION_CLOSE, at):
         behind = after_space(text, at + len(FUNCTION_CLOSE))
@@ -190,7 +197,7 @@ def _behind(text: str, at: int, wanted: tuple[str, ...], known: Known, loose: bo
 def _parameter_end(text: str, end: int, begins_line: bool, known: Known, final: bool) -> Verdict:
     """Judge a P that ends at `end`."""
     at = after_space(text, end)
-    outside = not known.parameters
+    outside = not known.parameters and not known.quoted
     weak = outside and (begins_line or known.plain)
     if text.startswith(FUNCTION_CLOSE, at):
         behind = after_space(text, at + len(FUNCTION_CLOSE))
@@ -224,7 +231,7 @@ def _words_end(text: str, at: int, known: Known, final: bool) -> Verdict:
     return Verdict.END if declared else verdict
 
 
-def _quoted_closing(text: str, at: int, begins_line: bool, final: bool) -> Ending:
+def _quoted_closing(text: str, at: int, final: bool) -> Ending:
     """Judge a closing tag within a quoted call: its own, unless they are the last of the reply."""
     first = next((index for index, tag in enumerate(CLOSERS[:2]) if text.startswith(tag, at)), None)
     if first is None:
@@ -264,7 +271,7 @@ def _opening(text: str, at: int, begins_line: bool, known: Known, final: bool) -
 def _own(text: str, at: int, opening: str, verdict: Verdict, known: Known, final: bool) -> Ending:
     """Judge an opening tag that is text: `verdict` if it opens one of the value's own."""
     start = at + len(opening)
-    if known.quoted:
+    if known.quoted and verdict is Verdict.FUNCTION:
         return Ending(Verdict.TEXT, at + 1)
     if start < len(text) and text[start] not in f"=>{SPACE}":
         return Ending(Verdict.TEXT, at + 1)

@@ -236,7 +236,7 @@ class ToolStage:
         if parameter > 0:
             self._out.arguments.open(text[at + len(PARAMETER_OPEN) : parameter - 1])
             plain = self._out.arguments.plain
-            self._known = self._known._replace(plain=plain, quoted=0, parameters=0, functions=0)
+            self._known = self._known._replace(plain=plain, quoted=0, quoted_parameters=0, parameters=0, functions=0)
             self._state, self._skip_newline = _VALUE, True
             return parameter
         tag = closer(text, at)
