@@ -280,17 +280,6 @@ def _render(original: Callable[..., Any]) -> Callable[..., Any]:
     return render
 
 
-def _append_prefix(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def append(self: Any, prompt_ids: list[int], assistant_prefix: str) -> list[int]:
-        service = service_of(self.tokenizer_manager)
-        if service is None or not service.encoder.has_tags(assistant_prefix):
-            return original(self, prompt_ids, assistant_prefix)
-        return prompt_ids + service.encoder.plain(assistant_prefix)
-
-    return append
-
-
 def _engine_prompt(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def engine_prompt(self: Any, processed_messages: Any, is_multimodal: bool) -> tuple[str, Any]:
@@ -339,7 +328,6 @@ _WRAPPED: tuple[Wrapped, ...] = (
     (TokenizerManager, "_validate_one_request", _validate_one_request),
     (OpenAIServingChat, "_process_messages", _process_messages),
     (OpenAIServingChat, "_render_and_encode_chat_template", _render),
-    (OpenAIServingChat, "_append_assistant_prefix_to_prompt_ids", _append_prefix),
     (OpenAIServingChat, "_engine_prompt", _engine_prompt),
 )
 _MARK = "reads_nemotron_media"
