@@ -45,8 +45,10 @@ class Prompts:
 
     def ask(self, path: str, **body: Any) -> Any:
         """The answer, or the status and text of an error."""
+        # /v1/responses knows its model by no other name than its folder's
+        model = {} if path == RESPONSES else {"model": "default"}
         limit = {RESPONSES: {"max_output_tokens": 1, "store": False}, MESSAGES: {"max_tokens": 1}}
-        status, answer = post(self._url, path, {"model": "default", **limit.get(path, {}), **body})
+        status, answer = post(self._url, path, {**model, **limit.get(path, {}), **body})
         return json.loads(answer) if status == 200 else (status, answer)
 
     def golden(self, messages: list[Any], **options: Any) -> str:

@@ -110,8 +110,10 @@ def _with_media_apart(messages: list[Message], media: dict[str, list[Any]]) -> l
     """The messages with media as bare parts; what they are made of goes into the lists, as SGLang passes it on."""
     from sglang_nemotron.host.names.http import process_content_for_template_format
 
-    lists = [media[name] for name in (*_MEDIA, "modalities")]
-    return [process_content_for_template_format(message, "openai", *lists) for message in messages]
+    images, videos, sounds, others = (media[name] for name in (*_MEDIA, "modalities"))
+    return [
+        process_content_for_template_format(message, "openai", images, videos, sounds, others) for message in messages
+    ]
 
 
 def _encoded(

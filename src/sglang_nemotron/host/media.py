@@ -190,17 +190,6 @@ def _render(original: Callable[..., Any]) -> Callable[..., Any]:
     return render
 
 
-def _append_prefix(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def append(self: Any, prompt_ids: list[int], assistant_prefix: str) -> list[int]:
-        service = service_of(self.tokenizer_manager)
-        if service is None or not service.encoder.has_tags(assistant_prefix):
-            return original(self, prompt_ids, assistant_prefix)
-        return prompt_ids + service.encoder.plain(assistant_prefix)
-
-    return append
-
-
 def _engine_prompt(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def engine_prompt(self: Any, processed_messages: Any, is_multimodal: bool) -> tuple[str, Any]:
@@ -244,8 +233,6 @@ def _check_template(serving: Any, request: Any, result: Any) -> None:
 _MANAGER = "sglang.srt.managers.tokenizer_manager"
 _CHAT = "sglang.srt.entrypoints.openai.serving_chat"
 
-_APPENDS = ("prompt_ids", "assistant_prefix")
-_ENDS = ("processed_messages", "is_multimodal")
 _RENDERS = ("messages", "tools", "template_kwargs", "encode_kwargs", "use_cache", "add_generation_prompt")
 
 MEDIA = Door(
@@ -259,13 +246,6 @@ MEDIA = Door(
         Wrap(_MANAGER, "TokenizerManager", "_validate_one_request", _validate_one_request, takes=("obj", "input_ids")),
         Wrap(_CHAT, "OpenAIServingChat", "_process_messages", _process_messages, takes=("request",)),
         Wrap(_CHAT, "OpenAIServingChat", "_render_and_encode_chat_template", _render, takes=_RENDERS),
-        Wrap(
-            _CHAT,
-            "OpenAIServingChat",
-            "_append_assistant_prefix_to_prompt_ids",
-            _append_prefix,
-            takes=("prompt_ids", "assistant_prefix"),
-        ),
         Wrap(
             _CHAT, "OpenAIServingChat", "_engine_prompt", _engine_prompt, takes=("processed_messages", "is_multimodal")
         ),

@@ -28,7 +28,7 @@ def read_body(body: Body) -> tuple[Body, list[str]]:
     Instructions are one text; thoughts that another provider encrypted are gone; a result that is an error says so.
     Raises ValueError, naming the message, for a block that would vanish.
     """
-    read = {**body, "messages": list(body["messages"])}
+    read: Body = {**body, "messages": list(body["messages"])}
     if isinstance(body.get("system"), list):
         read["system"] = _instructions(body["system"])
     notes: list[str] = []
@@ -49,7 +49,7 @@ def begins_reply(body: Body) -> bool:
 
     Raises ValueError where it cannot be that.
     """
-    last = body["messages"][-1] if body["messages"] else {"role": "user"}
+    last: Body = body["messages"][-1] if body["messages"] else {"role": "user"}
     if last["role"] != "assistant":
         return False
     where = f"messages[{len(body['messages']) - 1}]"
