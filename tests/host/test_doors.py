@@ -115,6 +115,11 @@ def _models_omni(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(registry.models, "NemotronH_Omni_Reasoning_V3", in_tree)
 
 
+def _ending(patch: pytest.MonkeyPatch) -> None:
+    # as if this process served one of our models, and nothing watched its signals
+    patch.setenv("SGLANG_NEMOTRON_LAUNCHER", str(os.getpid()))
+
+
 def _requests(patch: pytest.MonkeyPatch) -> None:
     manager = importlib.import_module("sglang.srt.managers.tokenizer_manager").TokenizerManager
     patch.setattr(manager, "_validate_one_request", _sglangs_own(manager._validate_one_request))
@@ -138,6 +143,7 @@ LOST: list[tuple[str, Callable[[pytest.MonkeyPatch], None], str]] = [
     ("media", _media, "OpenAIServingChat._engine_prompt does not show media to us"),
     ("media", _media_processor, "not followed by our check of the media processor"),
     ("requests", _requests, "_validate_one_request goes without our check"),
+    ("ending", _ending, "SIGTERM would end the launcher and leave its children"),
 ]
 
 

@@ -138,10 +138,11 @@ def _resolve(server_args: Any, hf_config: Any) -> dict[str, Any]:
     A config of another family under this name is left to SGLang alone.
     """
     from sglang_nemotron.config import is_nano
-    from sglang_nemotron.host import startup
+    from sglang_nemotron.host import ending, startup
 
     if is_nano(hf_config) is not None:
         return {}
+    ending.watch()
     prove_all()
     return startup.resolve(server_args, hf_config, http_app=HTTP_APP)
 
@@ -149,12 +150,13 @@ def _resolve(server_args: Any, hf_config: Any) -> dict[str, Any]:
 def _resolve_omni(server_args: Any, hf_config: Any) -> dict[str, Any]:
     """As `_resolve`, for the Omni architectures; Super Omni shares one of their names."""
     from sglang_nemotron.config_omni import is_nano_omni
-    from sglang_nemotron.host import startup_omni
+    from sglang_nemotron.host import ending, startup_omni
 
     if is_nano_omni(hf_config) is not None:
         return {}
     startup_omni.check_libraries()
     os.environ[_SERVES_OMNI] = "1"
+    ending.watch()
     prove_all()
     return startup_omni.resolve(server_args, hf_config, http_app=HTTP_APP)
 
@@ -262,6 +264,14 @@ def _open_nothing() -> None:
 
 
 DOORS: tuple[Door, ...] = (
+    # first: the processes of a launcher that is gone need no more
+    Door(
+        "ending",
+        "http",
+        "nothing left of a start that is ended",
+        _ask("ending", "open_ending"),
+        _ask("ending", "ending_is_ours"),
+    ),
     Door(
         refusal.PLATFORM,
         "args",

@@ -6,12 +6,13 @@ from sglang.srt.entrypoints.openai.serving_chat import OpenAIServingChat
 from sglang.srt.entrypoints.openai.serving_responses import OpenAIServingResponses
 from sglang.srt.function_call.utils import normalize_json_schema_types
 from sglang.srt.managers.io_struct import GenerateReqInput
-from sglang.srt.managers.tokenizer_manager import TokenizerManager
+from sglang.srt.managers.tokenizer_manager import SignalHandler, TokenizerManager
 
 __all__ = [
     "GenerateReqInput",
     "OpenAIServingChat",
     "OpenAIServingResponses",
+    "SignalHandler",
     "TokenizerManager",
     "normalize_json_schema_types",
 ]
