@@ -118,6 +118,7 @@ def _models_omni(patch: pytest.MonkeyPatch) -> None:
 def _ending(patch: pytest.MonkeyPatch) -> None:
     # as if this process served one of our models, and nothing watched its signals
     patch.setenv("SGLANG_NEMOTRON_LAUNCHER", str(os.getpid()))
+    patch.setitem(sys.modules, "sglang.launch_server", types.ModuleType("sglang.launch_server"))
 
 
 def _requests(patch: pytest.MonkeyPatch) -> None:

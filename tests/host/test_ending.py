@@ -85,13 +85,22 @@ def test_a_signal_ends_what_the_launcher_started_and_then_the_launcher(
     assert eventually(lambda: not _left(trackers))
 
 
-def test_an_interrupt_of_a_program_that_uses_the_engine_is_its_own(
-    launch: Callable[..., subprocess.Popen[str]],
-) -> None:
+def test_a_program_that_uses_the_engine_keeps_its_signals(launch: Callable[..., subprocess.Popen[str]]) -> None:
+    """It may want its KeyboardInterrupt, and have started processes that are to outlive it."""
     launcher = launch("-c", LAUNCHER)
     launcher.stdout.readline()
     launcher.send_signal(signal.SIGINT)
     assert launcher.communicate(timeout=NET_S)[0] == "interrupted\n" and launcher.returncode == 0
+    launcher = launch("-c", LAUNCHER)
+    launcher.stdout.readline()
+    others = psutil.Process(launcher.pid).children(recursive=True)
+    children = [process.pid for process in others if "resource_tracker" not in " ".join(process.cmdline())]
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(NET_S) == -signal.SIGTERM
+    assert len(_left(children)) == 2
+    for pid in children:
+        psutil.Process(pid).kill()
+    (SHARED / f"sgl_shm_mm_{launcher.pid}_test").unlink()
 
 
 def test_a_handler_of_somebody_else_stays(launch: Callable[..., subprocess.Popen[str]]) -> None:
@@ -164,9 +173,9 @@ def child(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     ("module", "launcher", "tied"),
     [
         ("sglang.srt.managers.scheduler", "17", True),
-        ("uvicorn._subprocess", "17", True),
-        # a program of the user's, another model's server, and no child at all
+        # a program of the user's, a server of the user's, another model's server, and no child at all
         ("my_program", "17", False),
+        ("uvicorn._subprocess", "17", False),
         ("sglang.srt.managers.scheduler", None, False),
         (None, "17", False),
     ],
@@ -175,6 +184,7 @@ def test_only_processes_of_a_server_of_ours_are_tied(
     module: str | None, launcher: str | None, tied: bool, child: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[bool] = []
+    monkeypatch.delitem(sys.modules, ending._SERVER, raising=False)
     monkeypatch.setattr(ending, "tie_to_launcher", lambda: done.append(True))
     monkeypatch.setattr(ending, "is_tied", lambda: False)
     monkeypatch.setattr(ending, "_handlers", lambda: ())
@@ -185,6 +195,23 @@ def test_only_processes_of_a_server_of_ours_are_tied(
     ending.open_ending()
     assert bool(done) == tied
     assert (ending.ending_is_ours() is None) != tied
+
+
+def test_a_process_that_answers_http_for_a_server_of_ours_is_tied(
+    child: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of several; only then are a server's handlers ours too."""
+    wrapped: list[object] = []
+    monkeypatch.delitem(sys.modules, ending._SERVER, raising=False)
+    monkeypatch.setattr(ending, "tie_to_launcher", lambda: wrapped.append("tied"))
+    monkeypatch.setattr(ending, "wrap_once", lambda table, mark: wrapped.append(table))
+    monkeypatch.setenv(ending.LAUNCHER, "17")
+    child("uvicorn._subprocess")
+    ending.open_ending()
+    assert wrapped == []
+    monkeypatch.setitem(sys.modules, ending._SERVER, types.ModuleType(ending._SERVER))
+    ending.open_ending()
+    assert len(wrapped) == 2 and wrapped[0] == "tied"
 
 
 def test_elsewhere_no_handler_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,11 +35,13 @@ LAUNCHER = "SGLANG_NEMOTRON_LAUNCHER"
 GONE_SECONDS = 10.0
 _SERVER = "sglang.srt.entrypoints.http_server"
 _TOKENIZER_MANAGER = "sglang.srt.managers.tokenizer_manager"
-# what is run as a server, whose Ctrl-C is nobody else's
+# what is run as a server: everything that it starts is SGLang's or ours
 _SERVER_COMMAND = "sglang.launch_server"
 # in shared memory, of one server: SGLang's, torch's, Python's and joblib's
 _SHARED_NAMES = ("sgl_shm_", "sglang_loads_", "multi_tokenizer_args_", "torch_", "psm_", "sem.loky-")
 _MARK = "ends_a_start"
+# Python's own handlers; a process in the background of a shell ignores SIGINT, and goes on to
+_DEFAULTS = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
 # of prctl(2)
 _SET_DEATH_SIGNAL, _GET_DEATH_SIGNAL = 1, 2
 
@@ -50,16 +52,15 @@ _SET_DEATH_SIGNAL, _GET_DEATH_SIGNAL = 1, 2
 def watch() -> None:
     """For the launcher of a model of ours, before it starts a process: a signal that ends it ends them too.
 
-    Handlers of somebody else stay. Ctrl-C is taken over in SGLang's own commands alone: a program may want its
-    KeyboardInterrupt.
+    Handlers of somebody else stay. In a program that uses the engine, all do: it may have started other processes, or
+    want its KeyboardInterrupt.
     """
     os.environ[LAUNCHER] = str(os.getpid())
-    if threading.current_thread() is not threading.main_thread():
+    if not _is_command() or threading.current_thread() is not threading.main_thread():
         return
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _end)
-    if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _end)
+    for signum, default in _DEFAULTS.items():
+        if signal.getsignal(signum) is default:
+            signal.signal(signum, _end)
 
 
 def _is_command() -> bool:
@@ -203,20 +204,24 @@ def _is_launcher() -> bool:
     return os.environ.get(LAUNCHER) == str(os.getpid())
 
 
-def _is_started_by_ours(work: tuple[str, ...] = ("sglang.", "uvicorn.")) -> bool:
-    """Whether a launcher of ours, or a process that it started, started this one to do such work.
+def _is_started_by_ours() -> bool:
+    """Whether a launcher of ours, or a process that it started, started this one to do SGLang's work.
 
-    work: how the names of modules begin. A user's own process is not ours to end.
+    A user's own process is not ours to end, nor one of a user's own HTTP server.
     """
     if LAUNCHER not in os.environ or multiprocessing.parent_process() is None:
         return False
     # what a process that multiprocessing started runs; a partial of functools has no module of its own
-    target = getattr(multiprocessing.current_process(), "_target", None)
-    return str(getattr(target, "__module__", "")).startswith(work)
+    work = str(getattr(getattr(multiprocessing.current_process(), "_target", None), "__module__", ""))
+    return work.startswith("sglang.") or (work.startswith("uvicorn.") and _SERVER in sys.modules)
 
 
 def _answers_http() -> bool:
-    return (_is_launcher() or _is_started_by_ours(("uvicorn.",))) and _TOKENIZER_MANAGER in sys.modules
+    if _is_launcher():
+        return _is_command() and _TOKENIZER_MANAGER in sys.modules
+    # of several processes that answer, one; a scheduler may have SGLang's server among its modules too
+    work = getattr(multiprocessing.current_process(), "_target", None)
+    return _is_started_by_ours() and str(getattr(work, "__module__", "")).startswith("uvicorn.")
 
 
 def open_ending() -> None:
@@ -231,8 +236,8 @@ def ending_is_ours() -> str | None:
     """None if a signal at the start ends everything, or if this is no server of ours."""
     if _is_started_by_ours() and not is_tied():
         return "this process would outlive its launcher"
-    main_thread = threading.current_thread() is threading.main_thread()
-    if _is_launcher() and main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+    watches = _is_launcher() and _is_command() and threading.current_thread() is threading.main_thread()
+    if watches and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         return "SIGTERM would end the launcher and leave its children"
     if _answers_http() and (unwrapped := first_unwrapped(_handlers(), _MARK)):
         return f"{unwrapped} would wait for the first request of a server that is told to end"
