@@ -17,6 +17,7 @@ from sglang_nemotron.host import (
     budgets,
     config_tables,
     counting,
+    ending,
     history,
     media,
     media_spool,
@@ -41,6 +42,9 @@ from sglang_nemotron.host.providers import startup_door
 logger = logging.getLogger(__name__)
 
 DOORS: tuple[Door, ...] = (
+    # first: the processes of a launcher that is gone need no more
+    ending.ENDING,
+    ending.SIGNALS,
     platform.PLATFORM,
     config_tables.CONFIGS,
     config_tables.TOKENIZER,

@@ -57,7 +57,7 @@ def reads_avif() -> bool:
     """Whether Pillow was built with AVIF: its wheels are, from 11.3 on."""
     from PIL import features
 
-    return "avif" in features.modules and features.check("avif")
+    return "avif" in features.modules and bool(features.check("avif"))
 
 
 def format_names() -> str:
