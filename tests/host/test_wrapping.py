@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import functools
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +17,7 @@ import pytest
 import sglang_nemotron
 from sglang_nemotron.host.doors import DOORS
 from sglang_nemotron.host.wrapping import Wrap, first_unwrapped, wrap_once
+from support import children
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ from sglang.srt.plugins import load_plugins
 load_plugins()
 print(*sorted(name for name in sys.modules if name.startswith("sglang.srt.")))
 """
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    run = children.run([sys.executable, "-c", script])
     assert run.returncode == 0, run.stderr[-2000:]
     loaded = set(run.stdout.splitlines()[-1].split())
     heavy = {module for door in DOORS for module in door.needs} | {wrap.module for door in DOORS for wrap in door.wraps}

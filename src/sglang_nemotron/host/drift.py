@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import sglang_nemotron
-from sglang_nemotron.host import names
 from sglang_nemotron.host.wrapping import Wrap
 
+# where this package takes its names of SGLang from
+_NAMES = "sglang_nemotron.host.names."
 _METADATA = "sglang.srt.layers.attention.mamba.mamba2_metadata"
 _BACKEND = "sglang.srt.layers.attention.hybrid_linear_attn_backend"
 _BATCH = "sglang.srt.managers.schedule_batch"
@@ -92,7 +92,7 @@ def differences(wraps: Iterable[Wrap] = (), fields: dict[str, tuple[str, ...]] |
 
 def taken_names() -> Iterator[tuple[str, str]]:
     """(module, name) of everything that `names/` takes from SGLang."""
-    for file in sorted(Path(names.__path__[0]).glob("*.py")):
+    for file in sorted(Path(__file__).parent.glob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sglang."):
                 yield from ((node.module or "", alias.name) for alias in node.names)
@@ -171,13 +171,13 @@ def _own_attributes(module: str) -> dict[str, set[str]]:
 
 def _wrong_calls() -> Iterator[str]:
     """Calls of this package's whose arguments the installed function does not take."""
-    package = Path(sglang_nemotron.__file__).parent
+    package = Path(__file__).parents[1]
     for file in sorted(package.rglob("*.py")):
         tree = ast.parse(file.read_text())
         taken = {
             alias.asname or alias.name: f"{node.module}:{alias.name}"
             for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(names.__name__ + ".")
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(_NAMES)
             for alias in node.names
         }
         for node in ast.walk(tree):
