@@ -177,6 +177,7 @@ for name, (text, content) in {
     "blanks behind the tag": (f"<tool_call> \t\n\n  {WEATHER}</tool_call>", ""),
     "words behind the tag": (f"<tool_call>\nLet me see.\n{WEATHER}</tool_call>", "Let me see."),
     "words before and behind the tag": (f"Hm.<tool_call>Let me see.\n{WEATHER}</tool_call>", "Hm.\nLet me see."),
+    "many spaces between the words": (f"<tool_call>a{' ' * 70}b < c\n{WEATHER}", f"a{' ' * 70}b < c"),
     "200 characters behind the tag": (f"<tool_call>\n{'w' * 200}\n{WEATHER}", "w" * 200),
     "indented": (f"Look:\n  <tool_call>\n  {WEATHER}  </tool_call>", "Look:"),
     "indented with tabs at the start": (f"\t<tool_call>\n\t{WEATHER}\t</tool_call>", ""),

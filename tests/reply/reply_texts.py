@@ -296,6 +296,23 @@ def replies() -> st.SearchStrategy[str]:
     return st.integers(0, 2**32 - 1).map(made)
 
 
+# whitespace, words and names of about the longest kind
+BOUNDS = [
+    *TAGS[2:6],
+    *("<parameter=s>", "<parameter=i>", "<function=now>", "<tool_call>\n<function=set>\n", "\n</parameter>\n"),
+    *("\n", "\t", "\r", " " * 63, " " * 64, " " * 65, " " * 70, "\n" * 64, "w" * 130, "w" * 199, "w" * 200, "w" * 201),
+    *("w", "w w", "x\n", "<", "< b", "<func", "</par", "`", "```", "\n```\n", "~~~"),
+]
+
+
+def tight(seed: int) -> str:
+    """Content near the bounds of what is looked ahead."""
+    pick = random.Random(seed)
+    head = "" if pick.random() < 0.5 else f"<tool_call>\n<function=set>\n<parameter={pick.choice('siab')}>\n"
+    tail = "" if pick.random() < 0.7 else "<function=now>\n</function>\n</tool_call>"
+    return head + "".join(pick.choice(BOUNDS) for _ in range(pick.randrange(3, 16))) + tail
+
+
 def cuttings(text: str, seed: int) -> list[list[str]]:
     """The text in single characters, and at random cuts, with empty pieces now and then."""
     pick = random.Random(seed)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reply_reference import MARKUP, Reference
-from reply_texts import TOOLS, cuttings, made, noise, replies
+from reply_texts import TOOLS, cuttings, made, noise, replies, tight
 
 from sglang_nemotron.reply import arguments, endings, markdown, markup, output, reasoning, tools
 from sglang_nemotron.reply.events import ContentDelta, ReasoningDelta
@@ -70,6 +70,12 @@ def test_noise_of_tags(text: str, mode: tuple[bool, bool, bool, int]) -> None:
 @given(replies(), MODES)
 def test_replies_whole_and_cut_off(text: str, mode: tuple[bool, bool, bool, int]) -> None:
     check(text, *mode)
+
+
+@settings(max_examples=1500, **FIXED)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_texts_at_the_bounds(seed: int, split: bool) -> None:
+    check(tight(seed), False, split, False, seed)
 
 
 def test_enough_texts_were_tried() -> None:

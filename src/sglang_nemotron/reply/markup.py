@@ -158,11 +158,11 @@ def _function_behind(text: str, start: int) -> int:
     at = text.find(FUNCTION_OPEN, start, limit + len(FUNCTION_OPEN))
     if at >= 0:
         return at if _is_line(text[start:at]) else NO
-    end = min(len(text), limit + 1)
-    cut = text.rfind("<", start, end)
-    if cut >= 0 and is_cut(FUNCTION_OPEN, text, cut):
-        end = cut
-    return MORE if _is_line(text[start:end]) else NO
+    between = text[start : limit + 1]
+    cut = between.rfind("<")
+    if cut >= 0 and is_cut(FUNCTION_OPEN, text, start + cut) and _is_line(between[:cut]):
+        return MORE
+    return MORE if _begins_one(between) else NO
 
 
 def _is_line(between: str) -> bool:
@@ -178,6 +178,17 @@ def _is_line(between: str) -> bool:
         and behind <= MAX_SPACE
         and "\n" not in words
         and CALL_OPEN not in words
+    )
+
+
+def _begins_one(between: str) -> bool:
+    """Whether text behind a tag may still become what `_is_line` wants."""
+    if _is_line(between):
+        return True
+    # spaces behind the words may come to stand between words
+    line = between.lstrip(SPACE)
+    return (
+        len(between) - len(line) <= MAX_SPACE and len(line) < MAX_WORDS and "\n" not in line and CALL_OPEN not in line
     )
 
 
