@@ -8,9 +8,7 @@ body says in fields that SGLang drops. Other models pass through untouched, and 
 from __future__ import annotations
 
 import functools
-import json
 import logging
-import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +26,7 @@ from sglang_nemotron.host.names.http import (
 )
 from sglang_nemotron.host.reply_flags import is_ours
 from sglang_nemotron.host.wrapping import Wrapped, first_unwrapped, wrap_once
-from sglang_nemotron.prompt.call_arguments import read_arguments, read_json
+from sglang_nemotron.prompt.call_arguments import read_arguments
 from sglang_nemotron.prompt.history import History, Message, read_history
 from sglang_nemotron.prompt.messages_api import begins_reply, read_body
 from sglang_nemotron.prompt.parts import Render, roles_with_lists, shows_media_in_results, without_lists
@@ -299,27 +297,19 @@ def _init_processor(original: Callable[..., Any]) -> Callable[..., Any]:
     return init
 
 
-# more digits than 64 bits hold; orjson makes floats of such numbers, or refuses them
-_LONG_NUMBER = re.compile(rb"\d{19}")
 _READ = "nemotron_wishes_are_read"
 
 
 def _read_body(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     async def read(self: Any) -> Any:
+        value = await original(self)
         if getattr(self, _READ, False) or not self.url.path.endswith(PATHS):
-            return await original(self)
+            return value
         from fastapi import HTTPException
 
         try:
-            if _LONG_NUMBER.search(raw := await self.body()):
-                # kept where SGLang keeps what it has parsed
-                self._json = read_json(raw)
-            value = await original(self)
-            if isinstance(value, dict):
-                _tell_broken(read_wishes(self.url.path, value))
-        except json.JSONDecodeError:
-            raise
+            _tell_broken(read_wishes(self.url.path, value) if isinstance(value, dict) else [])
         except ValueError as error:
             # SGLang makes its usual answer of it; any other error here would lose its text
             raise HTTPException(400, str(error)) from error
