@@ -127,7 +127,7 @@ class Servers:
             [*served.args, "--enable-metrics"],
             log_path=self.log_path(),
             # threads that spin while they wait make a server ten times slower wherever other work shares its cores
-            env={"OMP_WAIT_POLICY": "PASSIVE", **dict(served.env)},
+            env={"OMP_WAIT_POLICY": "PASSIVE", **_with_path_of_this_process(dict(served.env))},
             time_limit_s=NET_S,
         )
         self._say(f"starting a server: {served}")
@@ -162,6 +162,12 @@ class Servers:
     def stop_all(self) -> None:
         for served in list(self._alive):
             self.stop(served)
+
+
+def _with_path_of_this_process(env: dict[str, str | None]) -> dict[str, str | None]:
+    """Plugins of a server come before what this process finds, and do not hide it: tests may run on another tree."""
+    ours, added = os.environ.get("PYTHONPATH"), env.get("PYTHONPATH")
+    return {**env, "PYTHONPATH": os.pathsep.join([added, ours])} if ours and added else env
 
 
 def _files_left(server: ServerProcess) -> str | None:
