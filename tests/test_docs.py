@@ -181,10 +181,14 @@ def test_every_door_is_in_the_ledger():
 
 
 def test_every_wrapped_method_is_in_the_ledger():
-    from sglang_nemotron.host import budget, media, reply_http
+    from sglang_nemotron.host import budget, counting, history, media, reply_http
 
     ledger = (ROOT / "docs" / "upstream.md").read_text()
-    wrapped = [(owner.__name__, name) for module in (media, reply_http) for owner, name, _ in module._WRAPPED]
+    wrapped = [
+        (owner.__name__, name)
+        for module in (counting, history, media, reply_http)
+        for owner, name, _ in module._WRAPPED
+    ]
     assert len(wrapped) >= 10
     assert [names for names in wrapped if any(name not in ledger for name in names)] == []
     assert budget.GrammarManager.__name__ in ledger
