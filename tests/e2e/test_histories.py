@@ -41,14 +41,15 @@ class Prompts:
 
     def __init__(self, server: ServerProcess, checkpoint: Any) -> None:
         self._url = server.url
+        # /v1/responses takes no other name
+        self._model = str(checkpoint)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint)
 
     def ask(self, path: str, **body: Any) -> Any:
         """The answer, or the status and text of an error."""
-        # /v1/responses knows its model by no other name than its folder's
-        model = {} if path == RESPONSES else {"model": "default"}
-        limit = {RESPONSES: {"max_output_tokens": 1, "store": False}, MESSAGES: {"max_tokens": 1}}
-        status, answer = post(self._url, path, {**model, **limit.get(path, {}), **body})
+        # SGLang leaves a few of a response's tokens for itself
+        limit = {RESPONSES: {"max_output_tokens": 16, "store": False}, MESSAGES: {"max_tokens": 1}}
+        status, answer = post(self._url, path, {"model": self._model, **limit.get(path, {}), **body})
         return json.loads(answer) if status == 200 else (status, answer)
 
     def golden(self, messages: list[Any], **options: Any) -> str:
@@ -143,7 +144,6 @@ def test_arguments_of_a_history(prompts: Prompts) -> None:
         ('{"a": "x', {"a": "x"}),
         ('{"a": NaN}', {"a": "NaN"}),
         (json.dumps({"a": LONG}), {"a": LONG}),
-        ({"a": LONG}, {"a": LONG}),
         ("[1]", None),
         ('"x"', None),
     ]
@@ -192,6 +192,7 @@ def test_thinking_is_switched_off_by_every_name(prompts: Prompts) -> None:
     for wish in ({"enable_thinking": False}, {"reasoning": {"enabled": False}}, {"thinking": {"type": "disabled"}}):
         assert prompts.of_chat([U], **wish) == thoughtless
         answer = prompts.ask(RESPONSES, input="hi", **wish)
+        assert isinstance(answer, dict), answer
         assert [item["type"] for item in answer["output"]] in ([], ["message"]), answer
         assert answer["usage"]["output_tokens_details"]["reasoning_tokens"] == 0
         blocks = prompts.ask(MESSAGES, messages=[U], **wish)["content"]

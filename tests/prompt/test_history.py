@@ -229,11 +229,23 @@ def test_results_without_their_calls_stay() -> None:
     for calls, ids in (([call({}, "f", "1")], ("2", "1")), (twice, ("1", "1")), ([call({}, "f", None)], ("1", "0"))):
         messages = [U, assistant(tool_calls=calls), *(result(str(n), one) for n, one in enumerate(ids))]
         assert in_order_of_calls(messages) == messages
-    # two turns do not mix, and parts of one result keep their order
+    # and the others take their places around it
+    messages = [assistant(tool_calls=[call({}, "f", "1"), call({}, "g", "2")])]
+    messages += [result("b", "2"), result("?", "3"), {"role": "tool", "content": "!"}, result("a", "1")]
+    assert [message["content"] for message in in_order_of_calls(messages)[1:]] == ["a", "?", "!", "b"]
+
+
+def test_results_of_two_turns_do_not_mix() -> None:
     turn = [assistant(tool_calls=[call({}, "f", "1"), call({}, "g", "2")])]
     messages = [*turn, result("b", "2"), result("a", "1"), result("a2", "1"), *turn, result("x", "2")]
     ordered = [message.get("content") for message in in_order_of_calls(messages)]
     assert ordered == ["", "a", "a2", "b", "", "x"]
+
+
+def test_calls_may_come_in_a_message_each() -> None:
+    calls = [assistant(tool_calls=[call({}, name, name)]) for name in "fg"]
+    messages = [U, *calls, result("b", "g"), result("a", "f")]
+    assert [message["content"] for message in in_order_of_calls(messages)[3:]] == ["a", "b"]
 
 
 def test_older_roles_are_todays(rig: Rig) -> None:

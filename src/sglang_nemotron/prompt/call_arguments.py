@@ -67,15 +67,6 @@ def read_broken(text: str) -> dict[str, Any]:
     return _sound(found)
 
 
-def read_json(text: bytes) -> Any:
-    """Sound JSON with integers of any length as they are; ValueError for other JSON."""
-    return json.loads(text, parse_int=_integer, parse_constant=_refuse)
-
-
-def _refuse(word: str) -> Any:
-    raise ValueError(f"the body holds {word}, which is no JSON")
-
-
 def _loads(text: str) -> Any:
     return _sound(json.loads(text, strict=False, parse_int=_integer, parse_float=_decimal, parse_constant=str))
 

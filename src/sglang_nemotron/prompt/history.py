@@ -182,27 +182,32 @@ def only_text(content: Any) -> str | None:
 
 
 def in_order_of_calls(messages: Sequence[Message]) -> list[Message]:
-    """The messages with the results of one turn's calls in the order of those calls.
+    """The messages with the results that stand together in the order of the calls before them.
 
-    A template shows results without ids, so their order alone tells which call they answer. Results whose calls are
-    not told apart by their ids stay as they came.
+    A template shows results without ids, so their order alone tells which call they answer. A result that answers none
+    of those calls stays where it is. Some endpoints send one message per call, so calls are those of all messages of
+    the assistant right before.
     """
-    ordered: list[Message] = []
+    ordered = list(messages)
     calls: list[Any] = []
     begin = 0
-    for message in [*messages, {"role": ""}]:
+    for number, message in enumerate([*messages, {"role": ""}]):
         if message["role"] == "tool":
-            ordered.append(message)
             continue
-        ordered[begin:] = _sorted_results(ordered[begin:], calls)
-        ordered.append(message)
-        begin = len(ordered)
-        calls = [call.get("id") for call in message.get("tool_calls") or ()]
-    return ordered[:-1]
+        ordered[begin:number] = _sorted_results(ordered[begin:number], calls)
+        begin = number + 1
+        follows = number > 0 and messages[number - 1]["role"] == "assistant"
+        calls = [*(calls if follows else ()), *(call.get("id") for call in message.get("tool_calls") or ())]
+    return ordered
 
 
 def _sorted_results(results: list[Message], calls: list[Any]) -> list[Message]:
-    answered = [message.get("tool_call_id") for message in results]
-    known = len(set(calls)) == len(calls) and None not in calls and all(one in calls for one in answered)
+    # a call without an id is nobody's
+    known = {call: place for place, call in reversed(list(enumerate(calls))) if call}
+    places = [at for at, result in enumerate(results) if result.get("tool_call_id") in known]
     # sorting keeps two results of one call as they came
-    return sorted(results, key=lambda message: calls.index(message["tool_call_id"])) if known else results
+    answers = sorted((results[at] for at in places), key=lambda result: known[result["tool_call_id"]])
+    ordered = list(results)
+    for at, answer in zip(places, answers, strict=True):
+        ordered[at] = answer
+    return ordered
