@@ -153,10 +153,11 @@ def _end_a_start(handle: Callable[..., Any]) -> Callable[..., Any]:
     """Around a handler that lets requests end first: a warm-up may take minutes, and nobody waits for its answer."""
 
     @functools.wraps(handle)
-    def handled(self: Any, signum: int | None = None, frame: FrameType | None = None) -> Any:
+    def handled(self: Any, *args: Any) -> Any:
         if LAUNCHER in os.environ and _is_starting():
-            _end(signal.SIGTERM if signum is None else signum)
-        return handle(self, signum, frame)
+            # of a signal and a frame, if there are any
+            _end(args[0] if args and args[0] is not None else signal.SIGTERM)
+        return handle(self, *args)
 
     return handled
 
@@ -240,8 +241,8 @@ SIGNALS = Door(
     "a start that is ended waits for no warm-up",
     needs=("uvicorn", _TOKENIZER_MANAGER),
     wraps=(
-        Wrap("uvicorn", "Server", "handle_exit", _end_a_start, takes=("sig", "frame")),
-        Wrap(_TOKENIZER_MANAGER, "SignalHandler", "sigterm_handler", _end_a_start, takes=("signum", "frame")),
+        Wrap("uvicorn", "Server", "handle_exit", _end_a_start, takes=("sig",)),
+        Wrap(_TOKENIZER_MANAGER, "SignalHandler", "sigterm_handler", _end_a_start, takes=("signum",)),
     ),
     without="would wait for the first request of a server that is told to end",
     # of another model's server nothing is touched
