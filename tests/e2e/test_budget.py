@@ -123,7 +123,7 @@ def test_no_thinking_needs_no_budget(hear: Any, server: ServerProcess) -> None:
 
 @HOW
 def test_going_on_in_the_middle_of_a_thought(hear: Any, server: ServerProcess) -> None:
-    messages = [{"role": "user", "content": script(SCRIPT)}, {"role": "assistant", "content": "So"}]
+    messages = [{"role": "user", "content": script(SCRIPT)}, {"role": "assistant", "content": "<think>\nSo"}]
     heard = hear(server, "", messages=messages, continue_final_message=True, **limited(0))
     # the prompt stands in the middle of a line, so a newline is forced first: it is the block's own
     assert heard.said == ("", "yes", [])

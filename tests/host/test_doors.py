@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import os
@@ -20,7 +21,8 @@ from sglang.srt.configs import hybrid_arch
 import sglang_nemotron
 from sglang_nemotron.family import ARCHITECTURES
 from sglang_nemotron.host import budget, doors, providers, refusal, reply_flags
-from sglang_nemotron.host.door import Door, nothing
+from sglang_nemotron.host.door import Door, always, nothing
+from sglang_nemotron.host.http import reply_json
 from sglang_nemotron.sglang_api import args, release
 from sglang_nemotron.sglang_api.wrapping import Wrap
 from support.waiting import NET_S
@@ -105,6 +107,12 @@ def _models_omni(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(registry.models, "NemotronH_Omni_Reasoning_V3", in_tree)
 
 
+def _ending(patch: pytest.MonkeyPatch) -> None:
+    # as if this process served one of our models, and nothing watched its signals
+    patch.setenv("SGLANG_NEMOTRON_LAUNCHER", str(os.getpid()))
+    patch.setitem(sys.modules, "sglang.launch_server", types.ModuleType("sglang.launch_server"))
+
+
 def _requests(patch: pytest.MonkeyPatch) -> None:
     # as if a release had the wrapper and did not call it
     manager = importlib.import_module("sglang.srt.managers.tokenizer_manager").TokenizerManager
@@ -129,6 +137,15 @@ def _parser_names(patch: pytest.MonkeyPatch) -> None:
 def _parsers(patch: pytest.MonkeyPatch) -> None:
     found = importlib.import_module("sglang.srt.parser.reasoning_parser").ReasoningParser
     patch.setitem(found.DetectorMap, reply_flags.PARSER, object)
+
+
+def _stops(patch: pytest.MonkeyPatch) -> None:
+    found = importlib.import_module("sglang.srt.managers.detokenizer_manager").DetokenizerManager
+    patch.setattr(found, "trim_matched_stop", _marked_like(found.trim_matched_stop))
+
+
+def _integers(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(reply_json, "_has_long_float", lambda value: False)
 
 
 def _masks(patch: pytest.MonkeyPatch) -> None:
@@ -156,6 +173,9 @@ LOST: list[tuple[str, Callable[[pytest.MonkeyPatch], None], str]] = [
     ("parsers", _parsers, "the parser nemotron_nano is <class 'object'>"),
     ("replies", _parsers, "the parser nemotron_nano is <class 'object'>"),
     ("budgets", _masks, "a mask for one token bars others"),
+    ("ending", _ending, "SIGTERM would end the launcher and leave its children"),
+    ("stops", _stops, "SGLang cuts 'a a' before its second 'a' to None"),
+    ("integers", _integers, '{"n":123456789012345678901234567890} becomes'),
 ]
 
 
@@ -168,6 +188,9 @@ WRAPS = [(door, wrap) for door in doors.DOORS for wrap in door.wraps]
 
 @pytest.mark.parametrize(("door", "wrap"), WRAPS, ids=[f"{door.name}-{wrap.name}" for door, wrap in WRAPS])
 def test_lost_wrap_refuses(door: Door, wrap: Wrap, monkeypatch: pytest.MonkeyPatch, clean_refusal: None) -> None:
+    # as in a process that has a use for the row
+    door = dataclasses.replace(door, wanted=always)
+    door.open()
     (*_, place) = wrap.places()
     # others of our rows wrap the same methods, and a wrapper takes along the marks of what it wraps
     monkeypatch.setattr(place, wrap.name, inspect.unwrap(getattr(place, wrap.name)))

@@ -94,6 +94,14 @@ def test_no_call_where_calls_are_forbidden() -> None:
     assert whole(text, asked) == Reply("r\n" + PARIS[:-1], "c") == streamed(pieces(text, 2), asked)
 
 
+def test_a_call_in_any_form_is_looked_for() -> None:
+    _, parser = parsers(Asked(tools=TOOLS), stream=False)
+    assert parser is not None
+    assert parser.has_tool_call(PARIS) and parser.has_tool_call("so <tool_call><function=now></function>")
+    assert parser.has_tool_call("<function=now></function>")
+    assert not parser.has_tool_call("The `<tool_call>` tag, and <function= alone")
+
+
 def test_names_of_every_kind_of_request() -> None:
     responses = ResponsesRequest(
         model="m",

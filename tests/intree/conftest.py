@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
+import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +17,7 @@ from PIL import Image
 
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
+from sglang_nemotron.host import packages
 from sglang_nemotron.host.http import media, media_reader
 from support import intree_sides
 from support.intree_sides import Side
@@ -56,10 +57,14 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def video_decoder_loads() -> bool:
-    """Whether in-tree's decoder is installed with the FFmpeg that it needs: what is compared here lies behind it."""
-    from sglang.srt.utils import video_decoder
+    """Whether in-tree's decoder finds the FFmpeg that it needs, which it looks for at its first video alone."""
+    from sglang.srt.utils.video_decoder import VideoDecoderWrapper
 
-    return video_decoder._BACKEND == "torchcodec" or importlib.util.find_spec("decord") is not None
+    try:
+        VideoDecoderWrapper((Path(__file__).parents[1] / "data" / "media" / "clip.mp4").read_bytes())
+    except (ImportError, RuntimeError):
+        return False
+    return True
 
 
 @pytest.fixture(scope="package")
@@ -108,7 +113,10 @@ def ours(omni_config: dict[str, Any], tokenizer: Any, published: Any, loop: Any)
     from sglang_nemotron.host.hf_config_omni import NanoOmniConfig
     from sglang_nemotron.processors.nemotron_omni import NemotronOmniProcessor
 
+    # a process that has SGLang's models has a use for media
+    importlib.import_module(packages.REGISTRY)
     media.MEDIA.open()
+    assert media.MEDIA.is_ours() is None
     hf_config = NanoOmniConfig(**omni_config)
     processor = NemotronOmniProcessor(hf_config, published, tokenizer, "default")
     media_reader.serve(

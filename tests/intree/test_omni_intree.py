@@ -247,7 +247,7 @@ def test_a_server_sets_frames(in_tree_of: Any, published: Any, monkeypatch: pyte
     """SGLang's --mm-process-config changes nothing in-tree; ours has variables, see docs/media.md."""
     from sglang.srt.runtime_context import get_context
 
-    from sglang_nemotron.reader.settings import media_settings
+    from sglang_nemotron.reader.settings import worker_config
 
     part = clip(64, 64, num_frames=24, rate=4)
     wanted = {"video": {"fps": 1, "max_frames": 4}}
@@ -257,5 +257,5 @@ def test_a_server_sets_frames(in_tree_of: Any, published: Any, monkeypatch: pyte
     (video,) = side.ask(part, text("watch")).mm_items
     assert video.feature.shape[0] == 12
     told = {"SGLANG_NEMOTRON_VIDEO_FPS": "1", "SGLANG_NEMOTRON_VIDEO_MAX_FRAMES": "4"}
-    options = media_settings(told, IMAGE_RULE).options
+    options = worker_config(told, SPEC, pixels=torch.float32, stamp="s_").options
     assert (options.fps, options.max_frames) == (1.0, 4)

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from reply.test_reply_invariance import check  # noqa: E402
 from reply.test_reply_linear import SHAPES, reply, seconds  # noqa: E402
-from support.reply_texts import PIECES, VALUES, made  # noqa: E402
+from support.reply_texts import PIECES, VALUES, made, tight  # noqa: E402
 
 MEGABYTE = 1 << 20
 # a linear parse takes well under a second for each of these; a quadratic one takes minutes
@@ -35,8 +35,9 @@ def noisy(pick: random.Random) -> str:
 
 def small(seed: int) -> None:
     pick = random.Random(seed)
-    text = made(seed) if pick.random() < 0.5 else noisy(pick)
-    mode = pick.random() < 0.7, pick.random() < 0.8, pick.random() < 0.2
+    kind = pick.random()
+    text = made(seed) if kind < 0.5 else noisy(pick) if kind < 0.8 else tight(seed)
+    mode = pick.random() < (0.7 if kind < 0.8 else 0.1), pick.random() < 0.8, pick.random() < 0.2
     try:
         check(text, *mode, seed)
     except Exception as error:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from sglang_nemotron.reply.events import CallArguments
 from sglang_nemotron.reply.grammar import Reply, ReplyParser, collect, parse_reply
-from sglang_nemotron.reply.tools import CallArguments
 from support.reply_intree import InTree, streamed, whole
 from support.reply_texts import OPENAI_TOOLS, TOOLS
 

@@ -6,13 +6,16 @@ What SGLang does not hand a parser (the request's tools, its prompt) is given to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from sglang_nemotron.host.http.reply_ends import Ended, ended
+from sglang_nemotron.reply.events import CallArguments, CallStarted, ContentDelta, Event
 from sglang_nemotron.reply.markup import CALL_HEADER, THINK_CLOSE, THINK_OPEN
 from sglang_nemotron.reply.reasoning import Opening, ReasoningStage, opening
 from sglang_nemotron.reply.schema import ToolSpec
-from sglang_nemotron.reply.tools import CallArguments, CallStarted, ContentDelta, Event, ToolStage
+from sglang_nemotron.reply.tools import ToolStage
 from sglang_nemotron.sglang_api.replies import (
     BaseFormatDetector,
     BaseReasoningFormatDetector,
@@ -23,14 +26,17 @@ from sglang_nemotron.sglang_api.replies import (
 
 
 class PromptTail(str):
-    """The end of a prompt, as SGLang carries it from a request to its parsers, and whether thoughts go apart."""
+    """The end of a prompt, as SGLang carries it from a request to its parsers; whether thoughts go apart, and whether
+    the request takes one call at most."""
 
-    __slots__ = ("reasoning_apart",)
+    __slots__ = ("one_call", "reasoning_apart")
     reasoning_apart: bool
+    one_call: bool
 
-    def __new__(cls, text: str, *, reasoning_apart: bool) -> PromptTail:
+    def __new__(cls, text: str, *, reasoning_apart: bool, one_call: bool = False) -> PromptTail:
         tail = super().__new__(cls, text)
         tail.reasoning_apart = reasoning_apart
+        tail.one_call = one_call
         return tail
 
     @property
@@ -38,6 +44,11 @@ class PromptTail(str):
         """Whether the first character of what the tool parser gets begins a line."""
         seen = opening(self)
         return seen.line_start or (seen.thinking and self.reasoning_apart)
+
+    @property
+    def content_thinks(self) -> bool:
+        """Whether what the tool parser gets begins inside a think block."""
+        return opening(self).thinking and not self.reasoning_apart
 
 
 class NanoReasoning(BaseReasoningFormatDetector):
@@ -118,23 +129,27 @@ class CallsAndText(NamedTuple):
 class NanoTools(BaseFormatDetector):
     """`reply.tools.ToolStage` as SGLang's tool-call detector; one object reads one reply.
 
-    `prev_tool_call_arr` stays empty: SGLang completes unfinished arguments from it, and ours are always finished.
+    `prev_tool_call_arr` stays empty: SGLang completes unfinished arguments from it, and ours are finished, or must not
+    be. Those it finds in `incomplete_tool_call_indices`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.bot_token = CALL_HEADER
-        # whether the first character that arrives begins a line
+        # whether the first character that arrives begins a line, and a think block is open there
         self.line_start = True
+        self.thinking = False
+        self.max_calls: int | None = None
+        self.incomplete_tool_call_indices: set[int] = set()
         self._stage: ToolStage | None = None
 
     def has_tool_call(self, text: str) -> bool:
-        return CALL_HEADER in text
+        return bool(_MAY_CALL.search(text))
 
     def detect_and_parse(self, text: str, tools: Sequence[Tool]) -> CallsAndText:
         """Parse a whole reply: each call is one item."""
         stage = self._new_stage(tools)
-        content, items = _collected([*stage.feed(text), *stage.finish()])
+        content, items = _collected([*stage.feed(text), *self._finished(stage)])
         whole: dict[int, ToolCallItem] = {}
         for item in items:
             call = whole.setdefault(item.tool_index, item)
@@ -151,7 +166,14 @@ class NanoTools(BaseFormatDetector):
 
     def finish(self, tools: Sequence[Tool]) -> CallsAndText:
         """The reply has ended: give back what was held, and close a call that is open."""
-        return CallsAndText(*_collected(self._stage.finish() if self._stage is not None else []))
+        return CallsAndText(*_collected(self._finished(self._stage) if self._stage is not None else []))
+
+    def _finished(self, stage: ToolStage) -> list[Event]:
+        how = ended.get() or Ended()
+        events = stage.finish(cut=how.cut, stop=how.stop)
+        if stage.unfinished is not None:
+            self.incomplete_tool_call_indices.add(stage.unfinished)
+        return events
 
     def structure_info(self) -> Any:
         """Only asked for where `get_structural_tag_name` names nothing."""
@@ -165,9 +187,11 @@ class NanoTools(BaseFormatDetector):
         # SGLang types the parameters as any object; `http/replies.py` has checked them
         functions: list[Any] = [tool.function for tool in tools]
         specs = [ToolSpec(function.name, function.parameters) for function in functions if function.name]
-        return ToolStage(specs, line_start=self.line_start)
+        return ToolStage(specs, line_start=self.line_start, thinking=self.thinking, max_calls=self.max_calls)
 
 
+# no call is without this; the parser knows whether it is one
+_MAY_CALL = re.compile(r"<function=[^<>\n]+>")
 _NOTHING = CallsAndText("", [])
 
 

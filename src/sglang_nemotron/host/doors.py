@@ -13,9 +13,31 @@ import sys
 from collections.abc import Callable
 
 from sglang_nemotron.family import ARCHITECTURES
-from sglang_nemotron.host import budgets, config_tables, packages, parsers, platform, refusal, reply_flags, tables
+from sglang_nemotron.host import (
+    budgets,
+    config_tables,
+    ending,
+    packages,
+    parsers,
+    platform,
+    refusal,
+    reply_flags,
+    stopping,
+    tables,
+)
 from sglang_nemotron.host.door import Door
-from sglang_nemotron.host.http import body_spool, chat_body, media, replies, requests
+from sglang_nemotron.host.http import (
+    body_spool,
+    chat_body,
+    counting,
+    history,
+    media,
+    replies,
+    reply_ends,
+    reply_json,
+    requests,
+    stop_requests,
+)
 from sglang_nemotron.host.packages import REGISTRY, registry
 from sglang_nemotron.host.providers import startup_door
 from sglang_nemotron.sglang_api import release
@@ -23,6 +45,9 @@ from sglang_nemotron.sglang_api import release
 logger = logging.getLogger(__name__)
 
 DOORS: tuple[Door, ...] = (
+    # first: the processes of a launcher that is gone need no more
+    ending.ENDING,
+    ending.SIGNALS,
     platform.PLATFORM,
     config_tables.CONFIGS,
     config_tables.TOKENIZER,
@@ -38,9 +63,15 @@ DOORS: tuple[Door, ...] = (
     reply_flags.FLAGS,
     parsers.PARSERS,
     replies.REPLIES,
+    reply_ends.ENDS,
+    reply_json.INTEGERS,
+    history.HISTORIES,
+    stop_requests.STOP_SEQUENCES,
     media.MEDIA,
     body_spool.MEDIA_BODIES,
+    counting.COUNTING,
     budgets.BUDGETS,
+    stopping.STOPS,
 )
 
 

@@ -65,6 +65,8 @@ def _show_prompt(detector: Any, given: dict[str, Any]) -> None:
     prompt = given.get("prefix", "")
     if isinstance(prompt, PromptTail):
         detector.line_start = prompt.content_begins_line
+        detector.thinking = prompt.content_thinks
+        detector.max_calls = 1 if prompt.one_call else None
     elif prompt:
         detector.line_start = opening(prompt).line_start
 
@@ -87,8 +89,8 @@ def parsers_are_ours() -> str | None:
     found = reasoning.parse_non_stream(f"r\n{call}")
     if found != ("r", call):
         return f"SGLang does not show the reasoning parser a request's tools: it read {found}"
-    tail = PromptTail("no line start", reasoning_apart=False)
-    if FunctionCallParser([tool], PARSER, prefix=tail).parse_non_stream(call)[1]:
+    tail = PromptTail("", reasoning_apart=False, one_call=True)
+    if len(FunctionCallParser([tool], PARSER, prefix=tail).parse_non_stream(call * 2)[1]) != 1:
         return "SGLang does not show the tool-call parser the prompt"
     return None
 

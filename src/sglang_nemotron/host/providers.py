@@ -19,22 +19,24 @@ def startup_door(prove_all: Callable[[], None]) -> Door:
     def text(server_args: Any, hf_config: Any) -> dict[str, Any]:
         """Raises to refuse, returns the fields to set; a config of another family is left to SGLang alone."""
         from sglang_nemotron.config.decoder import is_nano
-        from sglang_nemotron.host import startup
+        from sglang_nemotron.host import ending, startup
 
         if is_nano(hf_config) is not None:
             return {}
+        ending.watch()
         prove_all()
         return startup.resolve(server_args, hf_config, http_app=HTTP_APP)
 
     def omni(server_args: Any, hf_config: Any) -> dict[str, Any]:
         """As `text`, for the Omni architectures; Super Omni shares one of their names."""
         from sglang_nemotron.config.omni import is_nano_omni
-        from sglang_nemotron.host import startup_omni
+        from sglang_nemotron.host import ending, startup_omni
 
         if is_nano_omni(hf_config) is not None:
             return {}
         startup_omni.check_libraries()
         announce_omni()
+        ending.watch()
         prove_all()
         return startup_omni.resolve(server_args, hf_config, http_app=HTTP_APP)
 

@@ -37,9 +37,13 @@ READ_AS_OURS = {
     "reasoning_parser": (PARSER, *ALIASES, "nemotron_3", "deepseek-r1", "auto"),
     "tool_call_parser": (PARSER, "qwen3_coder", "auto"),
 }
-# keys of a request's custom parameters, written by `http/replies.py` alone: [tokens, grace], and the declared tools
+# keys of a request's custom parameters, written by ours alone: [tokens, grace], and the declared tools
 BUDGET = "__nemotron_thinking_budget"
 TOOLS = "__nemotron_tools"
+# of a chat with stop strings: the declared tools, or False where thoughts do not go apart
+STOPS = "__nemotron_stops"
+# beside SGLang's own fields of a finish reason: characters of the reply before the stop string
+AT = "nemotron_matched_at"
 # what tells how a reply begins
 _TELLING = (ASSISTANT_HEADER, THINK_OPEN, THINK_CLOSE)
 _FIRST_LOOK = 32

@@ -6,6 +6,7 @@ file that kills it kills nothing else: its memory is capped, and so is its time.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -130,4 +131,6 @@ def _cap_memory(memory: int) -> None:
 def main() -> None:
     # an interrupt at the terminal goes to the server, which then closes the socket
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    serve(Connection(int(sys.argv[1])))
+    # a server that is gone before this worker is ready has no use for it
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        serve(Connection(int(sys.argv[1])))

@@ -13,10 +13,12 @@ from typing import Any
 
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.http.body_spool import let_go
+from sglang_nemotron.host.http.history import results_show_media
 from sglang_nemotron.host.packages import wants_media
 from sglang_nemotron.media.features import MediaFeatures, drop
 from sglang_nemotron.prompt.errors import MediaError
 from sglang_nemotron.prompt.options import MediaOptions
+from sglang_nemotron.prompt.parts import with_slots
 from sglang_nemotron.prompt.splice import check_counts
 from sglang_nemotron.prompt.tags import StandIns
 from sglang_nemotron.reader.service import HELD, OPTIONS, MediaService
@@ -170,8 +172,11 @@ def _render(original: Callable[..., Any]) -> Callable[..., Any]:
         options = {name: value for name, value in template_kwargs.items() if name != "chat_template"}
         own = {name: value for name, value in template_kwargs.items() if name == "chat_template"}
         typed = StandIns(encoder.tags, messages, tools, options)
+        shown = typed.put(messages)
+        if not results_show_media(tokenizer, template_kwargs.get("chat_template"), service.spec.tokens.image):
+            shown = with_slots(shown, encoder.slot_tags)
         rendered = tokenizer.apply_chat_template(
-            typed.put(messages),
+            shown,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             tools=typed.put(tools, names=True),
@@ -184,17 +189,6 @@ def _render(original: Callable[..., Any]) -> Callable[..., Any]:
         return specials + encoder.encode(rendered, typed), typed.restore(rendered)
 
     return render
-
-
-def _append_prefix(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def append(self: Any, prompt_ids: list[int], assistant_prefix: str) -> list[int]:
-        service = service_of(self.tokenizer_manager)
-        if service is None or not service.encoder.has_tags(assistant_prefix):
-            return original(self, prompt_ids, assistant_prefix)
-        return prompt_ids + service.encoder.plain(assistant_prefix)
-
-    return append
 
 
 def _engine_prompt(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -240,8 +234,6 @@ def _check_template(serving: Any, request: Any, result: Any) -> None:
 _MANAGER = "sglang.srt.managers.tokenizer_manager"
 _CHAT = "sglang.srt.entrypoints.openai.serving_chat"
 
-_APPENDS = ("prompt_ids", "assistant_prefix")
-_ENDS = ("processed_messages", "is_multimodal")
 _RENDERS = ("messages", "tools", "template_kwargs", "encode_kwargs", "use_cache", "add_generation_prompt")
 
 MEDIA = Door(
@@ -255,13 +247,6 @@ MEDIA = Door(
         Wrap(_MANAGER, "TokenizerManager", "_validate_one_request", _validate_one_request, takes=("obj", "input_ids")),
         Wrap(_CHAT, "OpenAIServingChat", "_process_messages", _process_messages, takes=("request",)),
         Wrap(_CHAT, "OpenAIServingChat", "_render_and_encode_chat_template", _render, takes=_RENDERS),
-        Wrap(
-            _CHAT,
-            "OpenAIServingChat",
-            "_append_assistant_prefix_to_prompt_ids",
-            _append_prefix,
-            takes=("prompt_ids", "assistant_prefix"),
-        ),
         Wrap(
             _CHAT, "OpenAIServingChat", "_engine_prompt", _engine_prompt, takes=("processed_messages", "is_multimodal")
         ),

@@ -5,10 +5,11 @@ its thinking budget under one private name. Models whose replies are not ours to
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sglang_nemotron.host.door import Door
+from sglang_nemotron.host.http.stop_requests import take_stops
 from sglang_nemotron.host.parsers import PARSERS
 from sglang_nemotron.host.reply_flags import BUDGET, PARSER, TOOLS, is_ours, prompt_tail
 from sglang_nemotron.reply.budget import BUDGET_NAMES, GRACE_NAME, read_budget
@@ -40,6 +41,41 @@ def check_request_tools(request: Any) -> None:
     check_tools(declared)
 
 
+def order_tool_results(request: Any) -> None:
+    """Puts results that stand together into the order of the calls that they answer: templates render them by place.
+
+    Results that answer no call before them stay where they are.
+    """
+    messages = list(request.messages)
+    start = 0
+    while start < len(messages):
+        end = start
+        while end < len(messages) and messages[end].role == "tool":
+            end += 1
+        if end - start > 1:
+            messages[start:end] = _in_order(messages[start:end], _calls_before(messages, start))
+        start = max(end, start + 1)
+    if any(new is not old for new, old in zip(messages, request.messages, strict=True)):
+        request.messages = messages
+
+
+def _calls_before(messages: Sequence[Any], end: int) -> list[str]:
+    """The ids of the calls in the assistant's messages right before `end`; some endpoints send one message per call."""
+    start = end
+    while start > 0 and messages[start - 1].role == "assistant":
+        start -= 1
+    return [call.id for message in messages[start:end] for call in message.tool_calls or () if call.id]
+
+
+def _in_order(results: list[Any], calls: list[str]) -> list[Any]:
+    places = [at for at, result in enumerate(results) if result.tool_call_id in calls]
+    answers = sorted((results[at] for at in places), key=lambda result: calls.index(result.tool_call_id))
+    ordered = list(results)
+    for at, answer in zip(places, answers, strict=True):
+        ordered[at] = answer
+    return ordered
+
+
 def _process_messages(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def process(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -48,10 +84,11 @@ def _process_messages(original: Callable[..., Any]) -> Callable[..., Any]:
         from sglang_nemotron.host.detectors import PromptTail
 
         check_request_tools(request)
+        order_tool_results(request)
         result = original(self, request, *args, **kwargs)
         apart = self.reasoning_parser == PARSER and request.separate_reasoning
         text = prompt_tail(result.prompt_ids or result.prompt, self.tokenizer_manager.tokenizer)
-        tail = PromptTail(text, reasoning_apart=apart)
+        tail = PromptTail(text, reasoning_apart=apart, one_call=request.parallel_tool_calls is False)
         request._response_parser_prefix = tail
         setattr(result, _TAIL, tail)
         if self.reasoning_parser == PARSER:
@@ -144,6 +181,10 @@ def _answers_ours(manager: Any) -> bool:
     return getattr(manager, _OURS)
 
 
+def _tells_thoughts_apart(manager: Any) -> bool:
+    return manager.config_value("reasoning_parser") == PARSER
+
+
 def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def generate(self: Any, obj: Any, request: Any = None) -> Any:
@@ -153,7 +194,9 @@ def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
             # the body is parsed and kept by the time a handler runs
             body = getattr(request, "_json", None)
             path = request.url.path if isinstance(body, dict) else ""
-            take_budget(obj, body if isinstance(body, dict) else {}, messages_api=path.endswith("/v1/messages"))
+            body = body if isinstance(body, dict) else {}
+            take_budget(obj, body, messages_api=path.endswith("/v1/messages"))
+            take_stops(obj, body, path, names=_declared_names(body), apart=_tells_thoughts_apart(self))
         return original(self, obj, request)
 
     return generate
