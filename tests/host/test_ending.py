@@ -14,9 +14,9 @@ from typing import Any
 
 import psutil
 import pytest
+from sglang.srt.managers.tokenizer_manager import SignalHandler
 
 from sglang_nemotron.host import ending
-from sglang_nemotron.sglang_api.http import SignalHandler
 from support.children import end_with_parent
 from support.waiting import NET_S, eventually
 
