@@ -111,7 +111,8 @@ def end_children() -> int:
             logger.warning("Killed, but still there: %s", [child.pid for child in left])
             break
     for path in files:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
     return killed
 
 
@@ -133,7 +134,9 @@ def _shared_files(pids: Iterable[int]) -> set[Path]:
             for descriptor in os.listdir(f"/proc/{pid}/fd"):
                 with contextlib.suppress(OSError):
                     found.add(Path(os.readlink(f"/proc/{pid}/fd/{descriptor}")))
-    return {path for path in found if path.parent in places() and path.name.startswith(_SHARED_NAMES)}
+    ours = (path for path in found if path.name.startswith(_SHARED_NAMES))
+    # a full shared memory sends media elsewhere; of what else lies there, nothing is known
+    return {path for path in ours if path.parent == SHARED or path.name.startswith("sgl_shm_")}
 
 
 # ---- between "the server listens" and "it is ready"
