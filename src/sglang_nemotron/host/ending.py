@@ -229,7 +229,8 @@ def _answers_http() -> bool:
 
 def open_ending() -> None:
     """In the processes of a server of ours, and nowhere else; may be repeated."""
-    if _is_started_by_ours() and not is_tied():
+    if _is_started_by_ours():
+        # also where SGLang asked for the signal before: it does not look
         tie_to_launcher()
     if _answers_http():
         wrap_once(_handlers(), _MARK)
