@@ -194,6 +194,10 @@ def test_only_processes_of_a_server_of_ours_are_tied(
     ending.open_ending()
     assert bool(done) == tied
     assert (ending.ending_is_ours() is None) != tied
+    # a detokenizer of SGLang's has asked for the signal by now, and has not looked
+    monkeypatch.setattr(ending, "is_tied", lambda: True)
+    ending.open_ending()
+    assert len(done) == 2 * tied and ending.ending_is_ours() is None
 
 
 def test_a_process_that_answers_http_for_a_server_of_ours_is_tied(
