@@ -23,7 +23,7 @@ from intree_sides import Side  # noqa: E402
 
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS  # noqa: E402
 from sglang_nemotron.checkpoint.writer import write_checkpoint  # noqa: E402
-from sglang_nemotron.host import media  # noqa: E402
+from sglang_nemotron.host import history, media  # noqa: E402
 
 # what the published model is served with where nothing else is said
 CONTEXT = 131072
@@ -113,6 +113,7 @@ def ours(omni_config: dict[str, Any], tokenizer: Any, published: Any, loop: Any)
     from sglang_nemotron.processors.nemotron_omni import NemotronOmniProcessor
 
     media.open_media()
+    history.open_histories()
     hf_config = NanoOmniConfig(**omni_config)
     processor = NemotronOmniProcessor(hf_config, published, tokenizer, "default")
     media._serve(
