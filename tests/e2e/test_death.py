@@ -24,7 +24,7 @@ import json, sys, urllib.request
 body = {"input_ids": [1001], "stream": True, "sampling_params": {"max_new_tokens": 4000, "ignore_eos": True}}
 request = urllib.request.Request(sys.argv[1] + "/generate", json.dumps(body).encode(),
                                  {"Content-Type": "application/json"})
-for line in urllib.request.urlopen(request, timeout=NET_S):
+for line in urllib.request.urlopen(request):
     print(line.decode(), flush=True)
 """
 

@@ -49,6 +49,8 @@ def _options(label: str) -> dict[str, Any]:
         told["stream_reasoning"] = False
     if options.get("force_nonempty_content"):
         told["force_nonempty_content"] = True
+    if options.get("max_calls") == 1:
+        told["parallel_tool_calls"] = False
     if not options.get("line_start", True):
         # the reply goes on in the middle of a line
         told["continue_final_message"] = True
@@ -123,6 +125,17 @@ def test_a_reply_cut_in_a_call_is_whole_json(hear: Any, server: ServerProcess) -
         [("get_weather", {})],
         [("get_weather", {"city": value}) for value in ("", "P", "Pa")][:1],
     )
+
+
+@pytest.mark.parametrize("hear", [ask, stream], ids=["whole", "streamed"])
+def test_a_call_cut_in_a_value_is_not_whole(hear: Any, server: ServerProcess) -> None:
+    text = "r\n</think>\n" + PARIS.replace("Paris", "Par" + "i" * 200 + "s")
+    heard = hear(server, text, tools=OPENAI_TOOLS, max_tokens=100)
+    assert heard.finish == "length"
+    (call,) = heard.calls
+    assert call[1].startswith('{"city": "Pari')
+    with pytest.raises(ValueError):
+        json.loads(call[1])
 
 
 @pytest.mark.parametrize("hear", [ask, stream], ids=["whole", "streamed"])

@@ -91,9 +91,11 @@ def test_parallel_calls(hear: Any, server: ServerProcess) -> None:
     now = "<tool_call>\n<function=now>\n</function>\n</tool_call>"
     text = f"r\n</think>\nBoth:\n{CALL}\n{now}\nThere."
     heard = hear(server, text, tools=TOOLS)
-    assert (heard.content, calls(heard)) == ("Both:There.", [PARIS, ("now", {})])
+    assert (heard.content, calls(heard)) == ("Both:\nThere.", [PARIS, ("now", {})])
     one = hear(server, f"r\n</think>{CALL}{now}", tools=TOOLS, tool_choice="required", parallel_tool_calls=False)
     assert calls(one)[:1] == [PARIS]
+    one = hear(server, text, tools=TOOLS, parallel_tool_calls=False)
+    assert (one.content, calls(one), one.finish) == ("Both:\nThere.", [PARIS], "tool_calls")
 
 
 @HOW

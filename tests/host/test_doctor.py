@@ -27,7 +27,7 @@ def test_healthy_installation() -> None:
     assert report["ok"] and report["refused"] == []
     assert [row["name"] for row in report["doors"]] == [door.name for door in doors.DOORS]
     assert all(row["is_ours"] for row in report["doors"])
-    assert report["versions"]["sglang"] == doors.drift.sglang_version()
+    assert report["versions"]["sglang"] == doors.release.sglang_version()
     assert report["device"]["kind"] in ("cpu", "cuda")
     assert all(report["entry_points"].values())
 

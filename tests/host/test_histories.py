@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 from chat_endpoint import endpoint
 from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseReasoningItem
@@ -22,7 +24,8 @@ from transformers import PreTrainedTokenizerFast
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.checkpoint.template import chat_template
 from sglang_nemotron.checkpoint.tokenizer import tokenizer_files
-from sglang_nemotron.host import history
+from sglang_nemotron.host import bodies, history
+from sglang_nemotron.host.reply_json import ExactJson
 
 U = {"role": "user", "content": "hi"}
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"a": "x"}}}
@@ -85,8 +88,9 @@ class Judge:
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
-    history.open_histories()
-    assert history.histories_are_ours() is None
+    importlib.import_module(bodies.SERVER)
+    history.HISTORIES.open()
+    assert history.HISTORIES.is_ours() is None
     return Judge(tmp_path_factory.mktemp("tokenizer"))
 
 
@@ -309,19 +313,20 @@ def test_messages_switch_thinking_off_without_a_parser_too(judge: Judge) -> None
 def read(path: str, raw: bytes) -> Any:
     async def parsed(self: Any) -> Any:
         if not hasattr(self, "_json"):
-            import orjson
-
-            self._json = orjson.loads(raw)
+            # as it is read in a server of ours
+            self._json = ExactJson(orjson).loads(raw)
         return self._json
 
-    async def body() -> bytes:
-        return raw
-
-    request = SimpleNamespace(url=SimpleNamespace(path=path), body=body)
+    request = SimpleNamespace(url=SimpleNamespace(path=path))
     reader = history._read_body(parsed)
     first = asyncio.run(reader(request))
     assert asyncio.run(reader(request)) is first is request._json
     return first
+
+
+@pytest.fixture(autouse=True)
+def _ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "_answers_ours", True)
 
 
 def test_bodies_say_what_they_mean_in_fields_that_are_read() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sglang_nemotron.checkpoint.template import chat_template
 from sglang_nemotron.checkpoint.tokenizer import build_tokenizer
-from sglang_nemotron.host import history, media
+from sglang_nemotron.host import bodies, history, media
 from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
 from sglang_nemotron.prompt.parcel import OPTIONS, Service
 from sglang_nemotron.prompt.splice import VIDEO_SLOT
@@ -78,9 +79,10 @@ def manager(tokenizer: Any) -> Manager:
 @pytest.fixture(scope="module")
 def serving(manager: Manager) -> Any:
     # as in a server: the second decides what the first renders
-    media.open_media()
-    history.open_histories()
-    assert media.media_is_ours() is None and history.histories_are_ours() is None
+    importlib.import_module(bodies.SERVER)
+    media.MEDIA.open()
+    history.HISTORIES.open()
+    assert media.MEDIA.is_ours() is None and history.HISTORIES.is_ours() is None
     return endpoint(manager)
 
 

@@ -20,7 +20,7 @@ from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.config import DecoderSpec, decoder_spec
 from sglang_nemotron.decoder.headers import INDEX, read_headers
 from sglang_nemotron.decoder.weights import DecoderWeights
-from sglang_nemotron.host import doors, startup, startup_omni
+from sglang_nemotron.host import packages, startup, startup_omni
 from sglang_nemotron.host.hf_config import NanoConfig
 from support.costs import assert_cheap, cost
 
@@ -57,7 +57,7 @@ def check(folder: Path) -> None:
 def resolve(folder: Path, *flags: str) -> dict[str, Any]:
     server_args = prepare_server_args(["--model-path", str(folder), *flags])
     config = NanoConfig(**json.loads((folder / "config.json").read_text()))
-    return startup.resolve(server_args, config, http_app=doors.HTTP_APP)
+    return startup.resolve(server_args, config, http_app=packages.HTTP_APP)
 
 
 def test_plain_start_passes_and_sets_nothing(toy: Path) -> None:

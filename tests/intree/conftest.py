@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
+import importlib
 import json
 import sys
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from intree_sides import Side  # noqa: E402
 
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS  # noqa: E402
 from sglang_nemotron.checkpoint.writer import write_checkpoint  # noqa: E402
-from sglang_nemotron.host import history, media  # noqa: E402
+from sglang_nemotron.host import history, media, media_workshop, packages  # noqa: E402
 
 # what the published model is served with where nothing else is said
 CONTEXT = 131072
@@ -60,10 +60,14 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def video_decoder_loads() -> bool:
-    """Whether in-tree's decoder is installed with the FFmpeg that it needs: what is compared here lies behind it."""
-    from sglang.srt.utils import video_decoder
+    """Whether in-tree's decoder finds the FFmpeg that it needs, which it looks for at its first video alone."""
+    from sglang.srt.utils.video_decoder import VideoDecoderWrapper
 
-    return video_decoder._BACKEND == "torchcodec" or importlib.util.find_spec("decord") is not None
+    try:
+        VideoDecoderWrapper((Path(__file__).parents[1] / "data" / "media" / "clip.mp4").read_bytes())
+    except (ImportError, RuntimeError):
+        return False
+    return True
 
 
 @pytest.fixture(scope="package")
@@ -112,11 +116,14 @@ def ours(omni_config: dict[str, Any], tokenizer: Any, published: Any, loop: Any)
     from sglang_nemotron.host.hf_config_omni import NanoOmniConfig
     from sglang_nemotron.processors.nemotron_omni import NemotronOmniProcessor
 
-    media.open_media()
-    history.open_histories()
+    # a process that has SGLang's models has a use for media
+    importlib.import_module(packages.REGISTRY)
+    media.MEDIA.open()
+    history.HISTORIES.open()
+    assert media.MEDIA.is_ours() is None and history.HISTORIES.is_ours() is None
     hf_config = NanoOmniConfig(**omni_config)
     processor = NemotronOmniProcessor(hf_config, published, tokenizer, "default")
-    media._serve(
+    media_workshop.serve(
         SimpleNamespace(
             mm_processor=processor,
             model_config=SimpleNamespace(hf_config=hf_config, dtype=torch.float32),

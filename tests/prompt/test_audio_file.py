@@ -222,10 +222,10 @@ BAD = {
     "zeros": (bytes(100_000), NO_AUDIO_FILE),
     "a text file": (b"This is not an MP3 but a letter.\n" * 4000, NO_AUDIO_FILE),
     "noise": (np.random.default_rng(0).bytes(200_000), NO_AUDIO_FILE),
-    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(1000), NO_AUDIO_FILE),
+    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(1000), "not an audio file, but a PNG picture (send it as an image, "),
     "a playlist": (
         b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n",
-        NO_AUDIO_FILE,
+        "not an audio file, but a playlist, which is not followed (send WAV, ",
     ),
     "a list of files": (b"ffconcat version 1.0\nfile '/etc/hostname'\n", NO_AUDIO_FILE),
     "an MP3's first bytes, then text": (SPEECH[:40] + b"and then a letter\n" * 4000, NO_AUDIO_FILE),

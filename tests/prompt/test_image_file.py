@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin, features
 
 from sglang_nemotron.prompt import image_file
 from sglang_nemotron.prompt.cargo import MediaError
@@ -22,6 +22,7 @@ from support.costs import assert_cheap, cost, memory_peak
 from support.waiting import NET_S
 
 ORIENTATION = 0x0112
+AVIF = pytest.param("AVIF", marks=pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF"))
 SMOOTH = np.add.outer(np.arange(40) * 3, np.arange(60) * 2)[..., None].repeat(3, 2).astype(np.uint8) + np.uint8(
     [0, 9, 5]
 )
@@ -130,7 +131,7 @@ def test_first_frame_of_many(kind: str, encode: Callable) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(10))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "MPO"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "MPO", AVIF])
 def test_orientation(kind: str, orientation: int, encode: Callable) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
@@ -211,7 +212,7 @@ def refused(data: bytes, *, times: float = 2.0, megabytes: float = 32.0, limits:
 
 
 def test_empty_and_foreign_files() -> None:
-    assert refused(b"") == "image 2: the file is empty (send PNG, JPEG, WebP, GIF, BMP or TIFF)"
+    assert refused(b"") == f"image 2: the file is empty (send {image_file.format_names()})"
     for data in (
         b"hello",
         b"<html></html>" * 100,
@@ -221,7 +222,7 @@ def test_empty_and_foreign_files() -> None:
         assert "not an image" in refused(data) and "send PNG, JPEG" in refused(data)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", AVIF])
 def test_truncated_files(kind: str, encode: Callable) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     whole = encode(noise, kind)
@@ -229,7 +230,7 @@ def test_truncated_files(kind: str, encode: Callable) -> None:
         refused(whole[: int(len(whole) * share)])
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", AVIF])
 def test_damaged_files_never_raise_anything_else(kind: str, encode: Callable) -> None:
     pick = np.random.default_rng(7)
     whole = encode(SMOOTH, kind)

@@ -167,19 +167,6 @@ def test_rotation_of_the_file_is_applied(rotation: int, hflip: bool, turn: objec
     assert float((made.frames_TCHW - expected).abs().max()) <= 1e-5
 
 
-def test_variable_frame_rate_is_read_by_position_and_told_at_the_average_rate() -> None:
-    """Ten frames in the first second, then one a second: indices are even, times are index * average duration."""
-    times = [number * 100 for number in range(10)] + [1000 * number for number in range(1, 11)]
-    data = encode(20, times=times, container="mp4", rate=10)
-    expected = decode_all(data)
-    with VideoFile(data, name="video 1", limits=LIMITS) as file:
-        assert file.num_frames == 20 and 1.5 < (file.fps or 0) < 2.5 and file.seconds > 9
-        got = [frame.to_ndarray(format="rgb24") for frame in file.frames([0, 9, 10, 19])]
-        whole_ms = int(1000 / (file.fps or 1))
-    assert all(np.array_equal(frame, expected[at]) for frame, at in zip(got, [0, 9, 10, 19], strict=True))
-    assert f"frame 20 sampled at {19 * whole_ms / 1000:.2f} seconds" in clip(data, fps=50.0).headings[-1]
-
-
 def test_a_file_whose_frames_change_size_keeps_its_first_grid() -> None:
     """Two MPEG-TS files of different size, one after the other, as a broadcast may send them."""
     data = encode(10, container="mpegts", rate=2) + encode(10, container="mpegts", rate=2, width=96, height=160)

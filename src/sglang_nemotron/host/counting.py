@@ -10,14 +10,10 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.media import service_of, take_options
-from sglang_nemotron.host.names.http import (
-    AnthropicMessagesRequest,
-    AnthropicServing,
-    GenerateReqInput,
-    OpenAIServingTokenize,
-)
-from sglang_nemotron.host.wrapping import Wrapped, first_unwrapped, wrap_once
+from sglang_nemotron.host.packages import wants_media
+from sglang_nemotron.host.wrapping import Wrap
 from sglang_nemotron.prompt.parcel import HELD, Parcel, drop
 
 
@@ -29,6 +25,8 @@ async def ids_with_media(manager: Any, processed: Any, raw_request: Any) -> list
     service = service_of(manager)
     if service is None or not (processed.image_data or processed.video_data or processed.audio_data):
         return processed.prompt_ids
+    from sglang_nemotron.host.names.http import GenerateReqInput
+
     sent = getattr(raw_request, "_json", None)
     body: Mapping[str, Any] = sent if isinstance(sent, dict) else {}
     obj = GenerateReqInput(
@@ -60,6 +58,8 @@ def _handle_count_tokens(original: Callable[..., Any]) -> Callable[..., Any]:
         chat = self.openai_serving_chat
         if answer.status_code != 200 or service_of(chat.tokenizer_manager) is None:
             return answer
+        from sglang_nemotron.host.names.http import AnthropicMessagesRequest
+
         try:
             fields = {name: getattr(request, name) for name in type(request).model_fields}
             asked = AnthropicMessagesRequest(**fields, max_tokens=1)
@@ -88,21 +88,26 @@ def _handle_tokenize(original: Callable[..., Any]) -> Callable[..., Any]:
     return tokenize
 
 
-# ---- registration
+_MESSAGES = "sglang.srt.entrypoints.anthropic.serving"
+_TOKENIZE = "sglang.srt.entrypoints.openai.serving_tokenize"
 
-_WRAPPED: tuple[Wrapped, ...] = (
-    (AnthropicServing, "handle_count_tokens", _handle_count_tokens),
-    (OpenAIServingTokenize, "_handle_non_streaming_request", _handle_tokenize),
+COUNTING = Door(
+    "counting",
+    "http",
+    "tokens of chats with media, counted",
+    needs=(_MESSAGES, _TOKENIZE),
+    wraps=(
+        Wrap(
+            _MESSAGES, "AnthropicServing", "handle_count_tokens", _handle_count_tokens, takes=("request", "raw_request")
+        ),
+        Wrap(
+            _TOKENIZE,
+            "OpenAIServingTokenize",
+            "_handle_non_streaming_request",
+            _handle_tokenize,
+            takes=("adapted_request", "request", "raw_request"),
+        ),
+    ),
+    without="counts media as one token each",
+    wanted=wants_media,
 )
-_MARK = "counts_nemotron_media"
-
-
-def open_counting() -> None:
-    """Puts ours around SGLang's method; may be repeated."""
-    wrap_once(_WRAPPED, _MARK)
-
-
-def counting_is_ours() -> str | None:
-    """None if media are counted, else what does not count them."""
-    unwrapped = first_unwrapped(_WRAPPED, _MARK)
-    return unwrapped and f"{unwrapped} counts media as one token each"

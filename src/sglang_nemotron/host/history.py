@@ -9,23 +9,15 @@ from __future__ import annotations
 
 import functools
 import logging
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import jinja2
 
-from sglang_nemotron.host.names.http import (
-    AnthropicServing,
-    MessageProcessingResult,
-    OpenAIServingChat,
-    OpenAIServingResponses,
-    ResponsesError,
-    TokenizerManager,
-    process_content_for_template_format,
-)
+from sglang_nemotron.host.bodies import SERVER
+from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.reply_flags import is_ours
-from sglang_nemotron.host.wrapping import Wrapped, first_unwrapped, wrap_once
+from sglang_nemotron.host.wrapping import Wrap
 from sglang_nemotron.prompt.call_arguments import read_arguments
 from sglang_nemotron.prompt.history import History, Message, read_history
 from sglang_nemotron.prompt.messages_api import begins_reply, read_body
@@ -39,6 +31,7 @@ _TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, LookupError, AttributeError
 # what a manager knows of its model after its first chat
 _OURS = "nemotron_histories_are_ours"
 _MEDIA = ("image", "video", "audio")
+_RENDERED = ("request", "tools", "is_multimodal")
 # what a part of an item of /v1/responses may be, by its name in a chat
 _PARTS = ("text", "image_url", "video_url", "audio_url", "input_audio")
 
@@ -64,6 +57,8 @@ def _apply_jinja_template(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _rendered(serving: Any, request: Any, tools: list[dict[str, Any]] | None, is_multimodal: bool) -> Any:
+    from sglang_nemotron.host.names.http import MessageProcessingResult
+
     options = _template_options(serving, request)
     go_on = bool(options.pop("continue_final_message", False)) or request.continue_final_message
     history = read_history(
@@ -113,6 +108,8 @@ def _template_options(serving: Any, request: Any) -> dict[str, Any]:
 
 def _with_media_apart(messages: list[Message], media: dict[str, list[Any]]) -> list[Message]:
     """The messages with media as bare parts; what they are made of goes into the lists, as SGLang passes it on."""
+    from sglang_nemotron.host.names.http import process_content_for_template_format
+
     images, videos, sounds, others = (media[name] for name in (*_MEDIA, "modalities"))
     return [
         process_content_for_template_format(message, "openai", images, videos, sounds, others) for message in messages
@@ -206,6 +203,8 @@ def _make_request(original: Callable[..., Any]) -> Callable[..., Any]:
     # any other error than this one gets its cause behind it, "None" where it has none, and a traceback in the log
     @functools.wraps(original)
     async def make(self: Any, *args: Any, **kwargs: Any) -> Any:
+        from sglang_nemotron.host.names.http import ResponsesError
+
         try:
             return await original(self, *args, **kwargs)
         except ValueError as error:
@@ -284,15 +283,17 @@ def _convert(original: Callable[..., Any]) -> Callable[..., Any]:
 
 # ---- bodies
 
+# whether this process answers for a model of ours; until it knows its model, it answers nothing
+_answers_ours = False
 
-def _init_processor(original: Callable[..., Any]) -> Callable[..., Any]:
+
+def _then_look(original: Callable[..., Any]) -> Callable[..., Any]:
     # the first moment at which a process that answers HTTP knows its model
     @functools.wraps(original)
     def init(self: Any, *args: Any, **kwargs: Any) -> Any:
+        global _answers_ours
         result = original(self, *args, **kwargs)
-        server: Any = sys.modules.get("sglang.srt.entrypoints.http_server")
-        if server is not None and _serves_ours(self):
-            wrap_once(((server.ORJSONRequest, "json", _read_body),), "reads_nemotron_wishes")
+        _answers_ours = _serves_ours(self)
         return result
 
     return init
@@ -304,13 +305,14 @@ _READ = "nemotron_wishes_are_read"
 def _read_body(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     async def read(self: Any) -> Any:
-        value = await original(self)
-        if getattr(self, _READ, False) or not self.url.path.endswith(PATHS):
-            return value
+        if not _answers_ours or getattr(self, _READ, False) or not self.url.path.endswith(PATHS):
+            return await original(self)
         from fastapi import HTTPException
 
+        value = await original(self)
         try:
-            _tell_broken(read_wishes(self.url.path, value) if isinstance(value, dict) else [])
+            if isinstance(value, dict):
+                _tell_broken(read_wishes(self.url.path, value))
         except ValueError as error:
             # SGLang makes its usual answer of it; any other error here would lose its text
             raise HTTPException(400, str(error)) from error
@@ -320,25 +322,36 @@ def _read_body(original: Callable[..., Any]) -> Callable[..., Any]:
     return read
 
 
-# ---- registration
+_CHAT = "sglang.srt.entrypoints.openai.serving_chat"
+_RESPONSES = "sglang.srt.entrypoints.openai.serving_responses"
+_MESSAGES = "sglang.srt.entrypoints.anthropic.serving"
+_MANAGER = "sglang.srt.managers.tokenizer_manager"
 
-_WRAPPED: tuple[Wrapped, ...] = (
-    (OpenAIServingChat, "_apply_jinja_template", _apply_jinja_template),
-    (OpenAIServingChat, "supports_native_reasoning_history", _keeps_thoughts),
-    (OpenAIServingResponses, "_construct_input_messages", _construct_input_messages),
-    (OpenAIServingResponses, "_make_request", _make_request),
-    (AnthropicServing, "_convert_to_chat_completion_request", _convert),
-    (TokenizerManager, "init_tokenizer_and_processor", _init_processor),
+HISTORIES = Door(
+    "histories",
+    "http",
+    "chats rendered as the chat template has it",
+    needs=(_CHAT, _MANAGER, SERVER),
+    wraps=(
+        Wrap(_CHAT, "OpenAIServingChat", "_apply_jinja_template", _apply_jinja_template, takes=_RENDERED),
+        Wrap(_CHAT, "OpenAIServingChat", "supports_native_reasoning_history", _keeps_thoughts),
+        Wrap(
+            _RESPONSES,
+            "OpenAIServingResponses",
+            "_construct_input_messages",
+            _construct_input_messages,
+            takes=("request", "prev_response"),
+        ),
+        Wrap(_RESPONSES, "OpenAIServingResponses", "_make_request", _make_request),
+        Wrap(
+            _MESSAGES,
+            "AnthropicServing",
+            "_convert_to_chat_completion_request",
+            _convert,
+            takes=("anthropic_request",),
+        ),
+        Wrap(_MANAGER, "TokenizerManager", "init_tokenizer_and_processor", _then_look),
+        Wrap(SERVER, "ORJSONRequest", "json", _read_body),
+    ),
+    without="does not render histories our way",
 )
-_MARK = "reads_nemotron_histories"
-
-
-def open_histories() -> None:
-    """Puts ours around SGLang's methods; may be repeated."""
-    wrap_once(_WRAPPED, _MARK)
-
-
-def histories_are_ours() -> str | None:
-    """None if chats pass through ours, else which do not."""
-    unwrapped = first_unwrapped(_WRAPPED, _MARK)
-    return unwrapped and f"{unwrapped} does not render histories our way"
