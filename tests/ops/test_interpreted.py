@@ -1,4 +1,4 @@
-"""Our Triton kernels on the CPU: their tests once more, in a process in which Triton interprets instead of compiling."""
+"""Our Triton kernels on the CPU: their tests once more, in a process where Triton interprets instead of compiling."""
 
 from __future__ import annotations
 

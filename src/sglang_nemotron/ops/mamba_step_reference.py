@@ -83,7 +83,7 @@ def _bits(rounding: StochasticRounding, slot: int, num_rows: int, N: int, device
     """13 random bits per element of one slot, int64 [num_rows, N]: Philox with a counter of eight elements each.
 
     The counter is (row * n / 8 + column / 8, slot, stream, 0), n the power of two from N up; the key is the seed. Each
-    of the four words serves two elements: its lower half the one at bit 2 = 0 of the column, its upper half the other;
+    of the four words serves two elements: its lowest 13 bits the one at bit 2 = 0 of the column, its highest the other;
     bits 1 and 0 of the column, the lower first, choose the word.
     """
     width = max(1 << (N - 1).bit_length(), 8) // 8
@@ -96,7 +96,7 @@ def _bits(rounding: StochasticRounding, slot: int, num_rows: int, N: int, device
         high_1, low_1 = _multiply(words[2], _MULTIPLIERS[1])
         words = [high_1 ^ words[1] ^ keys[0], low_1, high_0 ^ words[3] ^ keys[1], low_0]
         keys = [(key + step) & _WORD for key, step in zip(keys, _KEY_STEPS, strict=True)]
-    eighths = [words[(column & 1) * 2 + (column >> 1 & 1)] >> (16 if column & 4 else 0) for column in range(8)]
+    eighths = [words[(column & 1) * 2 + (column >> 1 & 1)] >> (19 if column & 4 else 0) for column in range(8)]
     return (torch.stack(eighths, dim=1) & 0x1FFF).view(num_rows, width * 8)[:, :N]
 
 

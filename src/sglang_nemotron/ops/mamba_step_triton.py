@@ -10,7 +10,7 @@ N state size, S state slots, g = I / G channels of a group.
 # A program owns some channels of one row's group and walks over their states, [block_p, N] at a time. It convolves its
 # own channels and, again in each program of the group, the group's B and C. Whichever program of the group ends last
 # does what needs the whole group: it shifts the conv windows, which until then all of them read, and normalises.
-# With one program per group nobody counts. The sums are taken in one order whoever ends last: results repeat bit by bit.
+# With one program per group nobody counts. Sums are taken in one order, whoever ends last: results repeat bit by bit.
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from sglang_nemotron.ops.cargo import StepWeights, StochasticRounding
 
 __all__ = ["mamba_step"]
 
-# see mamba_step_reference
-_ROUNDS = tl.constexpr(7)
+# of Philox; see mamba_step_reference
+_ROUNDS = 7
 
 
 class _Schedule(NamedTuple):
@@ -87,8 +87,9 @@ def mamba_step(
         return y_BI
     schedule = _fit(_schedule(B, ssm_SHPN.element_size(), rounding is not None), B, G, H * P // G, P)
     normed = weights.norm_I is not None
-    # gated values wait here for the norm of their group
+    # gated values wait here for the norm of their group, and until then the convolved ones in the result
     gated_BI = torch.empty(B, H * P, dtype=torch.float32, device=conv_in_BC.device) if normed else y_BI
+    mixed_BI = y_BI if normed else torch.empty_like(y_BI)
     _mamba_step_kernel[(schedule.splits, G, B)](
         conv_in_BC,
         gate_BI,
@@ -104,6 +105,7 @@ def mamba_step(
         slots_B,
         rounding.seed_1 if rounding is not None else None,
         rounding.stream if rounding is not None else 0,
+        mixed_BI,
         gated_BI,
         y_BI,
         _counters(conv_in_BC.device) if schedule.splits > 1 else None,
@@ -120,11 +122,13 @@ def mamba_step(
         K=weights.conv_CK.shape[1],
         SPLITS=schedule.splits,
         BLOCK_P=schedule.block_p,
+        BLOCK_R=triton.next_power_of_2(H * P // G // schedule.splits),
         BLOCK_N=max(triton.next_power_of_2(N), 8),
         BLOCK_G=triton.next_power_of_2(H * P // G),
         HAS_BIAS=weights.conv_bias_C is not None,
         NORM=normed,
         STOCHASTIC=rounding is not None,
+        ROUNDS=_ROUNDS,
         PDL=schedule.pdl,
         num_warps=schedule.warps,
         **({"launch_pdl": True} if schedule.pdl else {}),
@@ -221,14 +225,14 @@ def _shift(row_ptr, window_ptr, channel, keep, sc, sw, K: tl.constexpr):
 
 
 @triton.jit
-def _random_13(seed, slot, stream, first_row, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr):
-    # [BLOCK_P, BLOCK_N] words whose lower 13 bits are random: one Philox call serves eight neighbours
+def _random_13(seed, slot, stream, first_row, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, ROUNDS: tl.constexpr):
+    # [BLOCK_P, BLOCK_N] words of 13 random bits: one Philox call serves eight neighbours
     row = first_row + tl.arange(0, BLOCK_P)
     count = row[:, None] * (BLOCK_N // 8) + tl.arange(0, BLOCK_N // 8)[None, :]
     zero = count * 0
-    w0, w1, w2, w3 = tl.philox(seed, count, zero + slot.to(tl.int32), zero + stream, zero, _ROUNDS)
-    even = tl.join(tl.join(w0, w0 >> 16), tl.join(w1, w1 >> 16))
-    odd = tl.join(tl.join(w2, w2 >> 16), tl.join(w3, w3 >> 16))
+    w0, w1, w2, w3 = tl.philox(seed, count, zero + slot.to(tl.int32), zero + stream, zero, ROUNDS)
+    even = tl.join(tl.join(w0 & 0x1FFF, w0 >> 19), tl.join(w1 & 0x1FFF, w1 >> 19))
+    odd = tl.join(tl.join(w2 & 0x1FFF, w2 >> 19), tl.join(w3 & 0x1FFF, w3 >> 19))
     return tl.reshape(tl.join(even, odd), [BLOCK_P, BLOCK_N])
 
 
@@ -237,7 +241,7 @@ def _rounded_at_random(value, random):
     # under 2^-14 fp16 has the spacing of the binade above it: there the value is moved into that binade and back
     sign = value.to(tl.uint32, bitcast=True) & 0x80000000
     offset = tl.where(tl.abs(value) < 6.103515625e-05, sign | 0x38800000, 0).to(tl.float32, bitcast=True)
-    bits = (value + offset).to(tl.uint32, bitcast=True) + (random & 0x1FFF)
+    bits = (value + offset).to(tl.uint32, bitcast=True) + random
     return ((bits & 0xFFFFE000).to(tl.float32, bitcast=True) - offset).to(tl.float16)
 
 
@@ -257,6 +261,7 @@ def _mamba_step_kernel(
     slots_B,
     seed_1,
     stream,
+    mixed,
     gated,
     y,
     counters,
@@ -279,11 +284,13 @@ def _mamba_step_kernel(
     K: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK_P: tl.constexpr,
+    BLOCK_R: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_G: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     NORM: tl.constexpr,
     STOCHASTIC: tl.constexpr,
+    ROUNDS: tl.constexpr,
     PDL: tl.constexpr,
 ):
     split, group, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
@@ -315,6 +322,11 @@ def _mamba_step_kernel(
     B_channel = H * P + group * N + n
     B_N = _convolved(row_ptr, window_ptr, conv_w, conv_b, B_channel, keep_n, *taps, K=K, HAS_BIAS=HAS_BIAS)
     C_N = _convolved(row_ptr, window_ptr, conv_w, conv_b, B_channel + G * N, keep_n, *taps, K=K, HAS_BIAS=HAS_BIAS)
+    # each thread convolves some of the channels; all threads of a channel's state read the outcome
+    r = tl.arange(0, BLOCK_R)
+    x_R = _convolved(row_ptr, window_ptr, conv_w, conv_b, first + r, r < rows, *taps, K=K, HAS_BIAS=HAS_BIAS)
+    tl.store(mixed + b * (H * P) + first + r, x_R.to(mixed.dtype.element_ty), mask=r < rows)
+    tl.debug_barrier()
     for tile in range(rows // BLOCK_P):
         c0 = first + tile * BLOCK_P
         c = c0 + tl.arange(0, BLOCK_P)
@@ -322,14 +334,14 @@ def _mamba_step_kernel(
         if rows > BLOCK_P:
             more = keep_n[None, :] & (tile + 1 < rows // BLOCK_P)
             ahead_PN = tl.load(place + BLOCK_P * N, mask=more, other=0.0)
-        x_P = _convolved(row_ptr, window_ptr, conv_w, conv_b, c, c >= 0, *taps, K=K, HAS_BIAS=HAS_BIAS)
+        x_P = tl.load(mixed + b * (H * P) + c).to(tl.float32)
         head = c0 // P
         dt = _softplus(tl.load(dt_raw + b * stride_dt_b + head).to(tl.float32) + tl.load(dt_bias_H + head))
         dt = tl.minimum(tl.maximum(dt, dt_min), dt_max)
         h_PN = h_PN * tl.exp(dt * tl.load(A_H + head)) + (dt * x_P)[:, None] * B_N[None, :]
         y_P = (tl.sum(h_PN * C_N[None, :], axis=1) + tl.load(D_H + head) * x_P).to(y.dtype.element_ty)
         if STOCHASTIC:
-            random = _random_13(tl.load(seed_1), slot, stream, c0, BLOCK_P, BLOCK_N)
+            random = _random_13(tl.load(seed_1), slot, stream, c0, BLOCK_P, BLOCK_N, ROUNDS)
             tl.store(place, _rounded_at_random(h_PN, random), mask=keep_n[None, :])
         else:
             tl.store(place, h_PN.to(states.dtype.element_ty), mask=keep_n[None, :])
