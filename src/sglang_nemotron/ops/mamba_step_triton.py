@@ -245,7 +245,8 @@ def _rounded_at_random(value, random):
     return ((bits & 0xFFFFE000).to(tl.float32, bitcast=True) - offset).to(tl.float16)
 
 
-@triton.jit(do_not_specialize=["stream"])
+# rows of decode may start anywhere in a batch's slots
+@triton.jit(do_not_specialize=["stream"], do_not_specialize_on_alignment=["slots_B"])
 def _mamba_step_kernel(
     conv_in,
     gate,

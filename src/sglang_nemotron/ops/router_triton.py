@@ -98,6 +98,7 @@ def route(
         EXACT_16=exact_16,
         SPLITS=splits,
         BLOCK_T=schedule.block_t,
+        BLOCK_C=min(triton.next_power_of_2(T), schedule.block_t) if splits > 1 else schedule.block_t,
         BLOCK_D=schedule.block_d if exact_16 else min(schedule.block_d, 32),
         BLOCK_E=BLOCK_E,
         BLOCK_K=triton.next_power_of_2(top_k),
@@ -183,6 +184,7 @@ def _route_kernel(
     EXACT_16: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK_T: tl.constexpr,
+    BLOCK_C: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_E: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -205,7 +207,11 @@ def _route_kernel(
         if tl.atomic_add(counters + block, 1, sem="acq_rel") < SPLITS - 1:
             return
         tl.store(counters + block, 0)
-        logits_TE = tl.zeros([BLOCK_T, BLOCK_E], tl.float32)
+        # the block may have room for more tokens than there are
+        t = (block * BLOCK_T + tl.arange(0, BLOCK_C)).to(tl.int64)
+        place = t[:, None] * BLOCK_E + e[None, :]
+        keep = (t < T)[:, None] & (e >= 0)[None, :]
+        logits_TE = tl.zeros([BLOCK_C, BLOCK_E], tl.float32)
         for s in range(SPLITS):
             # past the first-level cache, which knows nothing of other programs' stores
             part_TE = tl.load(
