@@ -164,7 +164,8 @@ def _choose(
     tl.store(ids_Tk + place, chosen_Tk.to(tl.int64), mask=keep)
 
 
-@triton.jit
+# one token is a number like others
+@triton.jit(do_not_specialize=["T"])
 def _route_kernel(
     x,
     weight,
