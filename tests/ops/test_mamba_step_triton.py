@@ -23,7 +23,14 @@ REFERENCE = form("mamba_step", "reference")
 _BF16 = 2**-7 * (3 if INTERPRETED else 1)
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3 * _BF16, torch.float16: 3 * 2**-10}
 STATE_TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: _BF16, torch.float16: 2**-10}
-SCHEDULES = [(1, 64, 4), (1, 2, 1), (2, 4, 2), (4, 1, 1), (16, 16, 4)]
+# as mamba_step_triton._Schedule; dependent launch exists on the device alone
+SCHEDULES = [
+    (1, 64, 4, 1, True),
+    (1, 2, 1, 3, False),
+    (2, 2, 2, 2, True),
+    (4, 1, 1, 1, True),
+    (16, 16, 4, 1, False),
+]
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +149,18 @@ def test_other_shapes_in_all_schedules(
 
 
 @FULL_SIZE
-@pytest.mark.parametrize("schedule", [None, (1, 64, 4), (1, 32, 8), (8, 64, 4), (16, 16, 2), (32, 16, 1)])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        None,
+        (1, 64, 4, 1, False, True),
+        (1, 32, 8, 2, True, False),
+        (1, 16, 4, 4, False, False),
+        (8, 64, 4, 1, True, True),
+        (16, 16, 2, 3, False, True),
+        (32, 16, 1, 1, False, False),
+    ],
+)
 @pytest.mark.parametrize("state_dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("num_rows", [1, 17, 128])
 def test_full_size(
@@ -248,7 +266,7 @@ def decayed(value: float) -> Step:
 
 @pytest.mark.parametrize("name", ["reference", "triton"])
 def test_representable_states_stay(monkeypatch: pytest.MonkeyPatch, triton_form: Any, name: str) -> None:
-    scheduled(monkeypatch, triton_form, 1, 64, 8)
+    scheduled(monkeypatch, triton_form, 1, 64, 8, 1)
     for value in (0.0, 1.0, -65504.0, 2.0**-24, -(2.0**-14), 3.0 * 2.0**-20):
         step = dithered(decayed(value))
         assert torch.equal(step.run(form("mamba_step", name))[2][1], step.ssm_SHPN[1])
@@ -259,7 +277,7 @@ def test_representable_states_stay(monkeypatch: pytest.MonkeyPatch, triton_form:
 def test_random_rounding_has_no_bias(
     monkeypatch: pytest.MonkeyPatch, triton_form: Any, name: str, size: float, fraction: float
 ) -> None:
-    scheduled(monkeypatch, triton_form, 1, 64, 8)
+    scheduled(monkeypatch, triton_form, 1, 64, 8, 1)
     # a state of one value moves by `fraction` of a spacing: x B dt with all of them made constant
     spacing = 2.0 ** (max(math.floor(math.log2(abs(size))), -14) - 10)
     step = decayed(size)

@@ -71,7 +71,9 @@ def test_equals_reference(triton_form: Any, tokens: int, dtypes: tuple[torch.dty
     compare(triton_form, inputs(tokens, dtypes=dtypes), {**RULE, "renormalize": renormalize})
 
 
-@pytest.mark.parametrize("schedule", [(16, 1, 16, 4), (16, 3, 32, 4), (32, 7, 16, 2), (16, 50, 16, 4)])
+@pytest.mark.parametrize(
+    "schedule", [(16, 1, 16, 4), (16, 3, 32, 4), (32, 7, 16, 2), (16, 50, 16, 4), (16, 3, 16, 4, 2)]
+)
 @pytest.mark.parametrize(("hidden", "experts", "top_k"), [(40, 8, 1), (100, 20, 6), (130, 128, 6), (16, 6, 6)])
 def test_other_shapes_in_all_schedules(
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""One decode token of a Mamba-2 mixer between its projections on CUDA: one launch that streams each state once.
+"""One decode token of a Mamba-2 mixer between its projections on CUDA: one or two launches that stream each state once.
 
 In: the projected row and the states kept in slots; out: what the output projection reads. Knows neither SGLang nor the
 model: shapes, strides and a small table of schedules choose how the work is cut.
@@ -7,10 +7,11 @@ Shapes: B decode rows, C conv channels, K taps, W = K - 1, H heads, P head dim, 
 N state size, S state slots, g = I / G channels of a group.
 """
 
-# A program owns some channels of one row's group and walks over their states, [block_p, N] at a time. It convolves its
-# own channels and, again in each program of the group, the group's B and C. Whichever program of the group ends last
-# does what needs the whole group: it shifts the conv windows, which until then all of them read, and normalises.
-# With one program per group nobody counts. Sums are taken in one order, whoever ends last: results repeat bit by bit.
+# A program owns some channels of one row's group and walks over their states, [block_p, N] at a time. Where a schedule
+# fuses the convolution, a program convolves its own channels and, like all programs of the group, the group's B and C;
+# else a launch of its own does that before. Whichever program of the group ends last does what needs the whole group:
+# it normalises, and shifts the conv windows that until then all of them read. With one program per group nobody counts.
+# Sums are taken in one order, whoever ends last: results repeat bit by bit.
 
 from __future__ import annotations
 
@@ -33,22 +34,27 @@ _ROUNDS = 7
 class _Schedule(NamedTuple):
     """`splits` programs share a row's group; each holds `block_p` rows of states at once, in `warps` warps.
 
-    `pdl`: programmatic dependent launch, so that states are on their way while the launch before still ends.
+    `stages`: how many blocks a program has under way. `fused`: the convolution in the same launch. `pdl`: programmatic
+    dependent launch, so that weights and states are on their way while the launch before still ends.
     """
 
     splits: int
     block_p: int
     warps: int
+    stages: int = 2
+    fused: bool = False
     pdl: bool = False
 
 
 # (state bytes per number, rounded at random) -> (rows up to, schedule), the first that holds; written from
 # benchmarks/state_gpu.py --tune, taken on an H200
 _SCHEDULES: dict[tuple[int, bool], tuple[tuple[int, _Schedule], ...]] = {
-    (4, False): ((4, _Schedule(16, 16, 4)), (1 << 30, _Schedule(8, 32, 4))),
-    (2, False): ((4, _Schedule(16, 16, 4)), (1 << 30, _Schedule(8, 32, 4))),
-    (2, True): ((4, _Schedule(16, 16, 4)), (1 << 30, _Schedule(8, 32, 4))),
+    (4, False): ((16, _Schedule(16, 32, 4, fused=True, pdl=True)), (1 << 30, _Schedule(1, 16, 4, 3, pdl=True))),
+    (2, False): ((16, _Schedule(16, 32, 4, fused=True, pdl=True)), (1 << 30, _Schedule(1, 16, 4, 3, pdl=True))),
+    (2, True): ((16, _Schedule(16, 32, 4, fused=True, pdl=True)), (1 << 30, _Schedule(1, 16, 4, 3, pdl=True))),
 }
+# channels of one program of the convolution
+_BLOCK_C = 256
 # programs are counted per (row, group); larger batches have programs enough without splitting
 _NUM_COUNTERS = 1 << 15
 
@@ -59,6 +65,11 @@ def _counters(device: torch.device) -> torch.Tensor:
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError("mamba_step must run once before a graph is captured: its counters would live in the graph")
     return torch.zeros(_NUM_COUNTERS, dtype=torch.int32, device=device)
+
+
+@functools.cache
+def _launches_dependents(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def mamba_step(
@@ -86,52 +97,48 @@ def mamba_step(
     if B == 0:
         return y_BI
     schedule = _fit(_schedule(B, ssm_SHPN.element_size(), rounding is not None), B, G, H * P // G, P)
-    normed = weights.norm_I is not None
-    # gated values wait here for the norm of their group, and until then the convolved ones in the result
-    gated_BI = torch.empty(B, H * P, dtype=torch.float32, device=conv_in_BC.device) if normed else y_BI
-    mixed_BI = y_BI if normed else torch.empty_like(y_BI)
-    _mamba_step_kernel[(schedule.splits, G, B)](
-        conv_in_BC,
-        gate_BI,
-        dt_BH,
-        conv_SCW,
-        ssm_SHPN,
-        weights.conv_CK,
-        weights.conv_bias_C,
-        weights.A_H,
-        weights.D_H,
-        weights.dt_bias_H,
-        weights.norm_I,
-        slots_B,
+    mixed_BC = torch.empty(B, C, dtype=y_BI.dtype, device=y_BI.device)
+    steps_BH2 = torch.empty(B, H, 2, dtype=torch.float32, device=y_BI.device)
+    inputs = (conv_in_BC, dt_BH, conv_SCW, weights.conv_CK, weights.conv_bias_C, weights.A_H, weights.dt_bias_H)
+    strides = (conv_in_BC.stride(0), dt_BH.stride(0), *conv_SCW.stride(), *weights.conv_CK.stride())
+    pdl = schedule.pdl and _launches_dependents(y_BI.device)
+    sizes = {"H": H, "K": weights.conv_CK.shape[1], "HAS_BIAS": weights.conv_bias_C is not None, "PDL": pdl}
+    launch = {"launch_pdl": True} if pdl else {}
+    if not schedule.fused:
+        _conv_kernel[(triton.cdiv(C, _BLOCK_C), B)](
+            *(*inputs, slots_B, mixed_BC, steps_BH2, *strides, *dt_limit),
+            **sizes,
+            C=C,
+            BLOCK_C=_BLOCK_C,
+            BLOCK_H=triton.next_power_of_2(H),
+            num_warps=4,
+            **launch,
+        )
+    _step_kernel[(schedule.splits, G, B)](
+        *inputs,
+        *(gate_BI, ssm_SHPN, weights.D_H, weights.norm_I, slots_B),
         rounding.seed_1 if rounding is not None else None,
         rounding.stream if rounding is not None else 0,
-        mixed_BI,
-        gated_BI,
-        y_BI,
-        _counters(conv_in_BC.device) if schedule.splits > 1 else None,
-        *(conv_in_BC.stride(0), gate_BI.stride(0), dt_BH.stride(0)),
-        *conv_SCW.stride(),
-        ssm_SHPN.stride(0),
-        *weights.conv_CK.stride(),
-        eps,
-        *dt_limit,
-        H=H,
+        *(mixed_BC, steps_BH2, y_BI),
+        _counters(y_BI.device) if schedule.splits > 1 else None,
+        *(*strides, gate_BI.stride(0), ssm_SHPN.stride(0), mixed_BC.stride(0)),
+        *(eps, *dt_limit),
+        **sizes,
         P=P,
         N=N,
         G=G,
-        K=weights.conv_CK.shape[1],
         SPLITS=schedule.splits,
+        STAGES=schedule.stages,
         BLOCK_P=schedule.block_p,
         BLOCK_R=triton.next_power_of_2(H * P // G // schedule.splits),
         BLOCK_N=max(triton.next_power_of_2(N), 8),
         BLOCK_G=triton.next_power_of_2(H * P // G),
-        HAS_BIAS=weights.conv_bias_C is not None,
-        NORM=normed,
+        FUSED=schedule.fused,
+        NORM=weights.norm_I is not None,
         STOCHASTIC=rounding is not None,
         ROUNDS=_ROUNDS,
-        PDL=schedule.pdl,
         num_warps=schedule.warps,
-        **({"launch_pdl": True} if schedule.pdl else {}),
+        **launch,
     )
     return y_BI
 
@@ -238,137 +245,164 @@ def _random_13(seed, slot, stream, first_row, BLOCK_P: tl.constexpr, BLOCK_N: tl
 
 @triton.jit
 def _rounded_at_random(value, random):
-    # under 2^-14 fp16 has the spacing of the binade above it: there the value is moved into that binade and back
-    sign = value.to(tl.uint32, bitcast=True) & 0x80000000
-    offset = tl.where(tl.abs(value) < 6.103515625e-05, sign | 0x38800000, 0).to(tl.float32, bitcast=True)
-    bits = (value + offset).to(tl.uint32, bitcast=True) + random
-    return ((bits & 0xFFFFE000).to(tl.float32, bitcast=True) - offset).to(tl.float16)
+    # `value` is 2^-112 of what is meant: that makes fp16's smallest exponent fp32's, and a number of any size loses its
+    # last 13 bits
+    bits = value.to(tl.uint32, bitcast=True) + random
+    return ((bits & 0xFFFFE000).to(tl.float32, bitcast=True) * 5192296858534827628530496329220096.0).to(tl.float16)
+
+
+@triton.jit
+def _dt_and_decay(dt_raw, dt_bias_H, A_H, h, keep, dt_min, dt_max):
+    raw = tl.load(dt_raw + h, mask=keep, other=0.0).to(tl.float32) + tl.load(dt_bias_H + h, mask=keep, other=0.0)
+    dt = tl.minimum(tl.maximum(_softplus(raw), dt_min), dt_max)
+    return dt, tl.exp(dt * tl.load(A_H + h, mask=keep, other=0.0))
 
 
 # rows of decode may start anywhere in a batch's slots
+@triton.jit(do_not_specialize_on_alignment=["slots_B"])
+def _conv_kernel(
+    conv_in, dt_raw, windows, conv_w, conv_b, A_H, dt_bias_H, slots_B, mixed, steps_BH2,
+    stride_conv_b, stride_dt_b, stride_window_s, stride_window_c, stride_window_w, stride_tap_c, stride_tap_k,
+    dt_min, dt_max,
+    H: tl.constexpr, K: tl.constexpr, HAS_BIAS: tl.constexpr, PDL: tl.constexpr,
+    C: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_H: tl.constexpr,
+):  # fmt: skip
+    block, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    slot = tl.load(slots_B + b).to(tl.int64)
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+    if slot < 0:
+        return
+    c = block * BLOCK_C + tl.arange(0, BLOCK_C)
+    keep = c < C
+    row_ptr, window_ptr = conv_in + b * stride_conv_b, windows + slot * stride_window_s
+    result = _convolved(
+        row_ptr, window_ptr, conv_w, conv_b, c, keep,
+        stride_window_c, stride_window_w, stride_tap_c, stride_tap_k, K, HAS_BIAS,
+    )  # fmt: skip
+    tl.store(mixed + b * C + c, result.to(mixed.dtype.element_ty), mask=keep)
+    _shift(row_ptr, window_ptr, c, keep, stride_window_c, stride_window_w, K)
+    if block == 0:
+        h = tl.arange(0, BLOCK_H)
+        dt, decay = _dt_and_decay(dt_raw + b * stride_dt_b, dt_bias_H, A_H, h, h < H, dt_min, dt_max)
+        tl.store(steps_BH2 + (b * H + h) * 2, dt, mask=h < H)
+        tl.store(steps_BH2 + (b * H + h) * 2 + 1, decay, mask=h < H)
+
+
+@triton.jit
+def _move_on(
+    raw_PN, place, keep_n, x_ptr, y_ptr, dt, decay, skip, B_N, C_N, seed_1, slot, stream, c0,
+    BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, STOCHASTIC: tl.constexpr, ROUNDS: tl.constexpr,
+):  # fmt: skip
+    # one block of states: read out, stored; x and y are those of its channels
+    p = tl.arange(0, BLOCK_P)
+    x_P = tl.load(x_ptr + p).to(tl.float32)
+    if STOCHASTIC:
+        # see _rounded_at_random; C makes up for it
+        dt *= 1.925929944387236e-34
+        decay *= 1.925929944387236e-34
+    h_PN = raw_PN.to(tl.float32) * decay + (dt * x_P)[:, None] * B_N[None, :]
+    y_P = tl.sum(h_PN * C_N[None, :], axis=1) + skip * x_P
+    tl.store(y_ptr + p, y_P.to(y_ptr.dtype.element_ty))
+    if STOCHASTIC:
+        random = _random_13(tl.load(seed_1), slot, stream, c0, BLOCK_P, BLOCK_N, ROUNDS)
+        tl.store(place, _rounded_at_random(h_PN, random), mask=keep_n[None, :])
+    else:
+        tl.store(place, h_PN.to(place.dtype.element_ty), mask=keep_n[None, :])
+
+
 @triton.jit(do_not_specialize=["stream"], do_not_specialize_on_alignment=["slots_B"])
-def _mamba_step_kernel(
-    conv_in,
-    gate,
-    dt_raw,
-    windows,
-    states,
-    conv_w,
-    conv_b,
-    A_H,
-    D_H,
-    dt_bias_H,
-    norm_w,
-    slots_B,
-    seed_1,
-    stream,
-    mixed,
-    gated,
-    y,
-    counters,
-    stride_conv_b,
-    stride_gate_b,
-    stride_dt_b,
-    stride_window_s,
-    stride_window_c,
-    stride_window_w,
-    stride_state_s,
-    stride_tap_c,
-    stride_tap_k,
-    eps,
-    dt_min,
-    dt_max,
-    H: tl.constexpr,
-    P: tl.constexpr,
-    N: tl.constexpr,
-    G: tl.constexpr,
-    K: tl.constexpr,
-    SPLITS: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_G: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    NORM: tl.constexpr,
-    STOCHASTIC: tl.constexpr,
-    ROUNDS: tl.constexpr,
-    PDL: tl.constexpr,
-):
+def _step_kernel(
+    conv_in, dt_raw, windows, conv_w, conv_b, A_H, dt_bias_H, gate, states, D_H, norm_w, slots_B, seed_1, stream,
+    mixed, steps_BH2, y, counters,
+    stride_conv_b, stride_dt_b, stride_window_s, stride_window_c, stride_window_w, stride_tap_c, stride_tap_k,
+    stride_gate_b, stride_state_s, stride_mixed_b,
+    eps, dt_min, dt_max,
+    H: tl.constexpr, K: tl.constexpr, HAS_BIAS: tl.constexpr, PDL: tl.constexpr,
+    P: tl.constexpr, N: tl.constexpr, G: tl.constexpr,
+    SPLITS: tl.constexpr, STAGES: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_R: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_G: tl.constexpr,
+    FUSED: tl.constexpr, NORM: tl.constexpr, STOCHASTIC: tl.constexpr, ROUNDS: tl.constexpr,
+):  # fmt: skip
     split, group, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     g: tl.constexpr = H * P // G
     rows: tl.constexpr = g // SPLITS
+    tiles: tl.constexpr = rows // BLOCK_P
     first = group * g + split * rows
     slot = tl.load(slots_B + b).to(tl.int64)
+    y_row = y + b * (H * P)
     if slot < 0:
         if PDL:
             # a launch that ends without waiting would let the next one run ahead of the one before
             gdc_wait()
         # nobody counts in a row of padding
-        for tile in range(rows // BLOCK_P):
-            c = first + tile * BLOCK_P + tl.arange(0, BLOCK_P)
-            tl.store(y + b * (H * P) + c, tl.zeros([BLOCK_P], y.dtype.element_ty))
+        for tile in range(tiles):
+            tl.store(y_row + first + tile * BLOCK_P + tl.arange(0, BLOCK_P), tl.zeros([BLOCK_P], y.dtype.element_ty))
         return
     n = tl.arange(0, BLOCK_N)
     keep_n = n < N
-    # states are on their way before anything else is read, each block while the one before is worked on
-    place = states + slot * stride_state_s + (first + tl.arange(0, BLOCK_P))[:, None] * N + n[None, :]
-    ahead_PN = tl.load(place, mask=keep_n[None, :], other=0.0)
+    p = tl.arange(0, BLOCK_P)
+    place = states + slot * stride_state_s + (first + p)[:, None] * N + n[None, :]
+    if tiles == 1:
+        raw_PN = tl.load(place, mask=keep_n[None, :], other=0.0)
     if PDL:
         # before the wait one may read what was written two launches ago: no launch of a step writes states of another's
         gdc_wait()
         gdc_launch_dependents()
-    row_ptr = conv_in + b * stride_conv_b
-    window_ptr = windows + slot * stride_window_s
-    taps = (stride_window_c, stride_window_w, stride_tap_c, stride_tap_k)
+    row_ptr, window_ptr = conv_in + b * stride_conv_b, windows + slot * stride_window_s
+    x_row = mixed + b * stride_mixed_b
     B_channel = H * P + group * N + n
-    B_N = _convolved(row_ptr, window_ptr, conv_w, conv_b, B_channel, keep_n, *taps, K=K, HAS_BIAS=HAS_BIAS)
-    C_N = _convolved(row_ptr, window_ptr, conv_w, conv_b, B_channel + G * N, keep_n, *taps, K=K, HAS_BIAS=HAS_BIAS)
-    # each thread convolves some of the channels; all threads of a channel's state read the outcome
-    r = tl.arange(0, BLOCK_R)
-    x_R = _convolved(row_ptr, window_ptr, conv_w, conv_b, first + r, r < rows, *taps, K=K, HAS_BIAS=HAS_BIAS)
-    tl.store(mixed + b * (H * P) + first + r, x_R.to(mixed.dtype.element_ty), mask=r < rows)
-    tl.debug_barrier()
-    for tile in range(rows // BLOCK_P):
+    if FUSED:
+        taps = (stride_window_c, stride_window_w, stride_tap_c, stride_tap_k)
+        B_N = _convolved(row_ptr, window_ptr, conv_w, conv_b, B_channel, keep_n, *taps, K, HAS_BIAS)
+        C_N = _convolved(row_ptr, window_ptr, conv_w, conv_b, B_channel + G * N, keep_n, *taps, K, HAS_BIAS)
+        # each thread convolves some of the channels; all threads of a channel's state read the outcome
+        r = tl.arange(0, BLOCK_R)
+        x_R = _convolved(row_ptr, window_ptr, conv_w, conv_b, first + r, r < rows, *taps, K, HAS_BIAS)
+        tl.store(x_row + first + r, x_R.to(mixed.dtype.element_ty), mask=r < rows)
+        tl.debug_barrier()
+    else:
+        B_N = tl.load(x_row + B_channel, mask=keep_n, other=0.0).to(tl.float32)
+        C_N = tl.load(x_row + B_channel + G * N, mask=keep_n, other=0.0).to(tl.float32)
+    if STOCHASTIC:
+        C_N *= 5192296858534827628530496329220096.0
+    for tile in tl.range(0, tiles, num_stages=STAGES):
         c0 = first + tile * BLOCK_P
-        c = c0 + tl.arange(0, BLOCK_P)
-        h_PN = ahead_PN.to(tl.float32)
-        if rows > BLOCK_P:
-            more = keep_n[None, :] & (tile + 1 < rows // BLOCK_P)
-            ahead_PN = tl.load(place + BLOCK_P * N, mask=more, other=0.0)
-        x_P = tl.load(mixed + b * (H * P) + c).to(tl.float32)
+        if tiles > 1:
+            raw_PN = tl.load(place + tile * (BLOCK_P * N), mask=keep_n[None, :], other=0.0)
         head = c0 // P
-        dt = _softplus(tl.load(dt_raw + b * stride_dt_b + head).to(tl.float32) + tl.load(dt_bias_H + head))
-        dt = tl.minimum(tl.maximum(dt, dt_min), dt_max)
-        h_PN = h_PN * tl.exp(dt * tl.load(A_H + head)) + (dt * x_P)[:, None] * B_N[None, :]
-        y_P = (tl.sum(h_PN * C_N[None, :], axis=1) + tl.load(D_H + head) * x_P).to(y.dtype.element_ty)
-        if STOCHASTIC:
-            random = _random_13(tl.load(seed_1), slot, stream, c0, BLOCK_P, BLOCK_N, ROUNDS)
-            tl.store(place, _rounded_at_random(h_PN, random), mask=keep_n[None, :])
+        if FUSED:
+            dt, decay = _dt_and_decay(dt_raw + b * stride_dt_b, dt_bias_H, A_H, head, head < H, dt_min, dt_max)
         else:
-            tl.store(place, h_PN.to(states.dtype.element_ty), mask=keep_n[None, :])
-        place += BLOCK_P * N
+            dt = tl.load(steps_BH2 + (b * H + head) * 2)
+            decay = tl.load(steps_BH2 + (b * H + head) * 2 + 1)
+        _move_on(
+            raw_PN, place + tile * (BLOCK_P * N), keep_n, x_row + c0, y_row + c0, dt, decay, tl.load(D_H + head),
+            B_N, C_N, seed_1, slot, stream, c0, BLOCK_P, BLOCK_N, STOCHASTIC, ROUNDS,
+        )  # fmt: skip
+    if FUSED or NORM:
+        # what the program's other threads stored and read comes before what follows
+        tl.debug_barrier()
+        if SPLITS > 1:
+            counter = counters + b * G + group
+            if tl.atomic_add(counter, 1, sem="acq_rel") < SPLITS - 1:
+                return
+            # its own launch is the only one that counts here; the next finds zero
+            tl.store(counter, 0)
+        i = tl.arange(0, BLOCK_G)
+        keep_i = i < g
+        if FUSED:
+            _shift(row_ptr, window_ptr, group * g + i, keep_i, stride_window_c, stride_window_w, K)
+            _shift(row_ptr, window_ptr, B_channel, keep_n, stride_window_c, stride_window_w, K)
+            _shift(row_ptr, window_ptr, B_channel + G * N, keep_n, stride_window_c, stride_window_w, K)
         if NORM:
-            z_P = tl.load(gate + b * stride_gate_b + c).to(tl.float32)
-            tl.store(gated + b * (H * P) + c, y_P.to(tl.float32) * _silu(z_P))
-        else:
-            tl.store(y + b * (H * P) + c, y_P)
-    # what the program's other threads stored and read comes before what follows
-    tl.debug_barrier()
-    if SPLITS > 1:
-        counter = counters + b * G + group
-        if tl.atomic_add(counter, 1, sem="acq_rel") < SPLITS - 1:
-            return
-        # its own launch is the only one that counts here; the next finds zero
-        tl.store(counter, 0)
-    i = tl.arange(0, BLOCK_G)
-    keep_i = i < g
-    _shift(row_ptr, window_ptr, group * g + i, keep_i, stride_window_c, stride_window_w, K=K)
-    _shift(row_ptr, window_ptr, B_channel, keep_n, stride_window_c, stride_window_w, K=K)
-    _shift(row_ptr, window_ptr, B_channel + G * N, keep_n, stride_window_c, stride_window_w, K=K)
-    if NORM:
-        # past the first-level cache, which knows nothing of other programs' stores
-        value = tl.load(gated + b * (H * P) + group * g + i, mask=keep_i, other=0.0, cache_modifier=".cg")
-        normed = value * tl.rsqrt(tl.sum(value * value, axis=0) / g + eps)
-        weight = tl.load(norm_w + group * g + i, mask=keep_i, other=0.0).to(tl.float32)
-        result = normed.to(y.dtype.element_ty).to(tl.float32) * weight
-        tl.store(y + b * (H * P) + group * g + i, result.to(y.dtype.element_ty), mask=keep_i)
+            c = group * g + i
+            # past the first-level cache, which knows nothing of other programs' stores
+            value = tl.load(y_row + c, mask=keep_i, other=0.0, cache_modifier=".cg").to(tl.float32)
+            value *= _silu(tl.load(gate + b * stride_gate_b + c, mask=keep_i, other=0.0).to(tl.float32))
+            normed = value * tl.rsqrt(tl.sum(value * value, axis=0) / g + eps)
+            weight = tl.load(norm_w + c, mask=keep_i, other=0.0).to(tl.float32)
+            result = normed.to(y.dtype.element_ty).to(tl.float32) * weight
+            tl.debug_barrier()
+            tl.store(y_row + c, result.to(y.dtype.element_ty), mask=keep_i)

@@ -1,4 +1,4 @@
-"""Sigmoid top-k routing of the MoE layers on CUDA in one launch: logits, scores, choice, weights.
+"""Sigmoid top-k routing of the MoE layers on CUDA in one or two launches: logits, scores, choice, weights.
 
 In: hidden states and the router's weight and selection bias; out: weights and ids of the chosen experts.
 
@@ -6,8 +6,9 @@ Shapes: T tokens, D hidden, E experts, k experts per token.
 """
 
 # Few tokens are too little work for one program a token: `splits` programs each multiply a slice of D, and whichever
-# ends last adds the slices up, in their order, and chooses. The sums do not depend on who that is: results repeat bit
-# by bit.
+# ends last adds the slices up, in their order, and chooses. With many tokens that program would be alone with its work
+# for longer than a second launch takes, which then chooses. Sums are taken in one order, whoever ends last: results
+# repeat bit by bit.
 
 from __future__ import annotations
 
@@ -23,20 +24,25 @@ __all__ = ["route"]
 
 
 class _Schedule(NamedTuple):
-    """`block_t` tokens a program, `splits` programs for them, `block_d` numbers of D at once, in `warps` warps."""
+    """`block_t` tokens a program, `splits` programs for them, `block_d` numbers of D at once, in `warps` warps.
+
+    `choose_t`: tokens a program of the second launch, none for a single launch. `pdl`: programmatic dependent launch,
+    so that weights are on their way while the launch before still ends.
+    """
 
     block_t: int
     splits: int
     block_d: int
     warps: int
+    choose_t: int = 0
     pdl: bool = False
 
 
 # (tokens up to, schedule), the first that holds; written from benchmarks/state_gpu.py --tune, taken on an H200
 _SCHEDULES: tuple[tuple[int, _Schedule], ...] = (
-    (64, _Schedule(16, 21, 128, 4)),
-    (512, _Schedule(16, 7, 128, 4)),
-    (1 << 30, _Schedule(64, 1, 64, 4)),
+    (32, _Schedule(16, 21, 128, 8, pdl=True)),
+    (512, _Schedule(32, 21, 128, 8, choose_t=4, pdl=True)),
+    (1 << 30, _Schedule(64, 3, 64, 8, choose_t=4, pdl=True)),
 )
 _NUM_COUNTERS = 1 << 12
 # products of two such numbers are exact in fp32; Triton's interpreter multiplies the bits of bf16 as if it were whole
@@ -50,6 +56,11 @@ def _counters(device: torch.device) -> torch.Tensor:
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError("route must run once before a graph is captured: its counters would live in the graph")
     return torch.zeros(_NUM_COUNTERS, dtype=torch.int32, device=device)
+
+
+@functools.cache
+def _launches_dependents(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def route(
@@ -81,32 +92,50 @@ def route(
     if T == 0:
         return weights_Tk, ids_Tk
     schedule = next(schedule for limit, schedule in _SCHEDULES if limit >= T)
-    num_blocks = triton.cdiv(T, schedule.block_t)
-    splits = min(schedule.splits, triton.cdiv(D, schedule.block_d)) if num_blocks <= _NUM_COUNTERS else 1
+    num_blocks, splits, apart = _cut(schedule, T, D)
     BLOCK_E = max(triton.next_power_of_2(E), 16)
-    partial_STE = torch.empty(splits if splits > 1 else 0, T, BLOCK_E, dtype=torch.float32, device=x_TD.device)
+    partial_STE = torch.empty(splits if splits > 1 or apart else 0, T, BLOCK_E, dtype=torch.float32, device=x_TD.device)
     exact_16 = x_TD.dtype == weight_ED.dtype and x_TD.dtype in _EXACT_16
+    pdl = schedule.pdl and _launches_dependents(x_TD.device)
+    launch = {"launch_pdl": True} if pdl else {}
+    sizes = {"E": E, "TOP_K": top_k, "RENORMALIZE": renormalize, "SPLITS": splits, "PDL": pdl}
+    blocks = {"BLOCK_E": BLOCK_E, "BLOCK_K": triton.next_power_of_2(top_k)}
     _route_kernel[(splits, num_blocks)](
         *(x_TD, weight_ED, bias_E, partial_STE, weights_Tk, ids_Tk),
-        _counters(x_TD.device) if splits > 1 else None,
+        _counters(x_TD.device) if splits > 1 and not apart else None,
         *(T, x_TD.stride(0), weight_ED.stride(0)),
         scale,
+        **sizes,
+        **blocks,
         D=D,
-        E=E,
-        TOP_K=top_k,
-        RENORMALIZE=renormalize,
         EXACT_16=exact_16,
-        SPLITS=splits,
+        APART=apart,
         BLOCK_T=schedule.block_t,
         BLOCK_C=min(triton.next_power_of_2(T), schedule.block_t) if splits > 1 else schedule.block_t,
         BLOCK_D=schedule.block_d if exact_16 else min(schedule.block_d, 32),
-        BLOCK_E=BLOCK_E,
-        BLOCK_K=triton.next_power_of_2(top_k),
-        PDL=schedule.pdl,
         num_warps=schedule.warps,
-        **({"launch_pdl": True} if schedule.pdl else {}),
+        **launch,
     )
+    if apart:
+        _choose_kernel[(triton.cdiv(T, schedule.choose_t),)](
+            *(bias_E, partial_STE, weights_Tk, ids_Tk, T, scale),
+            **sizes,
+            **blocks,
+            BLOCK_C=schedule.choose_t,
+            num_warps=4,
+            **launch,
+        )
     return weights_Tk, ids_Tk
+
+
+def _cut(schedule: _Schedule, num_tokens: int, hidden: int) -> tuple[int, int, bool]:
+    """Blocks of tokens, programs that share one, and whether a second launch chooses."""
+    num_blocks = triton.cdiv(num_tokens, schedule.block_t)
+    splits = min(schedule.splits, triton.cdiv(hidden, schedule.block_d))
+    apart = schedule.choose_t > 0
+    if not apart and num_blocks > _NUM_COUNTERS:
+        splits = 1
+    return num_blocks, splits, apart
 
 
 @triton.jit
@@ -164,6 +193,34 @@ def _choose(
     tl.store(ids_Tk + place, chosen_Tk.to(tl.int64), mask=keep)
 
 
+@triton.jit
+def _added_up(
+    partial_STE, place, keep, T, SPLITS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_E: tl.constexpr
+):  # fmt: skip
+    total_TE = tl.zeros([BLOCK_C, BLOCK_E], tl.float32)
+    for s in tl.static_range(SPLITS):
+        # past the first-level cache, which knows nothing of other programs' stores
+        here = partial_STE + s * T.to(tl.int64) * BLOCK_E + place
+        total_TE += tl.load(here, mask=keep, other=0.0, cache_modifier=".cg")
+    return total_TE
+
+
+@triton.jit(do_not_specialize=["T"])
+def _choose_kernel(
+    bias, partial_STE, weights_Tk, ids_Tk, T, scale,
+    E: tl.constexpr, TOP_K: tl.constexpr, RENORMALIZE: tl.constexpr, SPLITS: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    t = (tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)).to(tl.int64)
+    e = tl.arange(0, BLOCK_E)
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+    keep = (t < T)[:, None] & (e >= 0)[None, :]
+    logits_TE = _added_up(partial_STE, t[:, None] * BLOCK_E + e[None, :], keep, T, SPLITS, BLOCK_C, BLOCK_E)
+    _choose(logits_TE, bias, weights_Tk, ids_Tk, t, e, T, scale, E, TOP_K, BLOCK_K, RENORMALIZE)
+
+
 # one token is a number like others
 @triton.jit(do_not_specialize=["T"])
 def _route_kernel(
@@ -183,6 +240,7 @@ def _route_kernel(
     TOP_K: tl.constexpr,
     RENORMALIZE: tl.constexpr,
     EXACT_16: tl.constexpr,
+    APART: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -199,10 +257,12 @@ def _route_kernel(
     d_from = blocks * split // SPLITS * BLOCK_D
     d_to = tl.minimum(blocks * (split + 1) // SPLITS * BLOCK_D, D)
     logits_TE = _logits(x, weight, t, e, d_from, d_to, T, stride_x, stride_w, E, EXACT_16, BLOCK_D, PDL)
-    if SPLITS > 1:
+    if SPLITS > 1 or APART:
         place = t[:, None] * BLOCK_E + e[None, :]
         keep = (t < T)[:, None] & (e >= 0)[None, :]
         tl.store(partial_STE + split * T.to(tl.int64) * BLOCK_E + place, logits_TE, mask=keep)
+        if APART:
+            return
         # the stores of the program's other threads come before its count
         tl.debug_barrier()
         if tl.atomic_add(counters + block, 1, sem="acq_rel") < SPLITS - 1:
@@ -212,11 +272,5 @@ def _route_kernel(
         t = (block * BLOCK_T + tl.arange(0, BLOCK_C)).to(tl.int64)
         place = t[:, None] * BLOCK_E + e[None, :]
         keep = (t < T)[:, None] & (e >= 0)[None, :]
-        logits_TE = tl.zeros([BLOCK_C, BLOCK_E], tl.float32)
-        for s in range(SPLITS):
-            # past the first-level cache, which knows nothing of other programs' stores
-            part_TE = tl.load(
-                partial_STE + s * T.to(tl.int64) * BLOCK_E + place, mask=keep, other=0.0, cache_modifier=".cg"
-            )
-            logits_TE += part_TE
+        logits_TE = _added_up(partial_STE, place, keep, T, SPLITS, BLOCK_C, BLOCK_E)
     _choose(logits_TE, bias, weights_Tk, ids_Tk, t, e, T, scale, E, TOP_K, BLOCK_K, RENORMALIZE)
