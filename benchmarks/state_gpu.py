@@ -234,10 +234,18 @@ def microseconds(run: Callable[[int], Any], launches: int, repeats: int = 9) -> 
 
 
 def copy_bandwidth() -> float:
-    """Bytes per microsecond, read and written, of a large copy."""
+    """Bytes per microsecond, read and written, of a large copy (not in a graph: there it is another, slower one)."""
     a = torch.randn(1 << 30, device="cuda", dtype=torch.bfloat16)
     b = torch.empty_like(a)
-    return 2 * a.numel() * 2 / microseconds(lambda _: b.copy_(a), 4)
+    times = []
+    for _ in range(9):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        b.copy_(a)
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) * 1e3)
+    return 2 * a.numel() * 2 / statistics.median(times)
 
 
 @triton.jit
@@ -256,22 +264,27 @@ def launch_floor() -> float:
 
 def step_schedules(kind: str, rows: int) -> list[Any]:
     """What can pay: 8 to 64 numbers a thread, and programs enough for the processors."""
-    blocks = [(8, 1), (16, 1), (16, 2), (32, 2), (16, 4), (32, 4), (64, 4)]
-    splits = (8, 16, 32) if rows <= 8 else (1, 2, 4, 8, 16)
-    found = [
-        mamba_step_triton._Schedule(split, block, warps, pdl)
-        for split, (block, warps), pdl in itertools.product(splits, blocks, (False, True))
-        if block <= INNER // G // split and (not pdl or split >= 8)
-    ]
-    return found
+    schedule = mamba_step_triton._Schedule
+    if rows <= 8:
+        blocks = [(8, 1), (8, 2), (16, 1), (16, 2), (16, 4), (32, 4), (64, 4)]
+        options = itertools.product((8, 16, 32, 64), blocks, (1,), (False, True), (True,))
+    else:
+        blocks = [(8, 1), (8, 2), (16, 2), (16, 4), (32, 4)]
+        alone = itertools.product((1, 2, 4), blocks, (1, 2, 3, 4), (False,), (True,))
+        fused = itertools.product((1, 4, 16), blocks, (1, 3), (True,), (True,))
+        options = itertools.chain(alone, fused)
+    found = [schedule(split, *block, stages, fused, pdl) for split, block, stages, fused, pdl in options]
+    return [s for s in found if s.block_p * s.splits <= INNER // G and not (s.fused and s.splits == 64)]
 
 
 def router_schedules(rows: int) -> list[Any]:
-    if rows <= 16:
-        options = itertools.product((16,), (7, 11, 21, 42), (64, 128), (4, 8), (False, True))
-    else:
-        options = itertools.product((16, 32, 64), (1, 3, 7, 14, 21), (64, 128), (4, 8), (False, True))
-    return [router_triton._Schedule(*option) for option in options if option[1] * option[2] <= D]
+    one = itertools.product((16,), (14, 21, 42), (64, 128), (4, 8), (0,), (True,))
+    two = itertools.product((16, 32, 64, 128), (3, 7, 14, 21), (64, 128), (8,), (1, 4, 8), (True,))
+    options = [*(one if rows <= 64 else ()), *two]
+    found = [router_triton._Schedule(*option) for option in options]
+    return [
+        s for s in found if s.splits * s.block_d <= D and (rows > 16 or s.block_t == 16) and s.block_t <= 2 * rows + 15
+    ]
 
 
 def use_step(schedule: Any) -> None:
@@ -316,7 +329,7 @@ def time_steps(rows: int, kind: str, bandwidth: float, schedules: list[Any]) -> 
     baseline = in_tree()
     if baseline is not None and kind != "fp16-sr":
         time = microseconds(lambda launch: baseline(steps, launch), launches)
-        results.append({"form": "in-tree, 3 launches", "us": time})
+        results.append({"form": "in-tree's 3 launches", "us": time})
     results.append({"form": "ours", "us": microseconds(steps.run, launches), "schedule": own_schedule(steps)})
     for schedule in schedules:
         use_step(schedule)
@@ -433,7 +446,7 @@ def main() -> None:
     step_options = {(k, r): step_schedules(k, r) if args.tune else [] for k in kinds for r in batches}
     router_options = {r: router_schedules(r) if args.tune else [] for r in batches}
     jobs = {(k, s, 1) for (k, _), schedules in step_options.items() for s in schedules}
-    jobs |= {("router", s, r if s.block_t <= 16 and r <= 16 else 64) for r in batches for s in router_options[r]}
+    jobs |= {("router", s, r if r <= 16 else 512) for r in batches for s in router_options[r]}
     problems = compile_all(sorted(jobs)) if jobs else []
     errors = gate()
     bandwidth = copy_bandwidth()

@@ -232,12 +232,25 @@ def _shift(row_ptr, window_ptr, channel, keep, sc, sw, K: tl.constexpr):
 
 
 @triton.jit
+def _philox(c0, c1, c2, c3, seed, ROUNDS: tl.constexpr):
+    # triton.language has one that asks for the upper and the lower half of each product separately, twice the work
+    k0, k1 = (seed & 0xFFFFFFFF).to(tl.uint32), ((seed >> 32) & 0xFFFFFFFF).to(tl.uint32)
+    for _ in tl.static_range(ROUNDS):
+        p0, p1 = c0.to(tl.uint64) * 0xD2511F53, c2.to(tl.uint64) * 0xCD9E8D57
+        c0, c1 = (p1 >> 32).to(tl.uint32) ^ c1 ^ k0, p1.to(tl.uint32)
+        c2, c3 = (p0 >> 32).to(tl.uint32) ^ c3 ^ k1, p0.to(tl.uint32)
+        k0 = tl.add(k0, 0x9E3779B9, sanitize_overflow=False)
+        k1 = tl.add(k1, 0xBB67AE85, sanitize_overflow=False)
+    return c0, c1, c2, c3
+
+
+@triton.jit
 def _random_13(seed, slot, stream, first_row, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, ROUNDS: tl.constexpr):
     # [BLOCK_P, BLOCK_N] words of 13 random bits: one Philox call serves eight neighbours
     row = first_row + tl.arange(0, BLOCK_P)
-    count = row[:, None] * (BLOCK_N // 8) + tl.arange(0, BLOCK_N // 8)[None, :]
+    count = (row[:, None] * (BLOCK_N // 8) + tl.arange(0, BLOCK_N // 8)[None, :]).to(tl.uint32)
     zero = count * 0
-    w0, w1, w2, w3 = tl.philox(seed, count, zero + slot.to(tl.int32), zero + stream, zero, ROUNDS)
+    w0, w1, w2, w3 = _philox(count, zero + slot.to(tl.uint32), zero + stream.to(tl.uint32), zero, seed, ROUNDS)
     even = tl.join(tl.join(w0 & 0x1FFF, w0 >> 19), tl.join(w1 & 0x1FFF, w1 >> 19))
     odd = tl.join(tl.join(w2 & 0x1FFF, w2 >> 19), tl.join(w3 & 0x1FFF, w3 >> 19))
     return tl.reshape(tl.join(even, odd), [BLOCK_P, BLOCK_N])
