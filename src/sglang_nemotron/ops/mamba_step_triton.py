@@ -1,4 +1,4 @@
-"""One decode token of a Mamba-2 mixer between its projections on CUDA: one or two launches that stream each state once.
+"""One decode token of a Mamba-2 mixer between its projections on CUDA: two launches that stream each state once.
 
 In: the projected row and the states kept in slots; out: what the output projection reads. Knows neither SGLang nor the
 model: shapes, strides and a small table of schedules choose how the work is cut.
@@ -7,11 +7,10 @@ Shapes: B decode rows, C conv channels, K taps, W = K - 1, H heads, P head dim, 
 N state size, S state slots, g = I / G channels of a group.
 """
 
-# A program owns some channels of one row's group and walks over their states, [block_p, N] at a time. Where a schedule
-# fuses the convolution, a program convolves its own channels and, like all programs of the group, the group's B and C;
-# else a launch of its own does that before. Whichever program of the group ends last does what needs the whole group:
-# it normalises, and shifts the conv windows that until then all of them read. With one program per group nobody counts.
-# Sums are taken in one order, whoever ends last: results repeat bit by bit.
+# One launch convolves, channel by channel, and turns dt into a step and a decay; one moves the states on. There a
+# program owns some channels of one row's group and walks over their states, [block_p, N] at a time; whichever program
+# of the group ends last normalises it. With one program per group nobody counts. Sums are taken in one order, whoever
+# ends last: results repeat bit by bit. What was tried instead, one launch for all too, is in docs/notes-state.md.
 
 from __future__ import annotations
 
@@ -34,25 +33,29 @@ _ROUNDS = 7
 class _Schedule(NamedTuple):
     """`splits` programs share a row's group; each holds `block_p` rows of states at once, in `warps` warps.
 
-    `stages`: how many blocks a program has under way. `fused`: the convolution in the same launch. `pdl`: programmatic
-    dependent launch, so that weights and states are on their way while the launch before still ends.
+    `stages`: how many blocks a program has under way. `pdl`: programmatic dependent launch where the device has it, so
+    that weights and states are on their way while the launch before still ends.
     """
 
     splits: int
     block_p: int
     warps: int
-    stages: int = 2
-    fused: bool = False
-    pdl: bool = False
+    stages: int = 1
+    pdl: bool = True
 
 
-# (state bytes per number, rounded at random) -> (rows up to, schedule), the first that holds; written from
-# benchmarks/state_gpu.py --tune, taken on an H200
+# (state bytes per number, rounded at random) -> (rows up to, schedule), the first that holds. From
+# benchmarks/state_gpu.py --tune on an H200; states of 16 bits without random rounding run as those with it
 _SCHEDULES: dict[tuple[int, bool], tuple[tuple[int, _Schedule], ...]] = {
-    (4, False): ((16, _Schedule(16, 32, 4, fused=True, pdl=True)), (1 << 30, _Schedule(1, 16, 4, 3, pdl=True))),
-    (2, False): ((16, _Schedule(16, 32, 4, fused=True, pdl=True)), (1 << 30, _Schedule(1, 16, 4, 3, pdl=True))),
-    (2, True): ((16, _Schedule(16, 32, 4, fused=True, pdl=True)), (1 << 30, _Schedule(1, 16, 4, 3, pdl=True))),
+    (4, False): ((4, _Schedule(64, 8, 1)), (16, _Schedule(16, 16, 1)), (1 << 30, _Schedule(4, 32, 4))),
+    (2, True): (
+        (4, _Schedule(32, 16, 4)),
+        (16, _Schedule(16, 16, 1)),
+        (64, _Schedule(4, 16, 4)),
+        (1 << 30, _Schedule(4, 8, 1, 4)),
+    ),
 }
+_SCHEDULES[2, False] = _SCHEDULES[2, True]
 # channels of one program of the convolution
 _BLOCK_C = 256
 # programs are counted per (row, group); larger batches have programs enough without splitting
@@ -98,45 +101,44 @@ def mamba_step(
         return y_BI
     schedule = _fit(_schedule(B, ssm_SHPN.element_size(), rounding is not None), B, G, H * P // G, P)
     mixed_BC = torch.empty(B, C, dtype=y_BI.dtype, device=y_BI.device)
+    # dt and exp(dt A) of each head
     steps_BH2 = torch.empty(B, H, 2, dtype=torch.float32, device=y_BI.device)
-    inputs = (conv_in_BC, dt_BH, conv_SCW, weights.conv_CK, weights.conv_bias_C, weights.A_H, weights.dt_bias_H)
-    strides = (conv_in_BC.stride(0), dt_BH.stride(0), *conv_SCW.stride(), *weights.conv_CK.stride())
     pdl = schedule.pdl and _launches_dependents(y_BI.device)
-    sizes = {"H": H, "K": weights.conv_CK.shape[1], "HAS_BIAS": weights.conv_bias_C is not None, "PDL": pdl}
     launch = {"launch_pdl": True} if pdl else {}
-    if not schedule.fused:
-        _conv_kernel[(triton.cdiv(C, _BLOCK_C), B)](
-            *(*inputs, slots_B, mixed_BC, steps_BH2, *strides, *dt_limit),
-            **sizes,
-            C=C,
-            BLOCK_C=_BLOCK_C,
-            BLOCK_H=triton.next_power_of_2(H),
-            num_warps=4,
-            **launch,
-        )
+    _conv_kernel[(triton.cdiv(C, _BLOCK_C), B)](
+        *(conv_in_BC, dt_BH, conv_SCW, weights.conv_CK, weights.conv_bias_C, weights.A_H, weights.dt_bias_H),
+        *(slots_B, mixed_BC, steps_BH2, conv_in_BC.stride(0), dt_BH.stride(0)),
+        *(*conv_SCW.stride(), *weights.conv_CK.stride(), *dt_limit),
+        H=H,
+        K=weights.conv_CK.shape[1],
+        C=C,
+        HAS_BIAS=weights.conv_bias_C is not None,
+        BLOCK_C=_BLOCK_C,
+        BLOCK_H=triton.next_power_of_2(H),
+        PDL=pdl,
+        num_warps=4,
+        **launch,
+    )
     _step_kernel[(schedule.splits, G, B)](
-        *inputs,
-        *(gate_BI, ssm_SHPN, weights.D_H, weights.norm_I, slots_B),
+        *(mixed_BC, steps_BH2, gate_BI, ssm_SHPN, weights.D_H, weights.norm_I, slots_B),
         rounding.seed_1 if rounding is not None else None,
         rounding.stream if rounding is not None else 0,
-        *(mixed_BC, steps_BH2, y_BI),
+        y_BI,
         _counters(y_BI.device) if schedule.splits > 1 else None,
-        *(*strides, gate_BI.stride(0), ssm_SHPN.stride(0), mixed_BC.stride(0)),
-        *(eps, *dt_limit),
-        **sizes,
+        *(gate_BI.stride(0), ssm_SHPN.stride(0), eps),
+        H=H,
         P=P,
         N=N,
         G=G,
         SPLITS=schedule.splits,
         STAGES=schedule.stages,
         BLOCK_P=schedule.block_p,
-        BLOCK_R=triton.next_power_of_2(H * P // G // schedule.splits),
         BLOCK_N=max(triton.next_power_of_2(N), 8),
         BLOCK_G=triton.next_power_of_2(H * P // G),
-        FUSED=schedule.fused,
         NORM=weights.norm_I is not None,
         STOCHASTIC=rounding is not None,
         ROUNDS=_ROUNDS,
+        PDL=pdl,
         num_warps=schedule.warps,
         **launch,
     )
@@ -204,34 +206,6 @@ def _silu(x):
 
 
 @triton.jit
-def _convolved(
-    row_ptr, window_ptr, conv_w, conv_b, channel, keep, sc, sw, swc, swk, K: tl.constexpr, HAS_BIAS: tl.constexpr
-):
-    # the row's activated conv outputs for these channels, rounded as the convolution's own result is
-    x = tl.load(row_ptr + channel, mask=keep, other=0.0)
-    total = x.to(tl.float32) * tl.load(conv_w + channel * swc + (K - 1) * swk, mask=keep, other=0.0).to(tl.float32)
-    for k in tl.static_range(K - 1):
-        old = tl.load(window_ptr + channel * sc + k * sw, mask=keep, other=0.0).to(tl.float32)
-        total += old * tl.load(conv_w + channel * swc + k * swk, mask=keep, other=0.0).to(tl.float32)
-    if HAS_BIAS:
-        total += tl.load(conv_b + channel, mask=keep, other=0.0).to(tl.float32)
-    return _silu(total).to(x.dtype).to(tl.float32)
-
-
-@triton.jit
-def _shift(row_ptr, window_ptr, channel, keep, sc, sw, K: tl.constexpr):
-    # moves the windows on by the row's inputs; two at a time would read what the other wrote
-    newest = tl.load(row_ptr + channel, mask=keep, other=0.0)
-    for k in tl.static_range(K - 2):
-        value = tl.load(window_ptr + channel * sc + (k + 1) * sw, mask=keep)
-        tl.debug_barrier()
-        tl.store(window_ptr + channel * sc + k * sw, value, mask=keep)
-    tl.debug_barrier()
-    if K > 1:
-        tl.store(window_ptr + channel * sc + (K - 2) * sw, newest.to(window_ptr.dtype.element_ty), mask=keep)
-
-
-@triton.jit
 def _philox(c0, c1, c2, c3, seed, ROUNDS: tl.constexpr):
     # triton.language has one that asks for the upper and the lower half of each product separately, twice the work
     k0, k1 = (seed & 0xFFFFFFFF).to(tl.uint32), ((seed >> 32) & 0xFFFFFFFF).to(tl.uint32)
@@ -264,43 +238,51 @@ def _rounded_at_random(value, random):
     return ((bits & 0xFFFFE000).to(tl.float32, bitcast=True) * 5192296858534827628530496329220096.0).to(tl.float16)
 
 
-@triton.jit
-def _dt_and_decay(dt_raw, dt_bias_H, A_H, h, keep, dt_min, dt_max):
-    raw = tl.load(dt_raw + h, mask=keep, other=0.0).to(tl.float32) + tl.load(dt_bias_H + h, mask=keep, other=0.0)
-    dt = tl.minimum(tl.maximum(_softplus(raw), dt_min), dt_max)
-    return dt, tl.exp(dt * tl.load(A_H + h, mask=keep, other=0.0))
-
-
 # rows of decode may start anywhere in a batch's slots
 @triton.jit(do_not_specialize_on_alignment=["slots_B"])
 def _conv_kernel(
     conv_in, dt_raw, windows, conv_w, conv_b, A_H, dt_bias_H, slots_B, mixed, steps_BH2,
     stride_conv_b, stride_dt_b, stride_window_s, stride_window_c, stride_window_w, stride_tap_c, stride_tap_k,
     dt_min, dt_max,
-    H: tl.constexpr, K: tl.constexpr, HAS_BIAS: tl.constexpr, PDL: tl.constexpr,
-    C: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_H: tl.constexpr,
+    H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, HAS_BIAS: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_H: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     block, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
     slot = tl.load(slots_B + b).to(tl.int64)
     if PDL:
+        # all programs wait, those of padding too: a launch that ends early would let the next one run ahead of the one
+        # before. All let the next one in only then: what it reads before its own wait was written two launches ago
         gdc_wait()
         gdc_launch_dependents()
     if slot < 0:
         return
     c = block * BLOCK_C + tl.arange(0, BLOCK_C)
     keep = c < C
-    row_ptr, window_ptr = conv_in + b * stride_conv_b, windows + slot * stride_window_s
-    result = _convolved(
-        row_ptr, window_ptr, conv_w, conv_b, c, keep,
-        stride_window_c, stride_window_w, stride_tap_c, stride_tap_k, K, HAS_BIAS,
-    )  # fmt: skip
-    tl.store(mixed + b * C + c, result.to(mixed.dtype.element_ty), mask=keep)
-    _shift(row_ptr, window_ptr, c, keep, stride_window_c, stride_window_w, K)
+    window = windows + slot * stride_window_s + c * stride_window_c
+    tap = conv_w + c * stride_tap_c
+    x = tl.load(conv_in + b * stride_conv_b + c, mask=keep, other=0.0)
+    total = x.to(tl.float32) * tl.load(tap + (K - 1) * stride_tap_k, mask=keep, other=0.0).to(tl.float32)
+    for k in tl.static_range(K - 1):
+        old = tl.load(window + k * stride_window_w, mask=keep, other=0.0)
+        total += old.to(tl.float32) * tl.load(tap + k * stride_tap_k, mask=keep, other=0.0).to(tl.float32)
+        if k > 0:
+            # whichever thread stores here, all have read
+            tl.debug_barrier()
+            tl.store(window + (k - 1) * stride_window_w, old, mask=keep)
+    if HAS_BIAS:
+        total += tl.load(conv_b + c, mask=keep, other=0.0).to(tl.float32)
+    tl.store(mixed + b * C + c, _silu(total).to(mixed.dtype.element_ty), mask=keep)
+    if K > 1:
+        tl.debug_barrier()
+        tl.store(window + (K - 2) * stride_window_w, x.to(windows.dtype.element_ty), mask=keep)
     if block == 0:
         h = tl.arange(0, BLOCK_H)
-        dt, decay = _dt_and_decay(dt_raw + b * stride_dt_b, dt_bias_H, A_H, h, h < H, dt_min, dt_max)
-        tl.store(steps_BH2 + (b * H + h) * 2, dt, mask=h < H)
-        tl.store(steps_BH2 + (b * H + h) * 2 + 1, decay, mask=h < H)
+        here = h < H
+        raw = tl.load(dt_raw + b * stride_dt_b + h, mask=here, other=0.0).to(tl.float32)
+        dt = _softplus(raw + tl.load(dt_bias_H + h, mask=here, other=0.0))
+        dt = tl.minimum(tl.maximum(dt, dt_min), dt_max)
+        tl.store(steps_BH2 + (b * H + h) * 2, dt, mask=here)
+        tl.store(steps_BH2 + (b * H + h) * 2 + 1, tl.exp(dt * tl.load(A_H + h, mask=here, other=0.0)), mask=here)
 
 
 @triton.jit
@@ -312,7 +294,7 @@ def _move_on(
     p = tl.arange(0, BLOCK_P)
     x_P = tl.load(x_ptr + p).to(tl.float32)
     if STOCHASTIC:
-        # see _rounded_at_random; C makes up for it
+        # see _rounded_at_random; C makes up for it in y
         dt *= 1.925929944387236e-34
         decay *= 1.925929944387236e-34
     h_PN = raw_PN.to(tl.float32) * decay + (dt * x_P)[:, None] * B_N[None, :]
@@ -327,16 +309,11 @@ def _move_on(
 
 @triton.jit(do_not_specialize=["stream"], do_not_specialize_on_alignment=["slots_B"])
 def _step_kernel(
-    conv_in, dt_raw, windows, conv_w, conv_b, A_H, dt_bias_H, gate, states, D_H, norm_w, slots_B, seed_1, stream,
-    mixed, steps_BH2, y, counters,
-    stride_conv_b, stride_dt_b, stride_window_s, stride_window_c, stride_window_w, stride_tap_c, stride_tap_k,
-    stride_gate_b, stride_state_s, stride_mixed_b,
-    eps, dt_min, dt_max,
-    H: tl.constexpr, K: tl.constexpr, HAS_BIAS: tl.constexpr, PDL: tl.constexpr,
-    P: tl.constexpr, N: tl.constexpr, G: tl.constexpr,
-    SPLITS: tl.constexpr, STAGES: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_R: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_G: tl.constexpr,
-    FUSED: tl.constexpr, NORM: tl.constexpr, STOCHASTIC: tl.constexpr, ROUNDS: tl.constexpr,
+    mixed, steps_BH2, gate, states, D_H, norm_w, slots_B, seed_1, stream, y, counters,
+    stride_gate_b, stride_state_s, eps,
+    H: tl.constexpr, P: tl.constexpr, N: tl.constexpr, G: tl.constexpr,
+    SPLITS: tl.constexpr, STAGES: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_G: tl.constexpr,
+    NORM: tl.constexpr, STOCHASTIC: tl.constexpr, ROUNDS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     split, group, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     g: tl.constexpr = H * P // G
@@ -347,7 +324,6 @@ def _step_kernel(
     y_row = y + b * (H * P)
     if slot < 0:
         if PDL:
-            # a launch that ends without waiting would let the next one run ahead of the one before
             gdc_wait()
         # nobody counts in a row of padding
         for tile in range(tiles):
@@ -355,47 +331,32 @@ def _step_kernel(
         return
     n = tl.arange(0, BLOCK_N)
     keep_n = n < N
-    p = tl.arange(0, BLOCK_P)
-    place = states + slot * stride_state_s + (first + p)[:, None] * N + n[None, :]
+    place = states + slot * stride_state_s + (first + tl.arange(0, BLOCK_P))[:, None] * N + n[None, :]
     if tiles == 1:
+        # the launch before writes no states
         raw_PN = tl.load(place, mask=keep_n[None, :], other=0.0)
     if PDL:
-        # before the wait one may read what was written two launches ago: no launch of a step writes states of another's
         gdc_wait()
         gdc_launch_dependents()
-    row_ptr, window_ptr = conv_in + b * stride_conv_b, windows + slot * stride_window_s
-    x_row = mixed + b * stride_mixed_b
-    B_channel = H * P + group * N + n
-    if FUSED:
-        taps = (stride_window_c, stride_window_w, stride_tap_c, stride_tap_k)
-        B_N = _convolved(row_ptr, window_ptr, conv_w, conv_b, B_channel, keep_n, *taps, K, HAS_BIAS)
-        C_N = _convolved(row_ptr, window_ptr, conv_w, conv_b, B_channel + G * N, keep_n, *taps, K, HAS_BIAS)
-        # each thread convolves some of the channels; all threads of a channel's state read the outcome
-        r = tl.arange(0, BLOCK_R)
-        x_R = _convolved(row_ptr, window_ptr, conv_w, conv_b, first + r, r < rows, *taps, K, HAS_BIAS)
-        tl.store(x_row + first + r, x_R.to(mixed.dtype.element_ty), mask=r < rows)
-        tl.debug_barrier()
-    else:
-        B_N = tl.load(x_row + B_channel, mask=keep_n, other=0.0).to(tl.float32)
-        C_N = tl.load(x_row + B_channel + G * N, mask=keep_n, other=0.0).to(tl.float32)
+    x_row = mixed + b * (H * P + 2 * G * N)
+    B_N = tl.load(x_row + H * P + group * N + n, mask=keep_n, other=0.0).to(tl.float32)
+    C_N = tl.load(x_row + H * P + (G + group) * N + n, mask=keep_n, other=0.0).to(tl.float32)
     if STOCHASTIC:
+        # see _move_on
         C_N *= 5192296858534827628530496329220096.0
     for tile in tl.range(0, tiles, num_stages=STAGES):
         c0 = first + tile * BLOCK_P
         if tiles > 1:
             raw_PN = tl.load(place + tile * (BLOCK_P * N), mask=keep_n[None, :], other=0.0)
         head = c0 // P
-        if FUSED:
-            dt, decay = _dt_and_decay(dt_raw + b * stride_dt_b, dt_bias_H, A_H, head, head < H, dt_min, dt_max)
-        else:
-            dt = tl.load(steps_BH2 + (b * H + head) * 2)
-            decay = tl.load(steps_BH2 + (b * H + head) * 2 + 1)
+        dt = tl.load(steps_BH2 + (b * H + head) * 2)
+        decay = tl.load(steps_BH2 + (b * H + head) * 2 + 1)
         _move_on(
             raw_PN, place + tile * (BLOCK_P * N), keep_n, x_row + c0, y_row + c0, dt, decay, tl.load(D_H + head),
             B_N, C_N, seed_1, slot, stream, c0, BLOCK_P, BLOCK_N, STOCHASTIC, ROUNDS,
         )  # fmt: skip
-    if FUSED or NORM:
-        # what the program's other threads stored and read comes before what follows
+    if NORM:
+        # what the program's other threads stored comes before its count
         tl.debug_barrier()
         if SPLITS > 1:
             counter = counters + b * G + group
@@ -404,18 +365,12 @@ def _step_kernel(
             # its own launch is the only one that counts here; the next finds zero
             tl.store(counter, 0)
         i = tl.arange(0, BLOCK_G)
-        keep_i = i < g
-        if FUSED:
-            _shift(row_ptr, window_ptr, group * g + i, keep_i, stride_window_c, stride_window_w, K)
-            _shift(row_ptr, window_ptr, B_channel, keep_n, stride_window_c, stride_window_w, K)
-            _shift(row_ptr, window_ptr, B_channel + G * N, keep_n, stride_window_c, stride_window_w, K)
-        if NORM:
-            c = group * g + i
-            # past the first-level cache, which knows nothing of other programs' stores
-            value = tl.load(y_row + c, mask=keep_i, other=0.0, cache_modifier=".cg").to(tl.float32)
-            value *= _silu(tl.load(gate + b * stride_gate_b + c, mask=keep_i, other=0.0).to(tl.float32))
-            normed = value * tl.rsqrt(tl.sum(value * value, axis=0) / g + eps)
-            weight = tl.load(norm_w + c, mask=keep_i, other=0.0).to(tl.float32)
-            result = normed.to(y.dtype.element_ty).to(tl.float32) * weight
-            tl.debug_barrier()
-            tl.store(y_row + c, result.to(y.dtype.element_ty), mask=keep_i)
+        c, keep = group * g + i, i < g
+        # past the first-level cache, which knows nothing of other programs' stores
+        value = tl.load(y_row + c, mask=keep, other=0.0, cache_modifier=".cg").to(tl.float32)
+        value *= _silu(tl.load(gate + b * stride_gate_b + c, mask=keep, other=0.0).to(tl.float32))
+        normed = value * tl.rsqrt(tl.sum(value * value, axis=0) / g + eps)
+        weight = tl.load(norm_w + c, mask=keep, other=0.0).to(tl.float32)
+        result = normed.to(y.dtype.element_ty).to(tl.float32) * weight
+        tl.debug_barrier()
+        tl.store(y_row + c, result.to(y.dtype.element_ty), mask=keep)

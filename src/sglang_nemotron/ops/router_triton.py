@@ -35,14 +35,15 @@ class _Schedule(NamedTuple):
     block_d: int
     warps: int
     choose_t: int = 0
-    pdl: bool = False
+    pdl: bool = True
 
 
-# (tokens up to, schedule), the first that holds; written from benchmarks/state_gpu.py --tune, taken on an H200
+# (tokens up to, schedule), the first that holds; from benchmarks/state_gpu.py --tune on an H200
 _SCHEDULES: tuple[tuple[int, _Schedule], ...] = (
-    (32, _Schedule(16, 21, 128, 8, pdl=True)),
-    (512, _Schedule(32, 21, 128, 8, choose_t=4, pdl=True)),
-    (1 << 30, _Schedule(64, 3, 64, 8, choose_t=4, pdl=True)),
+    (4, _Schedule(16, 42, 64, 4)),
+    (16, _Schedule(16, 21, 128, 8)),
+    (256, _Schedule(16, 7, 128, 8, choose_t=4)),
+    (1 << 30, _Schedule(64, 7, 128, 8, choose_t=4)),
 )
 _NUM_COUNTERS = 1 << 12
 # products of two such numbers are exact in fp32; Triton's interpreter multiplies the bits of bf16 as if it were whole
@@ -261,8 +262,7 @@ def _route_kernel(
         place = t[:, None] * BLOCK_E + e[None, :]
         keep = (t < T)[:, None] & (e >= 0)[None, :]
         tl.store(partial_STE + split * T.to(tl.int64) * BLOCK_E + place, logits_TE, mask=keep)
-        if APART:
-            return
+    if SPLITS > 1 and not APART:
         # the stores of the program's other threads come before its count
         tl.debug_barrier()
         if tl.atomic_add(counters + block, 1, sem="acq_rel") < SPLITS - 1:
@@ -273,4 +273,5 @@ def _route_kernel(
         place = t[:, None] * BLOCK_E + e[None, :]
         keep = (t < T)[:, None] & (e >= 0)[None, :]
         logits_TE = _added_up(partial_STE, place, keep, T, SPLITS, BLOCK_C, BLOCK_E)
-    _choose(logits_TE, bias, weights_Tk, ids_Tk, t, e, T, scale, E, TOP_K, BLOCK_K, RENORMALIZE)
+    if not APART:
+        _choose(logits_TE, bias, weights_Tk, ids_Tk, t, e, T, scale, E, TOP_K, BLOCK_K, RENORMALIZE)
