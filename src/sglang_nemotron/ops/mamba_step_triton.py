@@ -238,6 +238,41 @@ def _rounded_at_random(value, random):
     return ((bits & 0xFFFFE000).to(tl.float32, bitcast=True) * 5192296858534827628530496329220096.0).to(tl.float16)
 
 
+@triton.jit
+def _convolved(
+    row_ptr, window_ptr, conv_w, conv_b, channel, keep, sc, sw, swc, swk, K: tl.constexpr, HAS_BIAS: tl.constexpr
+):  # fmt: skip
+    # the row's activated conv outputs for these channels, rounded as the convolution's own result is
+    x = tl.load(row_ptr + channel, mask=keep, other=0.0)
+    total = x.to(tl.float32) * tl.load(conv_w + channel * swc + (K - 1) * swk, mask=keep, other=0.0).to(tl.float32)
+    for k in tl.static_range(K - 1):
+        old = tl.load(window_ptr + channel * sc + k * sw, mask=keep, other=0.0).to(tl.float32)
+        total += old * tl.load(conv_w + channel * swc + k * swk, mask=keep, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        total += tl.load(conv_b + channel, mask=keep, other=0.0).to(tl.float32)
+    return _silu(total).to(x.dtype).to(tl.float32)
+
+
+@triton.jit
+def _shift(row_ptr, window_ptr, channel, keep, sc, sw, K: tl.constexpr):
+    # moves the windows on by the row's inputs; whichever thread stores a number, all have read it
+    newest = tl.load(row_ptr + channel, mask=keep, other=0.0)
+    for k in tl.static_range(K - 2):
+        value = tl.load(window_ptr + channel * sc + (k + 1) * sw, mask=keep)
+        tl.debug_barrier()
+        tl.store(window_ptr + channel * sc + k * sw, value, mask=keep)
+    tl.debug_barrier()
+    if K > 1:
+        tl.store(window_ptr + channel * sc + (K - 2) * sw, newest.to(window_ptr.dtype.element_ty), mask=keep)
+
+
+@triton.jit
+def _dt_and_decay(dt_raw, dt_bias_H, A_H, h, keep, dt_min, dt_max):
+    raw = tl.load(dt_raw + h, mask=keep, other=0.0).to(tl.float32) + tl.load(dt_bias_H + h, mask=keep, other=0.0)
+    dt = tl.minimum(tl.maximum(_softplus(raw), dt_min), dt_max)
+    return dt, tl.exp(dt * tl.load(A_H + h, mask=keep, other=0.0))
+
+
 # rows of decode may start anywhere in a batch's slots
 @triton.jit(do_not_specialize_on_alignment=["slots_B"])
 def _conv_kernel(
@@ -258,31 +293,18 @@ def _conv_kernel(
         return
     c = block * BLOCK_C + tl.arange(0, BLOCK_C)
     keep = c < C
-    window = windows + slot * stride_window_s + c * stride_window_c
-    tap = conv_w + c * stride_tap_c
-    x = tl.load(conv_in + b * stride_conv_b + c, mask=keep, other=0.0)
-    total = x.to(tl.float32) * tl.load(tap + (K - 1) * stride_tap_k, mask=keep, other=0.0).to(tl.float32)
-    for k in tl.static_range(K - 1):
-        old = tl.load(window + k * stride_window_w, mask=keep, other=0.0)
-        total += old.to(tl.float32) * tl.load(tap + k * stride_tap_k, mask=keep, other=0.0).to(tl.float32)
-        if k > 0:
-            # whichever thread stores here, all have read
-            tl.debug_barrier()
-            tl.store(window + (k - 1) * stride_window_w, old, mask=keep)
-    if HAS_BIAS:
-        total += tl.load(conv_b + c, mask=keep, other=0.0).to(tl.float32)
-    tl.store(mixed + b * C + c, _silu(total).to(mixed.dtype.element_ty), mask=keep)
-    if K > 1:
-        tl.debug_barrier()
-        tl.store(window + (K - 2) * stride_window_w, x.to(windows.dtype.element_ty), mask=keep)
+    row_ptr, window_ptr = conv_in + b * stride_conv_b, windows + slot * stride_window_s
+    result = _convolved(
+        row_ptr, window_ptr, conv_w, conv_b, c, keep,
+        stride_window_c, stride_window_w, stride_tap_c, stride_tap_k, K, HAS_BIAS,
+    )  # fmt: skip
+    tl.store(mixed + b * C + c, result.to(mixed.dtype.element_ty), mask=keep)
+    _shift(row_ptr, window_ptr, c, keep, stride_window_c, stride_window_w, K)
     if block == 0:
         h = tl.arange(0, BLOCK_H)
-        here = h < H
-        raw = tl.load(dt_raw + b * stride_dt_b + h, mask=here, other=0.0).to(tl.float32)
-        dt = _softplus(raw + tl.load(dt_bias_H + h, mask=here, other=0.0))
-        dt = tl.minimum(tl.maximum(dt, dt_min), dt_max)
-        tl.store(steps_BH2 + (b * H + h) * 2, dt, mask=here)
-        tl.store(steps_BH2 + (b * H + h) * 2 + 1, tl.exp(dt * tl.load(A_H + h, mask=here, other=0.0)), mask=here)
+        dt, decay = _dt_and_decay(dt_raw + b * stride_dt_b, dt_bias_H, A_H, h, h < H, dt_min, dt_max)
+        tl.store(steps_BH2 + (b * H + h) * 2, dt, mask=h < H)
+        tl.store(steps_BH2 + (b * H + h) * 2 + 1, decay, mask=h < H)
 
 
 @triton.jit
