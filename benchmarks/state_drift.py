@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from sglang_nemotron.ops.cargo import StepWeights, StochasticRounding
+from sglang_nemotron.ops.step import StepWeights, StochasticRounding
 
 P, N, K, HEADS_PER_GROUP = 64, 128, 4, 8
 KINDS = {

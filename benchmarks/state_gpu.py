@@ -38,7 +38,7 @@ from sglang_nemotron.ops import (
     track_reference,
     track_triton,
 )
-from sglang_nemotron.ops.cargo import StepWeights, StochasticRounding
+from sglang_nemotron.ops.step import StepWeights, StochasticRounding
 
 H, P, N, G, K, D, E, TOP_K, LAYERS = 64, 64, 128, 8, 4, 2688, 128, 6, 23
 INNER, CHANNELS = H * P, H * P + 2 * G * N

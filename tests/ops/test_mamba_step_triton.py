@@ -12,7 +12,7 @@ import torch
 from ops_cases import NAN, assert_near, form
 from triton_cases import DEVICE, FULL_SIZE, INTERPRETED, ON_TRITON, on_device
 
-from sglang_nemotron.ops.cargo import StepWeights, StochasticRounding
+from sglang_nemotron.ops.step import StepWeights, StochasticRounding
 
 pytestmark = ON_TRITON
 REFERENCE = form("mamba_step", "reference")

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import torch
 
-from sglang_nemotron.ops.cargo import StepWeights, StochasticRounding
 from sglang_nemotron.ops.conv1d_reference import conv1d_step
 from sglang_nemotron.ops.gated_norm_reference import gated_norm
 from sglang_nemotron.ops.ssm_step_reference import ssm_step
+from sglang_nemotron.ops.step import StepWeights, StochasticRounding
 
 __all__ = ["mamba_step"]
 

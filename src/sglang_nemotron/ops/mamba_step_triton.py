@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from sglang_nemotron.ops.cargo import StepWeights, StochasticRounding
+from sglang_nemotron.ops.step import StepWeights, StochasticRounding
 
 __all__ = ["mamba_step"]
 
