@@ -167,6 +167,35 @@ def test_full_size(
     assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(first, second, strict=True))
 
 
+@FULL_SIZE
+def test_replays_of_a_graph_are_calls_and_draw_anew(triton_form: Any) -> None:
+    sizes = {"heads": 64, "head_dim": 64, "groups": 8, "state": 128}
+    step = case([4, -1, 2, 7], dtype=torch.bfloat16, state_dtype=torch.float16, **sizes)
+    given = (step.conv_in_BC, step.gate_BI, step.dt_BH)
+
+    def call(conv_SCW: torch.Tensor, ssm_SHPN: torch.Tensor, rounding: StochasticRounding) -> torch.Tensor:
+        rest = {"slots_B": step.slots_B, "eps": 1e-5, "rounding": rounding}
+        y_BI = triton_form.mamba_step(*given, conv_SCW, ssm_SHPN, step.weights, **rest)
+        rounding.seed_1.add_(1)
+        return y_BI
+
+    sides = []
+    for _ in range(2):
+        rounding = StochasticRounding(torch.tensor([5], device=DEVICE), 3)
+        sides.append((step.conv_SCW.clone(), step.ssm_SHPN.clone(), rounding))
+    expected = [call(*sides[0]) for _ in range(3)][-1]
+    call(step.conv_SCW.clone(), step.ssm_SHPN.clone(), StochasticRounding(torch.tensor([5], device=DEVICE), 3))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y_BI = call(*sides[1])
+    for _ in range(3):
+        graph.replay()
+    assert torch.equal(y_BI, expected)
+    assert sides[1][2].seed_1.item() == 8
+    for replayed, called in zip(sides[1][:2], sides[0][:2], strict=True):
+        assert torch.equal(replayed.nan_to_num(), called.nan_to_num())
+
+
 def test_slots_may_be_int32_and_dt_is_clamped(triton_form: Any) -> None:
     step = case([4, 2, -1])
     compare(triton_form, replace(step, slots_B=step.slots_B.int(), dt_limit=(0.5, 0.9)))

@@ -15,6 +15,7 @@ from types import ModuleType
 import torch
 
 from sglang_nemotron.ops.cargo import GridSnapshots, KernelGrid, Ragged, Snapshots
+from sglang_nemotron.ops.step import StepWeights, StochasticRounding
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +24,15 @@ __all__ = [
     "KernelGrid",
     "Ragged",
     "Snapshots",
+    "StepWeights",
+    "StochasticRounding",
     "conv1d_prefill",
     "conv1d_step",
     "copy_states",
     "experts",
     "full_attention",
     "gated_norm",
+    "mamba_step",
     "route",
     "ssd_prefill",
     "ssm_step",
@@ -41,6 +45,8 @@ FORMS: dict[str, dict[str, str]] = {
     "ssm_step": {"cpu": "ssm_step_torch", "cuda": "ssm_step_sglang"},
     "full_attention": {"cpu": "full_attention_torch", "cuda": "full_attention_sglang"},
     "gated_norm": {"cpu": "gated_norm_torch", "cuda": "gated_norm_sglang"},
+    # no layer calls it yet: mixers step through conv1d, ssm_step and gated_norm
+    "mamba_step": {"cpu": "mamba_step_reference", "cuda": "mamba_step_triton"},
     "router": {"cpu": "router_torch", "cuda": "router_torch"},
     "experts": {"cpu": "experts_torch", "cuda": "experts_torch"},
     "track": {"cpu": "track_torch", "cuda": "track_sglang"},
@@ -167,6 +173,32 @@ def gated_norm(
     form = _form("gated_norm", "cpu" if reduce_sum is not None else x_TI.device.type)
     return form.gated_norm(
         x_TI, gate_TI, weight_I, num_groups=num_groups, eps=eps, reduce_sum=reduce_sum, group_size=group_size
+    )
+
+
+def mamba_step(
+    conv_in_BC: torch.Tensor,
+    gate_BI: torch.Tensor,
+    dt_BH: torch.Tensor,
+    conv_SCW: torch.Tensor,
+    ssm_SHPN: torch.Tensor,
+    weights: StepWeights,
+    *,
+    slots_B: torch.Tensor,
+    eps: float,
+    dt_limit: tuple[float, float] = (0.0, float("inf")),
+    rounding: StochasticRounding | None = None,
+) -> torch.Tensor:
+    """`conv1d_step`, `ssm_step` and `gated_norm` of one token a row at once; [B, I].
+
+    With `rounding` an fp16 state is rounded at random, so that its expectation is the fp32 one.
+    """
+    return _form("mamba_step", ssm_SHPN.device.type).mamba_step(
+        *(conv_in_BC, gate_BI, dt_BH, conv_SCW, ssm_SHPN, weights),
+        slots_B=slots_B,
+        eps=eps,
+        dt_limit=dt_limit,
+        rounding=rounding,
     )
 
 

@@ -12,6 +12,10 @@ N state size, S state slots, g = I / G channels of a group.
 # of the group ends last normalises it. With one program per group nobody counts. Sums are taken in one order, whoever
 # ends last: results repeat bit by bit. What was tried instead, one launch for all too, is in docs/notes-state.md.
 
+# what a kernel says is Triton's language, not Python's
+# pyright: reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import functools

@@ -6,6 +6,10 @@ Shapes: L Mamba layers, S state slots, C conv channels, W conv window, H heads, 
 # A fixed number of programs shares the wanted rows' work: most steps want none, and a program for each possible row
 # would cost more than the copy. Each counts the wanted rows itself, so that nobody waits for anybody.
 
+# what a kernel says is Triton's language, not Python's
+# pyright: reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import functools
