@@ -87,14 +87,13 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return ((found.double() - expected.double()).norm() / expected.double().norm()).item()
 
 
-def inputs(steps: int, heads: int) -> torch.Tensor:
-    """Unit-size projections [steps, 1, ...]; dt moves by half a unit around its bias."""
-    projected_LBJ = torch.randn(steps, 1, sum(sections(heads)))
-    projected_LBJ[..., -heads:] *= 0.5
-    return projected_LBJ.bfloat16().to(DEVICE)
+def inputs(steps: int, steady_J: torch.Tensor, share: float) -> torch.Tensor:
+    """Unit-size projections [steps, 1, J], of which `share` stays; dt, the last of them, moves by half a unit."""
+    noise_LBJ = torch.randn(steps, 1, len(steady_J))
+    return (share * steady_J + (1 - share**2) ** 0.5 * noise_LBJ).bfloat16().to(DEVICE)
 
 
-def measure(num_steps: int, heads: int) -> dict[str, Any]:
+def measure(num_steps: int, heads: int, share: float) -> dict[str, Any]:
     torch.manual_seed(7)
     module = importlib.import_module(f"sglang_nemotron.ops.mamba_step_{FORM}")
     weights = make_weights(heads)
@@ -102,10 +101,11 @@ def measure(num_steps: int, heads: int) -> dict[str, Any]:
     memory_H = weights.A_H * torch.nn.functional.softplus(weights.dt_bias_H)
     slow = memory_H.argsort(descending=True)[: max(heads // 4, 1)]
     points = {round(2 ** (i / 4)) for i in range(1, 4 * int(math.log2(num_steps)) + 1)} | {num_steps}
+    steady_J = torch.randn(sum(sections(heads)))
     curves: dict[str, dict[str, list[float]]] = {k: {"all": [], "slow": [], "y": []} for k in KINDS if k != "fp32"}
     at, done = [], 0
     while done < num_steps:
-        for projected_BJ in inputs(min(512, num_steps - done), heads):
+        for projected_BJ in inputs(min(512, num_steps - done), steady_J, share):
             results = {kind: side.step(projected_BJ, module) for kind, side in sides.items()}
             done += 1
             if done not in points:
@@ -154,6 +154,7 @@ def main() -> None:
     parser.add_argument("--commit", default="", help="of the sources that are measured")
     parser.add_argument("--steps", type=int, default=32768)
     parser.add_argument("--heads", type=int, default=64, help=f"a multiple of {HEADS_PER_GROUP}")
+    parser.add_argument("--steady", type=float, default=0.0, help="share of the inputs that is the same at every step")
     parser.add_argument("--plot", type=Path, nargs=2, metavar=("JSON", "PNG"), help="draw what was measured")
     args = parser.parse_args()
     if args.plot:
@@ -164,7 +165,7 @@ def main() -> None:
         "commit": args.commit,
         "machine": machine(),
         "argv": sys.argv[1:],
-        **measure(args.steps, args.heads),
+        **measure(args.steps, args.heads, args.steady),
     }
     args.out.write_text(json.dumps(record, indent=1) + "\n")
     for kind, curve in record["curves"].items():

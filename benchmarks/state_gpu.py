@@ -346,7 +346,7 @@ def time_steps(rows: int, kind: str, bandwidth: float, schedules: list[Any]) -> 
 
 def own_schedule(kind: str, rows: int) -> Any:
     dtype, stochastic = KINDS[kind]
-    return mamba_step_triton._schedule(rows, dtype.itemsize, stochastic)
+    return mamba_step_triton._schedule(torch.cuda.get_device_name(), rows, dtype.itemsize, stochastic)
 
 
 def time_router(rows: int, bandwidth: float, schedules: list[Any]) -> list[dict[str, Any]]:

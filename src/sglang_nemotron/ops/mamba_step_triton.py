@@ -48,18 +48,23 @@ class _Schedule(NamedTuple):
     pdl: bool = True
 
 
-# (state bytes per number, rounded at random) -> (rows up to, schedule), the first that holds. From
-# benchmarks/state_gpu.py --tune on an H200; states of 16 bits without random rounding run as those with it
-_SCHEDULES: dict[tuple[int, bool], tuple[tuple[int, _Schedule], ...]] = {
-    (4, False): ((4, _Schedule(64, 8, 1)), (16, _Schedule(16, 16, 1)), (1 << 30, _Schedule(4, 32, 4))),
-    (2, True): (
-        (4, _Schedule(32, 16, 4)),
-        (16, _Schedule(16, 16, 1)),
-        (64, _Schedule(4, 16, 4)),
-        (1 << 30, _Schedule(4, 8, 1, 4)),
-    ),
+_Table = dict[tuple[int, bool], tuple[tuple[int, _Schedule], ...]]
+_SIXTEEN_BITS = (
+    (4, _Schedule(32, 16, 4)),
+    (16, _Schedule(16, 16, 1)),
+    (64, _Schedule(4, 16, 4)),
+    (1 << 30, _Schedule(4, 8, 1, 4)),
+)
+# device -> (state bytes per number, rounded at random) -> (rows up to, schedule), the first that holds. From
+# benchmarks/state_gpu.py --tune; states of 16 bits without random rounding run as those with it. A device without a
+# table of its own runs the H200's
+_SCHEDULES: dict[str, _Table] = {
+    "NVIDIA H200": {
+        (4, False): ((4, _Schedule(64, 8, 1)), (16, _Schedule(16, 16, 1)), (1 << 30, _Schedule(4, 32, 4))),
+        (2, False): _SIXTEEN_BITS,
+        (2, True): _SIXTEEN_BITS,
+    },
 }
-_SCHEDULES[2, False] = _SCHEDULES[2, True]
 # channels of one program of the convolution
 _BLOCK_C = 256
 # programs are counted per (row, group); larger batches have programs enough without splitting
@@ -72,6 +77,11 @@ def _counters(device: torch.device) -> torch.Tensor:
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError("mamba_step must run once before a graph is captured: its counters would live in the graph")
     return torch.zeros(_NUM_COUNTERS, dtype=torch.int32, device=device)
+
+
+@functools.cache
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
 
 
 @functools.cache
@@ -103,7 +113,8 @@ def mamba_step(
     y_BI = torch.empty(B, H * P, dtype=conv_in_BC.dtype, device=conv_in_BC.device)
     if B == 0:
         return y_BI
-    schedule = _fit(_schedule(B, ssm_SHPN.element_size(), rounding is not None), B, G, H * P // G, P)
+    wanted = _schedule(_device_name(y_BI.device), B, ssm_SHPN.element_size(), rounding is not None)
+    schedule = _fit(wanted, B, G, H * P // G, P)
     mixed_BC = torch.empty(B, C, dtype=y_BI.dtype, device=y_BI.device)
     # dt and exp(dt A) of each head
     steps_BH2 = torch.empty(B, H, 2, dtype=torch.float32, device=y_BI.device)
@@ -175,8 +186,9 @@ def _check(
         raise ValueError("A, D and the bias of dt must be float32")
 
 
-def _schedule(num_rows: int, state_bytes: int, stochastic: bool) -> _Schedule:
-    return next(schedule for limit, schedule in _SCHEDULES[state_bytes, stochastic] if num_rows <= limit)
+def _schedule(device_name: str, num_rows: int, state_bytes: int, stochastic: bool) -> _Schedule:
+    table = _SCHEDULES.get(device_name, _SCHEDULES["NVIDIA H200"])
+    return next(schedule for limit, schedule in table[state_bytes, stochastic] if num_rows <= limit)
 
 
 def _fit(wanted: _Schedule, num_rows: int, num_groups: int, group_size: int, head_dim: int) -> _Schedule:
