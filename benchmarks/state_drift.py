@@ -87,10 +87,11 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return ((found.double() - expected.double()).norm() / expected.double().norm()).item()
 
 
-def inputs(steps: int, steady_J: torch.Tensor, share: float) -> torch.Tensor:
+def inputs(steps: int, heads: int, steady_J: torch.Tensor, share: float) -> torch.Tensor:
     """Unit-size projections [steps, 1, J], of which `share` stays; dt, the last of them, moves by half a unit."""
-    noise_LBJ = torch.randn(steps, 1, len(steady_J))
-    return (share * steady_J + (1 - share**2) ** 0.5 * noise_LBJ).bfloat16().to(DEVICE)
+    projected_LBJ = share * steady_J + (1 - share**2) ** 0.5 * torch.randn(steps, 1, len(steady_J))
+    projected_LBJ[..., -heads:] *= 0.5
+    return projected_LBJ.bfloat16().to(DEVICE)
 
 
 def measure(num_steps: int, heads: int, share: float) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def measure(num_steps: int, heads: int, share: float) -> dict[str, Any]:
     curves: dict[str, dict[str, list[float]]] = {k: {"all": [], "slow": [], "y": []} for k in KINDS if k != "fp32"}
     at, done = [], 0
     while done < num_steps:
-        for projected_BJ in inputs(min(512, num_steps - done), steady_J, share):
+        for projected_BJ in inputs(min(512, num_steps - done), heads, steady_J, share):
             results = {kind: side.step(projected_BJ, module) for kind, side in sides.items()}
             done += 1
             if done not in points:
