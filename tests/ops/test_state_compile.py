@@ -1,4 +1,4 @@
-"""The Triton kernels of a decode step compile for old and new cards, down to machine code, in every schedule; needs no GPU.
+"""The Triton kernels of a decode step compile for old and new cards, down to machine code; needs no GPU.
 
 What the interpreter lets pass and the compiler does not shows here: types of constants, branches of compile time.
 """
