@@ -4,8 +4,8 @@
     python benchmarks/state_drift.py --plot benchmarks/state_drift.json docs/state_drift.png
 
 One layer with the head and state sizes of Nemotron 3 Nano, the same inputs for fp32, bf16, fp16 and fp16 rounded at
-random. dt and A start as Mamba-2 starts them (dt log-uniform in 0.001 to 0.1, A uniform in -1 to -16), which gives
-memories from one token to a thousand. Reports ||state - fp32 state|| / ||fp32 state|| over all heads and over the
+random. dt and A start as Mamba-2 starts them (dt log-uniform in 0.001 to 0.1, A uniform in -1 to -16), or A is such that
+the heads' memories are spread evenly, by their logarithm, from 2 tokens to `--memory`. Reports ||state - fp32 state|| / ||fp32 state|| over all heads and over the
 quarter that forgets slowest, and the same of the result. On CUDA it steps with the kernel, elsewhere with the
 reference: what is measured is the dtype. With random weights it says nothing about tasks. Needs torch, on CUDA triton,
 and the plot matplotlib.
@@ -44,13 +44,16 @@ def sections(heads: int) -> list[int]:
     return [heads * P, heads * P + 2 * heads // HEADS_PER_GROUP * N, heads]
 
 
-def make_weights(heads: int) -> StepWeights:
+def make_weights(heads: int, memory: float) -> StepWeights:
     dt_H = torch.exp(torch.rand(heads) * math.log(100) + math.log(0.001))
+    A_H = -(torch.rand(heads) * 15 + 1)
+    if memory:
+        A_H = -1 / (dt_H * torch.logspace(math.log10(2), math.log10(memory), heads))
     inner, channels, _ = sections(heads)
     weights = {
         "conv_CK": (torch.randn(channels, K) * 0.5).bfloat16(),
         "conv_bias_C": (torch.randn(channels) * 0.1).bfloat16(),
-        "A_H": -(torch.rand(heads) * 15 + 1),
+        "A_H": A_H,
         "D_H": torch.ones(heads),
         "dt_bias_H": dt_H + torch.log(-torch.expm1(-dt_H)),
         "norm_I": torch.ones(inner).bfloat16(),
@@ -94,10 +97,10 @@ def inputs(steps: int, heads: int, steady_J: torch.Tensor, share: float) -> torc
     return projected_LBJ.bfloat16().to(DEVICE)
 
 
-def measure(num_steps: int, heads: int, share: float) -> dict[str, Any]:
+def measure(num_steps: int, heads: int, share: float, memory: float) -> dict[str, Any]:
     torch.manual_seed(7)
     module = importlib.import_module(f"sglang_nemotron.ops.mamba_step_{FORM}")
-    weights = make_weights(heads)
+    weights = make_weights(heads, memory)
     sides = {kind: Side(kind, heads, weights) for kind in KINDS}
     memory_H = weights.A_H * torch.nn.functional.softplus(weights.dt_bias_H)
     slow = memory_H.argsort(descending=True)[: max(heads // 4, 1)]
@@ -156,6 +159,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=32768)
     parser.add_argument("--heads", type=int, default=64, help=f"a multiple of {HEADS_PER_GROUP}")
     parser.add_argument("--steady", type=float, default=0.0, help="share of the inputs that is the same at every step")
+    parser.add_argument("--memory", type=float, default=0.0, help="tokens that the slowest head remembers")
     parser.add_argument("--plot", type=Path, nargs=2, metavar=("JSON", "PNG"), help="draw what was measured")
     args = parser.parse_args()
     if args.plot:
@@ -166,7 +170,7 @@ def main() -> None:
         "commit": args.commit,
         "machine": machine(),
         "argv": sys.argv[1:],
-        **measure(args.steps, args.heads, args.steady),
+        **measure(args.steps, args.heads, args.steady, args.memory),
     }
     args.out.write_text(json.dumps(record, indent=1) + "\n")
     for kind, curve in record["curves"].items():
