@@ -4,11 +4,12 @@
     python benchmarks/state_drift.py --plot benchmarks/state_drift.json docs/state_drift.png
 
 One layer with the head and state sizes of Nemotron 3 Nano, the same inputs for fp32, bf16, fp16 and fp16 rounded at
-random. dt and A start as Mamba-2 starts them (dt log-uniform in 0.001 to 0.1, A uniform in -1 to -16), or A is such that
-the heads' memories are spread evenly, by their logarithm, from 2 tokens to `--memory`. Reports ||state - fp32 state|| / ||fp32 state|| over all heads and over the
-quarter that forgets slowest, and the same of the result. On CUDA it steps with the kernel, elsewhere with the
-reference: what is measured is the dtype. With random weights it says nothing about tasks. Needs torch, on CUDA triton,
-and the plot matplotlib.
+random. dt and A start as Mamba-2 starts them (dt log-uniform in 0.001 to 0.1, A uniform in -1 to -16), or A is such
+that the heads' memories are spread evenly, by their logarithm, from 2 tokens to `--memory`. `--steady` is the share of
+the inputs that never changes. Reports ||state - fp32 state|| / ||fp32 state|| over all heads and over the quarter that
+forgets slowest, and the same of the result. On CUDA it steps with the kernel, elsewhere with the reference: what is
+measured is the dtype. With random weights it says nothing about tasks. Needs torch, on CUDA triton, and the plot
+matplotlib.
 """
 
 from __future__ import annotations
