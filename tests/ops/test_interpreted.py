@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support.waiting import NET_S
 
 HERE = Path(__file__).parent
