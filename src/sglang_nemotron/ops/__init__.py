@@ -12,12 +12,15 @@ import torch
 
 from sglang_nemotron.ops.batch import GridSnapshots, KernelGrid, RaggedBatch, Snapshots
 from sglang_nemotron.ops.forms import Case, case, module_for
+from sglang_nemotron.ops.step import StepWeights, StochasticRounding
 
 __all__ = [
     "GridSnapshots",
     "KernelGrid",
     "RaggedBatch",
     "Snapshots",
+    "StepWeights",
+    "StochasticRounding",
     "conv1d_prefill",
     "conv1d_step",
     "copy_states",
@@ -25,6 +28,7 @@ __all__ = [
     "experts_case",
     "full_attention",
     "gated_norm",
+    "mamba_step",
     "route",
     "ssd_prefill",
     "ssm_step",
@@ -151,6 +155,35 @@ def gated_norm(
     form = module_for(case("gated_norm", x_TI, weight_I, {"I": x_TI.shape[1], "Q": num_groups}, traits))
     return form.gated_norm(
         x_TI, gate_TI, weight_I, num_groups=num_groups, eps=eps, reduce_sum=reduce_sum, group_size=group_size
+    )
+
+
+def mamba_step(
+    conv_in_BC: torch.Tensor,
+    gate_BI: torch.Tensor,
+    dt_BH: torch.Tensor,
+    conv_SCW: torch.Tensor,
+    ssm_SHPN: torch.Tensor,
+    weights: StepWeights,
+    *,
+    slots_B: torch.Tensor,
+    eps: float,
+    dt_limit: tuple[float, float] = (0.0, float("inf")),
+    rounding: StochasticRounding | None = None,
+) -> torch.Tensor:
+    """`conv1d_step`, `ssm_step` and `gated_norm` of one token a row at once; [B, I]. No layer calls it yet.
+
+    With `rounding` an fp16 state is rounded at random, so that its expectation is the fp32 one.
+    """
+    _, H, P, N = ssm_SHPN.shape
+    traits = ("rounded_at_random",) if rounding is not None else ()
+    form = module_for(case("mamba_step", conv_in_BC, ssm_SHPN, {"H": H, "P": P, "N": N}, traits))
+    return form.mamba_step(
+        *(conv_in_BC, gate_BI, dt_BH, conv_SCW, ssm_SHPN, weights),
+        slots_B=slots_B,
+        eps=eps,
+        dt_limit=dt_limit,
+        rounding=rounding,
     )
 
 

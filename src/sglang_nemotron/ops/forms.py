@@ -68,12 +68,16 @@ def always(case: Case) -> bool:
 
 @dataclass(frozen=True)
 class Form:
-    """One way to compute an op: `serves` says for which calls on its devices it is right, and worth taking."""
+    """One way to compute an op: `serves` says for which calls on its devices it is right, and worth taking.
+
+    `on_request`: only an override takes it; it waits for its proof against a running server.
+    """
 
     op: str
     name: str
     devices: tuple[str, ...]
     serves: Callable[[Case], bool] = always
+    on_request: bool = False
 
     @property
     def module(self) -> ModuleType:
@@ -94,6 +98,15 @@ def _group_on_one_rank(case: Case) -> bool:
     return "spans_ranks" not in case.traits
 
 
+def _one_group_of_experts(case: Case) -> bool:
+    """Our router chooses among all experts at once."""
+    return case.capability >= (8, 0) and case.size("Q") == 1
+
+
+def _from_ampere_on(case: Case) -> bool:
+    return case.capability >= (8, 0)
+
+
 # an op's forms stand in order of preference. CUDA borrows SGLang's kernels until ours replace them one by one
 FORMS: tuple[Form, ...] = (
     Form("conv1d", "sglang", ("cuda",)),
@@ -109,7 +122,12 @@ FORMS: tuple[Form, ...] = (
     # SGLang's FusedMoE brings its own router, so on CUDA `route` is called where another form of the experts serves
     Form("experts", LAYER, ("cuda",)),
     Form("experts", "torch", ("cpu",)),
+    Form("router", "triton", ("cuda",), _one_group_of_experts, on_request=True),
     Form("router", "torch", ("cpu", "cuda")),
+    # no layer calls it yet: mixers step through conv1d, ssm_step and gated_norm
+    Form("mamba_step", "triton", ("cuda",), _from_ampere_on),
+    Form("mamba_step", "torch", ("cpu",)),
+    Form("track", "triton", ("cuda",), _from_ampere_on, on_request=True),
     Form("track", "sglang", ("cuda",)),
     Form("track", "torch", ("cpu",)),
 )
@@ -125,7 +143,8 @@ def choose(case: Case) -> Form:
     """The form that serves a call; ValueError where none does, or where the user's own choice does not."""
     op = case.op
     wanted = _overrides().get(op)
-    form = next((form for form in _rows(op) if wanted in (None, form.name) and form.takes(case)), None)
+    rows = (form for form in _rows(op) if wanted == form.name or (wanted is None and not form.on_request))
+    form = next((form for form in rows if form.takes(case)), None)
     if form is None and wanted == REFERENCE:
         form = _reference(op)
     if form is None:
