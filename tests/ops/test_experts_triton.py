@@ -41,6 +41,8 @@ from sglang_nemotron.ops.schedules import ExpertSchedule, Tile
 
 # a hidden value on a rounding tie may fall to either side and is then carried through the second product
 TOLERANCE = {torch.bfloat16: 2**-7, torch.float16: 2**-10}
+# whole numbers: float16 holds each of them, bfloat16 not the larger sums
+EXACT = 0.0 if INTERPRETED else 2**-7
 HERE = Path(__file__)
 PACKAGE = "sglang_nemotron.ops"
 
@@ -136,7 +138,7 @@ def test_fp8_is_exact_where_nothing_is_rounded(device: str, schedule: ExpertSche
     given, scales = whole_numbers(tokens, (5, 2, 96, 80))
     given = skip_some(tuple(tensor.to(device) for tensor in given)) if tokens > 1 else given  # type: ignore[arg-type]
     scales = Float8Scales(*(tensor.to(device) for tensor in (scales.x, scales.up_E, scales.hidden, scales.down_E)))
-    compare_fp8(kernels(schedule), tuple(tensor.to(device) for tensor in given), scales, 2**-11)  # type: ignore[arg-type]
+    compare_fp8(kernels(schedule), tuple(tensor.to(device) for tensor in given), scales, EXACT)  # type: ignore[arg-type]
 
 
 @pytest.mark.gpu
@@ -196,7 +198,7 @@ def test_no_tokens_and_the_table(device: str) -> None:
         given, scales = whole_numbers(tokens, (5, 2, 96, 80))
         given = tuple(tensor.to(device) for tensor in given)
         scales = Float8Scales(*(tensor.to(device) for tensor in (scales.x, scales.up_E, scales.hidden, scales.down_E)))
-        compare_fp8(form("experts_fp8", "triton"), given, scales, 2**-11)  # type: ignore[arg-type]
+        compare_fp8(form("experts_fp8", "triton"), given, scales, EXACT)  # type: ignore[arg-type]
 
 
 def refused(given: Given, **other: torch.Tensor) -> tuple[torch.Tensor, ...]:
