@@ -33,8 +33,9 @@ from sglang_nemotron.ops.schedules import ExpertSchedule, expert_schedule
 NUM_EXPERTS, TOP_K, HIDDEN, WIDTH = 128, 6, 2688, 1856
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 8192)
 DTYPES = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
-# largest difference over the largest expected magnitude; see tests/ops/test_experts_triton.py
-TOLERANCE = {torch.bfloat16: 2**-7, torch.float8_e4m3fn: 2**-6}
+# (root mean square of the difference over that of the result, largest difference over the largest magnitude): a hidden
+# value on a rounding tie may fall to either side, which in FP8 moves it by up to an eighth
+TOLERANCE = {torch.bfloat16: (2**-8, 2**-7), torch.float8_e4m3fn: (2**-7, 2**-5)}
 # flashinfer_cutlass as published, microseconds per MoE layer at this shape; card and routing unlike ours
 PUBLISHED = {
     "bf16": {1: 73, 32: 762, 128: 768, 512: 811, 8192: 2828},
@@ -101,19 +102,28 @@ def born_nan() -> Iterator[None]:
         torch.empty = real
 
 
-def error(tokens: int, weights: Weights, schedule: ExpertSchedule | None = None, rows: int = 24) -> float:
-    """Largest difference from the reference over the largest magnitude, on some rows of a fresh call; inf for NaN."""
+def errors(
+    tokens: int, weights: Weights, schedule: ExpertSchedule | None = None, rows: int = 24
+) -> tuple[float, float]:
+    """Differences from the reference on some rows of a fresh call, as in TOLERANCE; infinite where NaN is left."""
     call = make_call(tokens)
     with born_nan():
         found = run(call, weights, schedule)
+    if found.isnan().any():
+        return float("inf"), float("inf")
     some = torch.randperm(tokens, device="cuda")[:rows]
     given = (call.x_TD[some], weights.up_EID, weights.down_EDI, call.weights_Tk[some], call.ids_Tk[some])
     if weights.scales is None:
-        expected = experts_reference.experts(*given)
+        expected = experts_reference.experts(*given).double()
     else:
-        expected = experts_fp8_reference.experts_fp8(*given, weights.scales)
-    largest = ((found[some].double() - expected.double()).abs().max() / expected.double().abs().max()).item()
-    return float("inf") if found.isnan().any() else largest
+        expected = experts_fp8_reference.experts_fp8(*given, weights.scales).double()
+    wrong = found[some].double() - expected
+    return (wrong.norm() / expected.norm()).item(), (wrong.abs().max() / expected.abs().max()).item()
+
+
+def right(found: tuple[float, float], dtype: torch.dtype) -> bool:
+    """Whether both errors are within their tolerance."""
+    return all(one <= most for one, most in zip(found, TOLERANCE[dtype], strict=True))
 
 
 def copy_bandwidth(gib: int = 4) -> float:
@@ -180,9 +190,9 @@ def machine(commit: str) -> dict[str, Any]:
 def measure(kind: str, tokens: int, sets: list[Weights], bandwidth: float) -> dict[str, Any]:
     """One row: time, floor, share of it, rate, error and the schedule used."""
     weights, calls = sets[0], [make_call(tokens) for _ in range(CALLS if tokens <= 1024 else 2)]
-    found = error(tokens, weights)
-    if not found <= TOLERANCE[weights.up_EID.dtype]:
-        raise SystemExit(f"{kind} at {tokens} tokens is wrong: error {found:.3g}; nothing is reported")
+    found = errors(tokens, weights)
+    if not right(found, weights.up_EID.dtype):
+        raise SystemExit(f"{kind} at {tokens} tokens is wrong: errors {found}; nothing is reported")
     times = time_calls(calls, sets, budget_us=1e5)
     floor = statistics.mean(floor_bytes(call, weights) for call in calls) / bandwidth * 1e6
     time = statistics.median(times)
@@ -204,7 +214,7 @@ def measure(kind: str, tokens: int, sets: list[Weights], bandwidth: float) -> di
         "floor_us": floor,
         "share_of_copy_bandwidth": floor / time,
         "tflops": tokens * TOP_K * 4 * HIDDEN * weights.up_EID.shape[1] / time * 1e-6,
-        "error": found,
+        "errors": found,
         "published_us": PUBLISHED[kind].get(tokens),
         "schedule": schedule.to_row(tokens),
     }
@@ -217,7 +227,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"{row['dtype']:5} {row['tokens']:7} {row['experts_hit']:4.0f} {row['us']:7.1f} {row['floor_us']:7.1f} "
             f"{row['share_of_copy_bandwidth']:6.1%} {row['tflops']:8.1f} {row['published_us'] or '-':>10} "
-            f"{row['error']:.1e}"
+            f"{row['errors'][0]:.1e}"
         )
     return "\n".join(lines)
 

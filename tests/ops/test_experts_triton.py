@@ -103,9 +103,9 @@ def test_equals_reference(device: str, schedule: ExpertSchedule, shape: Any, tok
 @on_schedules
 @pytest.mark.parametrize("dtype", [DTYPE] if INTERPRETED else [torch.bfloat16, torch.float16])
 def test_same_inputs_give_the_same_bits(device: str, schedule: ExpertSchedule, dtype: torch.dtype) -> None:
-    given = inputs(8, SHAPES[0], device, dtype)
+    given = inputs(3 if INTERPRETED else 24, SHAPES[0], device, dtype)
     found = compare(kernels(schedule), given)
-    for _ in range(2 if INTERPRETED else 20):
+    for _ in range(1 if INTERPRETED else 20):
         assert torch.equal(kernels(schedule).experts(*given), found)
 
 
@@ -113,7 +113,7 @@ def test_same_inputs_give_the_same_bits(device: str, schedule: ExpertSchedule, d
 @on_schedules
 def test_uneven_routing(device: str, schedule: ExpertSchedule) -> None:
     num_experts, top_k, _, _ = shape = SHAPES[-1]
-    tokens = 8 if INTERPRETED and schedule.form == "pairs" else 40
+    tokens = 3 if INTERPRETED and schedule.form == "pairs" else 40
     given = inputs(tokens, shape, device)
     # all to one pair of experts and the others without a token; all to the last; nothing for this rank at all
     compare(kernels(schedule), with_ids(given, torch.tensor([[3, 1]]).repeat(tokens, 1)))
@@ -132,13 +132,12 @@ def test_ids_may_be_int32(device: str, schedule: ExpertSchedule) -> None:
 
 @on_devices
 @on_schedules
-@pytest.mark.parametrize("tokens", [1, 5, 8, 33])
-def test_fp8_is_exact_where_nothing_is_rounded(device: str, schedule: ExpertSchedule, tokens: int) -> None:
+@pytest.mark.parametrize("tokens", [1, 5, 33])
+@pytest.mark.parametrize("shape", [(5, 2, 96, 80)] if INTERPRETED else [(5, 2, 96, 80), (16, 6, 2688, 1856)])
+def test_fp8_is_exact_where_nothing_is_rounded(device: str, schedule: ExpertSchedule, shape: Any, tokens: int) -> None:
     few(schedule, tokens)
-    given, scales = whole_numbers(tokens, (5, 2, 96, 80))
-    given = skip_some(tuple(tensor.to(device) for tensor in given)) if tokens > 1 else given  # type: ignore[arg-type]
-    scales = Float8Scales(*(tensor.to(device) for tensor in (scales.x, scales.up_E, scales.hidden, scales.down_E)))
-    compare_fp8(kernels(schedule), tuple(tensor.to(device) for tensor in given), scales, EXACT)  # type: ignore[arg-type]
+    given, scales = whole_numbers(tokens, shape, device)
+    compare_fp8(kernels(schedule), skip_some(given) if tokens > 1 else given, scales, EXACT)
 
 
 @pytest.mark.gpu
@@ -195,10 +194,7 @@ def test_no_tokens_and_the_table(device: str) -> None:
     # the table's own choice at each bucket's edge
     for tokens in (1, 5) if INTERPRETED else (1, 4, 8, 64, 513, 1500):
         compare(triton_form, inputs(tokens, SHAPES[-1], device))
-        given, scales = whole_numbers(tokens, (5, 2, 96, 80))
-        given = tuple(tensor.to(device) for tensor in given)
-        scales = Float8Scales(*(tensor.to(device) for tensor in (scales.x, scales.up_E, scales.hidden, scales.down_E)))
-        compare_fp8(form("experts_fp8", "triton"), given, scales, EXACT)  # type: ignore[arg-type]
+        compare_fp8(form("experts_fp8", "triton"), *whole_numbers(tokens, (5, 2, 96, 80), device), EXACT)
 
 
 def refused(given: Given, **other: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -225,8 +221,7 @@ def test_refuses_what_it_was_not_built_for(device: str) -> None:
     with pytest.raises(ValueError, match="runs on CUDA, not on meta"):
         module.experts(*(tensor.to("meta") for tensor in given))
     eight = form("experts_fp8", "triton")
-    given, scales = whole_numbers(2, (5, 2, 96, 80))
-    given = tuple(tensor.to(device) for tensor in given)
+    given, scales = whole_numbers(2, (5, 2, 96, 80), device)
     with pytest.raises(ValueError, match="weights are float8_e4m3fn, not"):
         eight.experts_fp8(*inputs(2, SHAPES[-1], device), scales)
     with pytest.raises(ValueError, match="scale up_E holds 5 float32"):
@@ -246,7 +241,7 @@ FAULTS = {
     "sum-skipped": ("_experts_blocks_triton", "held & (ds < D), other=0.0", "ds < D, other=0.0"),
     "pairs-up-tail": ("_experts_pairs_triton", "steps: tl.constexpr = (K + BLOCK_K - 1)", "steps: tl.constexpr = K"),
     "pairs-down-skipped": ("_experts_pairs_triton", "mask=held, other=0.0).to", "mask=pair >= 0, other=0.0).to"),
-    "pairs-down-order": ("_experts_pairs_triton", "token * TOP_K + step // chunks)", "token * TOP_K)"),
+    "pairs-down-order": ("_experts_pairs_triton", "tl.load(ids_at + j + 1,", "tl.load(ids_at + j,"),
     "pairs-unwritten": ("_experts_pairs_triton", "element_ty), mask=ns < N)", "element_ty), mask=ns < N - 1)"),
 }
 

@@ -45,6 +45,7 @@ def _grouped_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    HALVES: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """One block of rows times `BLOCK_N` rows of its expert's weights [N, K].
@@ -58,8 +59,96 @@ def _grouped_kernel(
     expert = tl.load(blocks_ptr + block * 3)
     if expert < 0:
         return
-    rows = tl.load(blocks_ptr + block * 3 + 1) + tl.arange(0, BLOCK_M)
-    valid = rows < tl.load(blocks_ptr + block * 3 + 2)
+    first = tl.load(blocks_ptr + block * 3 + 1)
+    end = tl.load(blocks_ptr + block * 3 + 2)
+    scale = 1.0
+    out_scale = 1.0
+    if FLOAT8:
+        scale = tl.load(x_scale_ptr).to(tl.float32) * tl.load(w_scale_ptr + expert).to(tl.float32)
+        if UP:
+            out_scale = tl.load(out_scale_ptr)
+    if HALVES:  # noqa: SIM102
+        # the last block of an expert is half empty half the time, and a prefill waits for the matrix units
+        if end - first <= BLOCK_M // 2:
+            _tile(
+                x_ptr,
+                w_ptr,
+                out_ptr,
+                pairs_ptr,
+                x_stride,
+                expert,
+                begin_n,
+                first,
+                end,
+                scale,
+                out_scale,
+                K,
+                N,
+                TOP_K,
+                UP,
+                SWAP,
+                TMA,
+                FLOAT8,
+                ROUNDED,
+                BLOCK_M // 2,
+                BLOCK_N,
+                BLOCK_K,
+            )
+            return
+    _tile(
+        x_ptr,
+        w_ptr,
+        out_ptr,
+        pairs_ptr,
+        x_stride,
+        expert,
+        begin_n,
+        first,
+        end,
+        scale,
+        out_scale,
+        K,
+        N,
+        TOP_K,
+        UP,
+        SWAP,
+        TMA,
+        FLOAT8,
+        ROUNDED,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+    )
+
+
+@triton.jit
+def _tile(
+    x_ptr,
+    w_ptr,
+    out_ptr,
+    pairs_ptr,
+    x_stride,
+    expert,
+    begin_n,
+    first,
+    end,
+    scale,
+    out_scale,
+    K: tl.constexpr,
+    N: tl.constexpr,
+    TOP_K: tl.constexpr,
+    UP: tl.constexpr,
+    SWAP: tl.constexpr,
+    TMA: tl.constexpr,
+    FLOAT8: tl.constexpr,
+    ROUNDED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Rows first to end - 1 times weights begin_n to begin_n + BLOCK_N - 1 of an expert, stored."""
+    rows = first + tl.arange(0, BLOCK_M)
+    valid = rows < end
     pairs = tl.load(pairs_ptr + rows, mask=valid, other=0)
     source = pairs // TOP_K if UP else rows
     ks = tl.arange(0, BLOCK_K)
@@ -79,22 +168,32 @@ def _grouped_kernel(
             w = tl.load(w_at + k)
         else:
             w = tl.load(w_at + k, mask=(ns < N)[:, None] & (ks < K - k)[None, :], other=0.0)
-        acc = tl.dot(w, tl.trans(x), acc) if SWAP else tl.dot(x, tl.trans(w), acc)
+        acc = _multiply(x, w, acc, SWAP, FLOAT8 and SWAP)
     if SWAP:
         acc = tl.trans(acc)
-    if FLOAT8:
-        acc *= tl.load(x_scale_ptr).to(tl.float32) * tl.load(w_scale_ptr + expert).to(tl.float32)
     # rounded where the reference rounds: after each product, and after the square
-    out = acc.to(ROUNDED)
+    out = (acc * scale).to(ROUNDED) if FLOAT8 else acc.to(ROUNDED)
     if UP:
         out = relu2_values(out.to(tl.float32)).to(ROUNDED)
         if FLOAT8:
-            out = float8_values(out, tl.load(out_scale_ptr)).to(out_ptr.dtype.element_ty)
+            out = float8_values(out, out_scale).to(out_ptr.dtype.element_ty)
         target = rows
     else:
         target = pairs
     out_at = out_ptr + target.to(tl.int64)[:, None] * N + ns[None, :]
     tl.store(out_at, out, mask=valid[:, None] & (ns < N)[None, :])
+
+
+@triton.jit
+def _multiply(x, w, acc, SWAP: tl.constexpr, PRECISE: tl.constexpr):
+    """acc + x w^T, or its transpose. Hopper adds FP8 products in some 14 bits unless told to add up in fp32 often."""
+    few: tl.constexpr = min(64, x.shape[1])
+    often: tl.constexpr = few if PRECISE else None
+    if SWAP:
+        acc = tl.dot(w, tl.trans(x), acc, max_num_imprecise_acc=often)
+    else:
+        acc = tl.dot(x, tl.trans(w), acc, max_num_imprecise_acc=often)
+    return acc
 
 
 @triton.jit
@@ -208,6 +307,7 @@ def _product(
         BLOCK_M=schedule.rows,
         BLOCK_N=tile.out,
         BLOCK_K=tile.inner,
+        HALVES=schedule.rows >= 128 and not schedule.swap,
         num_warps=tile.warps,
         num_stages=tile.stages,
         **launch_options(x.device),

@@ -28,6 +28,18 @@ def _weights(w_ptr, expert, held, ns, ks, N: tl.constexpr, K: tl.constexpr):
 
 
 @triton.jit
+def _accumulate(acc, w, x, VECTOR: tl.constexpr):
+    """acc + w x, each thread adding up what it loaded at once: `VECTOR` neighbours become one number."""
+    products = w.to(tl.float32) * x[None, :]
+    return acc + tl.sum(tl.reshape(products, [acc.shape[0], acc.shape[1], VECTOR]), 2)
+
+
+@triton.jit
+def _hidden(h_at, ks, held, weight, K: tl.constexpr):
+    return tl.load(h_at + ks, mask=held & (ks < K), other=0.0).to(tl.float32) * weight
+
+
+@triton.jit
 def _up_kernel(
     x_ptr,
     w_ptr,
@@ -57,7 +69,9 @@ def _up_kernel(
     ns = (tl.program_id(0) % tiles_n) * BLOCK_N + tl.arange(0, BLOCK_N)
     ks = tl.arange(0, BLOCK_K)
     x_at = x_ptr + (pair // TOP_K).to(tl.int64) * x_stride + ks
-    acc = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
+    # 16 bytes per load
+    vector: tl.constexpr = 16 if FLOAT8 else 8
+    acc = tl.zeros([BLOCK_N, BLOCK_K // vector], tl.float32)
     w_next = _weights(w_ptr, expert, True, ns, ks, N, K)
     for step in tl.static_range(steps):
         w = w_next
@@ -66,7 +80,7 @@ def _up_kernel(
         x = tl.load(x_at + step * BLOCK_K, mask=step * BLOCK_K + ks < K, other=0.0)
         if FLOAT8:
             x = float8_values(x, tl.load(x_scale_ptr)).to(w_ptr.dtype.element_ty)
-        acc += w.to(tl.float32) * x.to(tl.float32)[None, :]
+        acc = _accumulate(acc, w, x.to(tl.float32), vector)
     out = tl.sum(acc, 1)
     if FLOAT8:
         out *= tl.load(x_scale_ptr).to(tl.float32) * tl.load(w_scale_ptr + expert).to(tl.float32)
@@ -101,29 +115,46 @@ def _down_kernel(
     token = tl.program_id(0) // tiles_n
     ns = (tl.program_id(0) % tiles_n) * BLOCK_N + tl.arange(0, BLOCK_N)
     ks = tl.arange(0, BLOCK_K)
-    # ids and weights are older than the up kernel, which let this one in: the first tile need not wait for it
-    expert = tl.load(ids_ptr + token * TOP_K)
+    ids_at = ids_ptr + token * TOP_K
+    # ids and weights are older than the up kernel, which let this one in: an expert's tiles need not wait for it
+    expert = tl.load(ids_at)
     held = (expert >= 0) & (expert < NUM_EXPERTS)
-    w_next = _weights(w_ptr, expert, held, ns, ks, N, K)
+    w0 = _weights(w_ptr, expert, held, ns, ks, N, K)
+    w1 = _weights(w_ptr, expert, held & (chunks > 1), ns, BLOCK_K + ks, N, K)
+    w2 = _weights(w_ptr, expert, held & (chunks > 2), ns, 2 * BLOCK_K + ks, N, K)
+    w3 = _weights(w_ptr, expert, held & (chunks > 3), ns, 3 * BLOCK_K + ks, N, K)
     if PDL:
         gdc_wait()
         gdc_launch_dependents()
-    acc = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
-    for step in tl.static_range(TOP_K * chunks):
-        w = w_next
-        expert = tl.load(ids_ptr + token * TOP_K + step // chunks)
-        held = (expert >= 0) & (expert < NUM_EXPERTS)
-        if step + 1 < TOP_K * chunks:
-            following = tl.load(ids_ptr + token * TOP_K + (step + 1) // chunks)
-            present = (following >= 0) & (following < NUM_EXPERTS)
-            w_next = _weights(w_ptr, following, present, ns, ((step + 1) % chunks) * BLOCK_K + ks, N, K)
-        pair = token * TOP_K + step // chunks
-        inner = (step % chunks) * BLOCK_K + ks
-        h = tl.load(hidden_ptr + pair.to(tl.int64) * K + inner, mask=held & (inner < K), other=0.0)
+    # 16 bytes per load
+    vector: tl.constexpr = 16 if FLOAT8 else 8
+    acc = tl.zeros([BLOCK_N, BLOCK_K // vector], tl.float32)
+    for j in range(TOP_K):
+        pair = token * TOP_K + j
         weight = tl.load(weights_ptr + pair, mask=held, other=0.0).to(tl.float32)
         if FLOAT8:
             weight *= tl.load(w_scale_ptr + expert, mask=held, other=0.0).to(tl.float32)
-        acc += w.to(tl.float32) * (h.to(tl.float32) * weight)[None, :]
+        h_at = hidden_ptr + pair.to(tl.int64) * K
+        following = tl.load(ids_at + j + 1, mask=j + 1 < TOP_K, other=-1)
+        present = (following >= 0) & (following < NUM_EXPERTS)
+        # each tile is used, and the next expert's takes its place
+        acc = _accumulate(acc, w0, _hidden(h_at, ks, held, weight, K), vector)
+        w0 = _weights(w_ptr, following, present, ns, ks, N, K)
+        if chunks > 1:
+            acc = _accumulate(acc, w1, _hidden(h_at, BLOCK_K + ks, held, weight, K), vector)
+            w1 = _weights(w_ptr, following, present, ns, BLOCK_K + ks, N, K)
+        if chunks > 2:
+            acc = _accumulate(acc, w2, _hidden(h_at, 2 * BLOCK_K + ks, held, weight, K), vector)
+            w2 = _weights(w_ptr, following, present, ns, 2 * BLOCK_K + ks, N, K)
+        if chunks > 3:
+            acc = _accumulate(acc, w3, _hidden(h_at, 3 * BLOCK_K + ks, held, weight, K), vector)
+            w3 = _weights(w_ptr, following, present, ns, 3 * BLOCK_K + ks, N, K)
+        # an expert wider than four tiles reads the rest as it comes
+        for chunk in range(4, chunks):
+            inner = chunk * BLOCK_K + ks
+            w = _weights(w_ptr, expert, held, ns, inner, N, K)
+            acc = _accumulate(acc, w, _hidden(h_at, inner, held, weight, K), vector)
+        expert, held = following, present
     out = tl.sum(acc, 1)
     if FLOAT8:
         out *= tl.load(hidden_scale_ptr).to(tl.float32)

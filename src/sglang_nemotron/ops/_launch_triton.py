@@ -48,10 +48,10 @@ def relu2_values(x):
 
 @triton.jit
 def float8_values(x, scale):
-    """x / scale, clamped to what float8_e4m3fn holds, still fp32; NaN stays NaN."""
-    x = tl.div_rn(x.to(tl.float32), scale.to(tl.float32))
-    x = tl.where(x > 448.0, 448.0, x)
-    return tl.where(x < -448.0, -448.0, x)
+    """x times 1 / scale, clamped to what float8_e4m3fn holds, still fp32; NaN stays NaN."""
+    x = x.to(tl.float32) * tl.div_rn(1.0, scale.to(tl.float32))
+    x = tl.minimum(x, 448.0, propagate_nan=tl.PropagateNan.ALL)
+    return tl.maximum(x, -448.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @functools.cache

@@ -41,8 +41,8 @@ def sort_pairs(ids_Tk: torch.Tensor, *, num_experts: int, block_rows: int) -> tu
 def sort_pairs_quantising(
     ids_Tk: torch.Tensor, x_TD: torch.Tensor, scale: torch.Tensor, *, num_experts: int, block_rows: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`sort_pairs`, and x / scale clamped to the range of float8_e4m3fn and rounded to it: (pairs, blocks, x_TD)."""
+    """(pairs, blocks, x_TD): `sort_pairs`, and x times 1 / scale, clamped to what float8_e4m3fn holds and rounded."""
     pairs_n, blocks_b3 = sort_pairs(ids_Tk, num_experts=num_experts, block_rows=block_rows)
     largest = torch.finfo(torch.float8_e4m3fn).max
-    quantised_TD = (x_TD.float() / scale).clamp(-largest, largest).to(torch.float8_e4m3fn)
+    quantised_TD = (x_TD.float() * (1 / scale)).clamp(-largest, largest).to(torch.float8_e4m3fn)
     return pairs_n, blocks_b3, quantised_TD

@@ -15,8 +15,8 @@ from sglang_nemotron.ops._launch_triton import device_wait, float8_values, launc
 
 __all__ = ["sort_pairs", "sort_pairs_quantising"]
 
-# ids that a program looks at together, and numbers that it quantises
-_CHUNK = 4096
+# ids that a program looks at together, of few and of many, and numbers that it quantises
+_CHUNK, _LARGE_CHUNK = 4096, 16384
 _QUANTISED = 4096
 
 
@@ -98,7 +98,9 @@ def _sort(
     num_values = 0 if x_TD is None else x_TD.numel()
     if num_pairs == 0:
         return pairs_n, blocks_b3, quantised_TD
-    chunk = min(_CHUNK, max(128, triton.next_power_of_2(num_pairs)))
+    # every chunk costs its latency twice; a prefill's ids are many
+    most = _CHUNK if num_pairs <= 2 * _CHUNK else _LARGE_CHUNK
+    chunk = min(most, max(128, triton.next_power_of_2(num_pairs)))
     _sort_kernel[(num_experts + triton.cdiv(num_values, _QUANTISED),)](
         ids_Tk,
         pairs_n,
@@ -114,7 +116,7 @@ def _sort(
         BLOCK_ROWS=block_rows,
         CHUNK=chunk,
         QUANTISED=_QUANTISED if num_values else 0,
-        num_warps=8 if chunk > 1024 or num_values else 4,
+        num_warps=16 if chunk > _CHUNK else 8 if chunk > 1024 or num_values else 4,
         **launch_options(device),
     )
     return pairs_n, blocks_b3, quantised_TD

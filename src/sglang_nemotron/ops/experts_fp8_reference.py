@@ -15,9 +15,9 @@ __all__ = ["experts_fp8"]
 
 
 def _quantised(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """x / scale, clamped to what float8_e4m3fn holds and rounded to it; as fp32."""
+    """x times 1 / scale, clamped to what float8_e4m3fn holds and rounded to it; as fp32."""
     largest = torch.finfo(torch.float8_e4m3fn).max
-    return (x.float() / scale).clamp(-largest, largest).to(torch.float8_e4m3fn).float()
+    return (x.float() * (1 / scale)).clamp(-largest, largest).to(torch.float8_e4m3fn).float()
 
 
 def experts_fp8(
