@@ -33,9 +33,10 @@ from sglang_nemotron.ops.schedules import ExpertSchedule, expert_schedule
 NUM_EXPERTS, TOP_K, HIDDEN, WIDTH = 128, 6, 2688, 1856
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 8192)
 DTYPES = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
-# (root mean square of the difference over that of the result, largest difference over the largest magnitude): a hidden
-# value on a rounding tie may fall to either side, which in FP8 moves it by up to an eighth
-TOLERANCE = {torch.bfloat16: (2**-8, 2**-7), torch.float8_e4m3fn: (2**-7, 2**-5)}
+# (norm of the difference over that of the result, largest difference over the largest magnitude): a hidden value on a
+# rounding tie may fall to either side, which in FP8 moves it by up to an eighth; more do where the matrix unit's own
+# sums keep 14 bits (`promote` 0)
+TOLERANCE = {"bf16": (2**-8, 2**-7), "fp8": (2**-7, 2**-6), "fp8 promote 0": (2**-6, 2**-5)}
 # flashinfer_cutlass as published, microseconds per MoE layer at this shape; card and routing unlike ours
 PUBLISHED = {
     "bf16": {1: 73, 32: 762, 128: 768, 512: 811, 8192: 2828},
@@ -121,9 +122,11 @@ def errors(
     return (wrong.norm() / expected.norm()).item(), (wrong.abs().max() / expected.abs().max()).item()
 
 
-def right(found: tuple[float, float], dtype: torch.dtype) -> bool:
+def right(found: tuple[float, float], kind: str, schedule: ExpertSchedule) -> bool:
     """Whether both errors are within their tolerance."""
-    return all(one <= most for one, most in zip(found, TOLERANCE[dtype], strict=True))
+    loose = kind == "fp8" and schedule.form == "blocks" and not schedule.promote
+    limits = TOLERANCE["fp8 promote 0" if loose else kind]
+    return all(one <= most for one, most in zip(found, limits, strict=True))
 
 
 def copy_bandwidth(gib: int = 4) -> float:
@@ -190,12 +193,6 @@ def machine(commit: str) -> dict[str, Any]:
 def measure(kind: str, tokens: int, sets: list[Weights], bandwidth: float) -> dict[str, Any]:
     """One row: time, floor, share of it, rate, error and the schedule used."""
     weights, calls = sets[0], [make_call(tokens) for _ in range(CALLS if tokens <= 1024 else 2)]
-    found = errors(tokens, weights)
-    if not right(found, weights.up_EID.dtype):
-        raise SystemExit(f"{kind} at {tokens} tokens is wrong: errors {found}; nothing is reported")
-    times = time_calls(calls, sets, budget_us=1e5)
-    floor = statistics.mean(floor_bytes(call, weights) for call in calls) / bandwidth * 1e6
-    time = statistics.median(times)
     schedule = expert_schedule(
         weights.up_EID.device,
         weights.up_EID.dtype,
@@ -205,6 +202,12 @@ def measure(kind: str, tokens: int, sets: list[Weights], bandwidth: float) -> di
         width=weights.up_EID.shape[1],
         num_tokens=tokens,
     )
+    found = errors(tokens, weights)
+    if not right(found, kind, schedule):
+        raise SystemExit(f"{kind} at {tokens} tokens is wrong: errors {found}; nothing is reported")
+    times = time_calls(calls, sets, budget_us=1e5)
+    floor = statistics.mean(floor_bytes(call, weights) for call in calls) / bandwidth * 1e6
+    time = statistics.median(times)
     return {
         "dtype": kind,
         "tokens": tokens,

@@ -33,7 +33,7 @@ _CARD = [
     ExpertSchedule("pairs", Tile(8, 1024, 4, 1), Tile(4, 1024, 4, 1)),
     ExpertSchedule("blocks", Tile(64, 128, 4, 4), Tile(64, 128, 4, 4), rows=16, swap=True, tma=True),
     ExpertSchedule("blocks", Tile(128, 128, 8, 3), Tile(64, 128, 4, 3), rows=32, swap=True),
-    ExpertSchedule("blocks", Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), rows=128, tma=True),
+    ExpertSchedule("blocks", Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), rows=128, tma=True, promote=0),
     ExpertSchedule("blocks", Tile(64, 64, 4, 3), Tile(64, 64, 4, 3), rows=16),
 ]
 SCHEDULES = [*_PAIRS, *_BLOCKS] if INTERPRETED else _CARD

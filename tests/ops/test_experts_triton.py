@@ -145,10 +145,10 @@ def test_fp8_is_exact_where_nothing_is_rounded(device: str, schedule: ExpertSche
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("tokens", [1, 8, 33, 129])
 def test_fp8_equals_reference(schedule: ExpertSchedule, shape: Any, tokens: int) -> None:
-    if schedule.form == "blocks" and shape[2] % 16:
-        schedule = replace(schedule, tma=False)
     given, scales = quantised(inputs(tokens, shape, "cuda"))
-    compare_fp8(kernels(schedule), skip_some(given) if tokens > 1 else given, scales, 2**-6)
+    # the matrix unit's own sums move more hidden values over a rounding tie
+    tolerance = 2**-6 if schedule.promote else 2**-5
+    compare_fp8(kernels(schedule), skip_some(given) if tokens > 1 else given, scales, tolerance)
     found = kernels(schedule).experts_fp8(*given, scales)
     assert torch.equal(kernels(schedule).experts_fp8(*given, scales), found)
 
@@ -230,7 +230,7 @@ def test_refuses_what_it_was_not_built_for(device: str) -> None:
 
 # kernel -> (file, what it says, what it shall say instead)
 FAULTS = {
-    "sort-pairs": ("expert_sort_triton", "place, begin + lane,", "place, tl.maximum(begin + lane - 1, 0),"),
+    "sort-pairs": ("expert_sort_triton", "CHUNK), mask=own", "CHUNK) // 2, mask=own"),
     "sort-blocks": ("expert_sort_triton", "tl.minimum(begin + BLOCK_ROWS, end)", "begin + 1"),
     "blocks-gather": ("_experts_blocks_triton", "pairs // TOP_K if UP", "pairs // (TOP_K + 1) if UP"),
     "blocks-tail": ("_experts_blocks_triton", "tl.range(0, K, BLOCK_K)", "tl.range(0, K - BLOCK_K, BLOCK_K)"),
@@ -241,7 +241,7 @@ FAULTS = {
     "sum-skipped": ("_experts_blocks_triton", "held & (ds < D), other=0.0", "ds < D, other=0.0"),
     "pairs-up-tail": ("_experts_pairs_triton", "steps: tl.constexpr = (K + BLOCK_K - 1)", "steps: tl.constexpr = K"),
     "pairs-down-skipped": ("_experts_pairs_triton", "mask=held, other=0.0).to", "mask=pair >= 0, other=0.0).to"),
-    "pairs-down-order": ("_experts_pairs_triton", "tl.load(ids_at + j + 1,", "tl.load(ids_at + j,"),
+    "pairs-down-order": ("_experts_pairs_triton", "2 // chunks, ns", "0 // chunks, ns"),
     "pairs-unwritten": ("_experts_pairs_triton", "element_ty), mask=ns < N)", "element_ty), mask=ns < N - 1)"),
 }
 

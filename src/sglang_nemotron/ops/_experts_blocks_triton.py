@@ -41,6 +41,7 @@ def _grouped_kernel(
     SWAP: tl.constexpr,
     TMA: tl.constexpr,
     FLOAT8: tl.constexpr,
+    PROMOTE: tl.constexpr,
     ROUNDED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -89,6 +90,7 @@ def _grouped_kernel(
                 SWAP,
                 TMA,
                 FLOAT8,
+                PROMOTE,
                 ROUNDED,
                 BLOCK_M // 2,
                 BLOCK_N,
@@ -114,6 +116,7 @@ def _grouped_kernel(
         SWAP,
         TMA,
         FLOAT8,
+        PROMOTE,
         ROUNDED,
         BLOCK_M,
         BLOCK_N,
@@ -141,6 +144,7 @@ def _tile(
     SWAP: tl.constexpr,
     TMA: tl.constexpr,
     FLOAT8: tl.constexpr,
+    PROMOTE: tl.constexpr,
     ROUNDED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -168,7 +172,7 @@ def _tile(
             w = tl.load(w_at + k)
         else:
             w = tl.load(w_at + k, mask=(ns < N)[:, None] & (ks < K - k)[None, :], other=0.0)
-        acc = _multiply(x, w, acc, SWAP, FLOAT8 and SWAP)
+        acc = _multiply(x, w, acc, SWAP, PROMOTE)
     if SWAP:
         acc = tl.trans(acc)
     # rounded where the reference rounds: after each product, and after the square
@@ -185,10 +189,9 @@ def _tile(
 
 
 @triton.jit
-def _multiply(x, w, acc, SWAP: tl.constexpr, PRECISE: tl.constexpr):
-    """acc + x w^T, or its transpose. Hopper adds FP8 products in some 14 bits unless told to add up in fp32 often."""
-    few: tl.constexpr = min(64, x.shape[1])
-    often: tl.constexpr = few if PRECISE else None
+def _multiply(x, w, acc, SWAP: tl.constexpr, PROMOTE: tl.constexpr):
+    """acc + x w^T, or its transpose. Hopper adds FP8 products in some 14 bits unless told when to go over to fp32."""
+    often: tl.constexpr = min(PROMOTE, x.shape[1]) if PROMOTE > 0 else None
     if SWAP:
         acc = tl.dot(w, tl.trans(x), acc, max_num_imprecise_acc=often)
     else:
@@ -265,7 +268,7 @@ def experts_in_blocks(
         TOP_K=top_k,
         BLOCK=block,
         num_warps=2,
-        **launch_options(device),
+        **launch_options(device, num_tokens),
     )
     return y_TD
 
@@ -303,6 +306,7 @@ def _product(
         SWAP=schedule.swap,
         TMA=tma,
         FLOAT8=scales[0] is not None,
+        PROMOTE=schedule.promote if scales[0] is not None else 0,
         ROUNDED=tl.bfloat16 if rounded == torch.bfloat16 else tl.float16,
         BLOCK_M=schedule.rows,
         BLOCK_N=tile.out,
@@ -310,5 +314,5 @@ def _product(
         HALVES=schedule.rows >= 128 and not schedule.swap,
         num_warps=tile.warps,
         num_stages=tile.stages,
-        **launch_options(x.device),
+        **launch_options(x.device, pairs.shape[0] // top_k),
     )

@@ -35,8 +35,10 @@ def _accumulate(acc, w, x, VECTOR: tl.constexpr):
 
 
 @triton.jit
-def _hidden(h_at, ks, held, weight, K: tl.constexpr):
-    return tl.load(h_at + ks, mask=held & (ks < K), other=0.0).to(tl.float32) * weight
+def _choice_weights(w_ptr, ids_at, j, ns, ks, N: tl.constexpr, K: tl.constexpr, E: tl.constexpr, TOP_K: tl.constexpr):
+    """`_weights` of the expert that is a token's choice number j; zeros after the last."""
+    expert = tl.load(ids_at + j, mask=j < TOP_K, other=-1)
+    return _weights(w_ptr, expert, (expert >= 0) & (expert < E), ns, ks, N, K)
 
 
 @triton.jit
@@ -72,11 +74,18 @@ def _up_kernel(
     # 16 bytes per load
     vector: tl.constexpr = 16 if FLOAT8 else 8
     acc = tl.zeros([BLOCK_N, BLOCK_K // vector], tl.float32)
-    w_next = _weights(w_ptr, expert, True, ns, ks, N, K)
+    # four tiles are on their way while one is multiplied; unrolled, the names cost nothing
+    w0 = _weights(w_ptr, expert, True, ns, ks, N, K)
+    w1 = _weights(w_ptr, expert, steps > 1, ns, BLOCK_K + ks, N, K)
+    w2 = _weights(w_ptr, expert, steps > 2, ns, 2 * BLOCK_K + ks, N, K)
+    w3 = _weights(w_ptr, expert, steps > 3, ns, 3 * BLOCK_K + ks, N, K)
     for step in tl.static_range(steps):
-        w = w_next
-        if step + 1 < steps:
-            w_next = _weights(w_ptr, expert, True, ns, (step + 1) * BLOCK_K + ks, N, K)
+        w = w0
+        w0 = w1
+        w1 = w2
+        w2 = w3
+        if step + 4 < steps:
+            w3 = _weights(w_ptr, expert, True, ns, (step + 4) * BLOCK_K + ks, N, K)
         x = tl.load(x_at + step * BLOCK_K, mask=step * BLOCK_K + ks < K, other=0.0)
         if FLOAT8:
             x = float8_values(x, tl.load(x_scale_ptr)).to(w_ptr.dtype.element_ty)
@@ -116,45 +125,35 @@ def _down_kernel(
     ns = (tl.program_id(0) % tiles_n) * BLOCK_N + tl.arange(0, BLOCK_N)
     ks = tl.arange(0, BLOCK_K)
     ids_at = ids_ptr + token * TOP_K
-    # ids and weights are older than the up kernel, which let this one in: an expert's tiles need not wait for it
-    expert = tl.load(ids_at)
-    held = (expert >= 0) & (expert < NUM_EXPERTS)
-    w0 = _weights(w_ptr, expert, held, ns, ks, N, K)
-    w1 = _weights(w_ptr, expert, held & (chunks > 1), ns, BLOCK_K + ks, N, K)
-    w2 = _weights(w_ptr, expert, held & (chunks > 2), ns, 2 * BLOCK_K + ks, N, K)
-    w3 = _weights(w_ptr, expert, held & (chunks > 3), ns, 3 * BLOCK_K + ks, N, K)
+    # ids and weights are older than the up kernel, which let this one in: the first tiles need not wait for it
+    w0 = _choice_weights(w_ptr, ids_at, 0 // chunks, ns, 0 % chunks * BLOCK_K + ks, N, K, NUM_EXPERTS, TOP_K)
+    w1 = _choice_weights(w_ptr, ids_at, 1 // chunks, ns, 1 % chunks * BLOCK_K + ks, N, K, NUM_EXPERTS, TOP_K)
+    w2 = _choice_weights(w_ptr, ids_at, 2 // chunks, ns, 2 % chunks * BLOCK_K + ks, N, K, NUM_EXPERTS, TOP_K)
+    w3 = _choice_weights(w_ptr, ids_at, 3 // chunks, ns, 3 % chunks * BLOCK_K + ks, N, K, NUM_EXPERTS, TOP_K)
     if PDL:
         gdc_wait()
         gdc_launch_dependents()
     # 16 bytes per load
     vector: tl.constexpr = 16 if FLOAT8 else 8
     acc = tl.zeros([BLOCK_N, BLOCK_K // vector], tl.float32)
-    for j in range(TOP_K):
-        pair = token * TOP_K + j
+    for step in tl.static_range(TOP_K * chunks):
+        w = w0
+        w0 = w1
+        w1 = w2
+        w2 = w3
+        if step + 4 < TOP_K * chunks:
+            w3 = _choice_weights(
+                w_ptr, ids_at, (step + 4) // chunks, ns, (step + 4) % chunks * BLOCK_K + ks, N, K, NUM_EXPERTS, TOP_K
+            )
+        expert = tl.load(ids_at + step // chunks)
+        held = (expert >= 0) & (expert < NUM_EXPERTS)
+        pair = token * TOP_K + step // chunks
         weight = tl.load(weights_ptr + pair, mask=held, other=0.0).to(tl.float32)
         if FLOAT8:
             weight *= tl.load(w_scale_ptr + expert, mask=held, other=0.0).to(tl.float32)
-        h_at = hidden_ptr + pair.to(tl.int64) * K
-        following = tl.load(ids_at + j + 1, mask=j + 1 < TOP_K, other=-1)
-        present = (following >= 0) & (following < NUM_EXPERTS)
-        # each tile is used, and the next expert's takes its place
-        acc = _accumulate(acc, w0, _hidden(h_at, ks, held, weight, K), vector)
-        w0 = _weights(w_ptr, following, present, ns, ks, N, K)
-        if chunks > 1:
-            acc = _accumulate(acc, w1, _hidden(h_at, BLOCK_K + ks, held, weight, K), vector)
-            w1 = _weights(w_ptr, following, present, ns, BLOCK_K + ks, N, K)
-        if chunks > 2:
-            acc = _accumulate(acc, w2, _hidden(h_at, 2 * BLOCK_K + ks, held, weight, K), vector)
-            w2 = _weights(w_ptr, following, present, ns, 2 * BLOCK_K + ks, N, K)
-        if chunks > 3:
-            acc = _accumulate(acc, w3, _hidden(h_at, 3 * BLOCK_K + ks, held, weight, K), vector)
-            w3 = _weights(w_ptr, following, present, ns, 3 * BLOCK_K + ks, N, K)
-        # an expert wider than four tiles reads the rest as it comes
-        for chunk in range(4, chunks):
-            inner = chunk * BLOCK_K + ks
-            w = _weights(w_ptr, expert, held, ns, inner, N, K)
-            acc = _accumulate(acc, w, _hidden(h_at, inner, held, weight, K), vector)
-        expert, held = following, present
+        inner = (step % chunks) * BLOCK_K + ks
+        h = tl.load(hidden_ptr + pair.to(tl.int64) * K + inner, mask=held & (inner < K), other=0.0)
+        acc = _accumulate(acc, w, h.to(tl.float32) * weight, vector)
     out = tl.sum(acc, 1)
     if FLOAT8:
         out *= tl.load(hidden_scale_ptr).to(tl.float32)
@@ -176,7 +175,12 @@ def experts_by_pair(
     top_k, device = ids_Tk.shape[1], x_TD.device
     hidden_nI = torch.empty((num_tokens * top_k, width), dtype=up_EID.dtype, device=device)
     y_TD = torch.empty((num_tokens, hidden), dtype=x_TD.dtype, device=device)
-    shared = {"NUM_EXPERTS": num_experts, "TOP_K": top_k, "FLOAT8": scales is not None, **launch_options(device)}
+    shared = {
+        "NUM_EXPERTS": num_experts,
+        "TOP_K": top_k,
+        "FLOAT8": scales is not None,
+        **launch_options(device, num_tokens),
+    }
     tile = schedule.up
     _up_kernel[(num_tokens * top_k * triton.cdiv(width, tile.out),)](
         x_TD,

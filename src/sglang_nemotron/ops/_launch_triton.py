@@ -23,6 +23,7 @@ __all__ = [
     "relu2_values",
 ]
 
+_CHAINED_TOKENS = 256
 # whether kernels run in Triton's interpreter, on the CPU; TRITON_INTERPRET is read when Triton is first imported
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 
@@ -60,9 +61,13 @@ def capability(device: torch.device) -> tuple[int, int]:
     return (0, 0) if INTERPRETED else torch.cuda.get_device_capability(device)
 
 
-def launch_options(device: torch.device) -> dict[str, Any]:
-    """Programmatic dependent launch, from Hopper on: `PDL` for the kernel, `launch_pdl` for the launch."""
-    return {"PDL": True, "launch_pdl": True} if capability(device) >= (9, 0) else {"PDL": False}
+def launch_options(device: torch.device, num_tokens: int) -> dict[str, Any]:
+    """Programmatic dependent launch, from Hopper on: `PDL` for the kernel, `launch_pdl` for the launch.
+
+    It takes 1 or 2 us off a chain of launches; beyond some hundred tokens waiting programs only stand in the way.
+    """
+    chained = num_tokens <= _CHAINED_TOKENS and capability(device) >= (9, 0)
+    return {"PDL": True, "launch_pdl": True} if chained else {"PDL": False}
 
 
 def check_device(tensor: torch.Tensor) -> None:

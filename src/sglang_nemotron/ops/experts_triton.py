@@ -39,7 +39,7 @@ def relu2(x: torch.Tensor) -> torch.Tensor:
     y = torch.empty_like(x)
     if x.numel():
         grid = (triton.cdiv(x.numel(), _RELU2_BLOCK),)
-        _relu2_kernel[grid](x, y, x.numel(), BLOCK=_RELU2_BLOCK, num_warps=4, **launch_options(x.device))
+        _relu2_kernel[grid](x, y, x.numel(), BLOCK=_RELU2_BLOCK, num_warps=4, **launch_options(x.device, x.shape[0]))
     return y
 
 

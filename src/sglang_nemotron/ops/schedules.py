@@ -37,7 +37,8 @@ class ExpertSchedule:
 
     `form` "pairs": each (token, expert) pair streams its expert's weights by itself, nothing is sorted. "blocks": pairs
     are sorted by expert and go in blocks of `rows`. `swap`: weights are the left operand, so that few rows waste no
-    matrix units; `tma`: weights come through the bulk copy engine where their strides allow it.
+    matrix units; `tma`: weights come through the bulk copy engine where their strides allow it. `promote`: FP8 sums go
+    over to fp32 after so many channels; 0 leaves them to the matrix unit, which is quicker and keeps fewer bits.
     """
 
     form: str
@@ -46,6 +47,7 @@ class ExpertSchedule:
     rows: int = 16
     swap: bool = False
     tma: bool = False
+    promote: int = 128
 
     @staticmethod
     def from_row(row: dict[str, Any]) -> ExpertSchedule:
