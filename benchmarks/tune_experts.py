@@ -200,17 +200,22 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=list(DTYPES))
     options = parser.parse_args()
     torch.manual_seed(2)
-    began, log, rows = time.monotonic(), [], {}
+    began = time.monotonic()
+    log: list[dict[str, Any]] = []
+    rows: dict[str, list[dict[str, Any]]] = {}
     compile_all(options.dtypes, [bucket or LARGE for bucket in BUCKETS])
     print(f"compiled in {time.monotonic() - began:.0f} s", flush=True)
     for kind in options.dtypes:
         sets = [make_weights(DTYPES[kind]) for _ in range(4)]
-        found = [tune(kind, bucket or LARGE, sets, log).to_row(bucket) for bucket in BUCKETS]
-        rows[str(DTYPES[kind]).removeprefix("torch.")] = found
+        found = rows[str(DTYPES[kind]).removeprefix("torch.")] = []
+        for bucket in BUCKETS:
+            found.append(tune(kind, bucket or LARGE, sets, log).to_row(bucket))
+            # a run that is cut short leaves a table that serves, its last row for any number of tokens
+            shown = {dtype: [*some[:-1], {**some[-1], "tokens": None}] for dtype, some in rows.items()}
+            write_table(options.out, torch.cuda.get_device_name(), shown)
+            if options.log:
+                options.log.write_text(json.dumps(log) + "\n")
         del sets
-        write_table(options.out, torch.cuda.get_device_name(), rows)
-        if options.log:
-            options.log.write_text(json.dumps(log) + "\n")
     print(f"tuned in {time.monotonic() - began:.0f} s")
 
 

@@ -6,6 +6,10 @@ per block of rows. Knows no device table.
 Shapes: T tokens, D hidden, I expert width, E experts held here, k experts per token, n = T * k pairs, b blocks.
 """
 
+# what a kernel says is Triton's language, not Python's
+# pyright: reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
+# pyright: reportAssignmentType=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 from typing import Any

@@ -6,6 +6,10 @@ share an expert read it twice, the second time from the cache. Knows no device t
 Shapes: T tokens, D hidden, I expert width, E experts held here, k experts per token, n = T * k pairs.
 """
 
+# what a kernel says is Triton's language, not Python's
+# pyright: reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
+# pyright: reportAssignmentType=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import torch

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from triton import knobs
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 __all__ = [
@@ -25,7 +26,7 @@ __all__ = [
 
 _CHAINED_TOKENS = 256
 # whether kernels run in Triton's interpreter, on the CPU; TRITON_INTERPRET is read when Triton is first imported
-INTERPRETED = bool(triton.knobs.runtime.interpret)
+INTERPRETED = bool(knobs.runtime.interpret)
 
 
 @triton.jit

@@ -5,6 +5,10 @@ In: the router's ids; out: the order and the blocks that a grouped product walks
 Shapes: T tokens, k experts per token, n = T * k pairs, E experts, b blocks, D hidden.
 """
 
+# what a kernel says is Triton's language, not Python's
+# pyright: reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
+# pyright: reportAssignmentType=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import torch

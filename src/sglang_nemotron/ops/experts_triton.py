@@ -6,6 +6,10 @@ kernels with which tiles is a row of `schedules.json`.
 Shapes: T tokens, D hidden, I expert width, E experts held here, k experts per token.
 """
 
+# what a kernel says is Triton's language, not Python's
+# pyright: reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
+# pyright: reportAssignmentType=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import torch

@@ -20,6 +20,9 @@ __all__ = ["ExpertSchedule", "Tile", "expert_schedule", "shape_key"]
 
 TABLE = Path(__file__).with_name("schedules.json")
 
+# the same chip with other memory: H100 and GH200 run what was tuned on an H200 until somebody tunes them
+_KIN = {(9, 0): "NVIDIA H200"}
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -71,29 +74,39 @@ def expert_schedule(
     device: torch.device, dtype: torch.dtype, *, num_experts: int, top_k: int, hidden: int, width: int, num_tokens: int
 ) -> ExpertSchedule:
     """The schedule for weights of this dtype and shape on this device."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    for tokens, schedule in _rows(
-        name, str(dtype).removeprefix("torch."), shape_key(num_experts, top_k, hidden, width)
-    ):
+    name, kin = _names(device)
+    shape = shape_key(num_experts, top_k, hidden, width)
+    for tokens, schedule in _rows(name, kin, str(dtype).removeprefix("torch."), shape):
         if tokens is None or num_tokens <= tokens:
             return schedule
     raise AssertionError("the last row of every list is for any number of tokens")
 
 
 @functools.cache
-def _rows(device: str, dtype: str, shape: str) -> tuple[tuple[int | None, ExpertSchedule], ...]:
-    """Rows of this device and shape; of its other shapes if there are none; of every device if it is unknown."""
+def _names(device: torch.device) -> tuple[str, str]:
+    """What the table calls this device, and the device that stands in for it."""
+    if device.type != "cuda":
+        return device.type, device.type
+    name = torch.cuda.get_device_name(device)
+    return name, _KIN.get(torch.cuda.get_device_capability(device), name)
+
+
+@functools.cache
+def _rows(device: str, kin: str, dtype: str, shape: str) -> tuple[tuple[int | None, ExpertSchedule], ...]:
+    """Rows of this device and shape; else of its kin; else of another shape; else what fits every device."""
     table = json.loads(TABLE.read_text())["experts"]
-    default = table["any device"]
     # a 16-bit float is a 16-bit float
     dtype = "bfloat16" if dtype == "float16" else dtype
-    shapes = table.get(device, {}).get(dtype)
+    source = device if device in table else kin
+    shapes = table.get(source, {}).get(dtype)
     if shapes is None:
         logger.info("experts on %s in %s: not tuned for this device, using what fits any", device, dtype)
-        rows = default[dtype]
-    elif shape in shapes:
-        rows = shapes[shape]
+        rows = table["any device"][dtype]
     else:
-        shape, rows = next(iter(shapes.items()))
-        logger.info("experts on %s in %s: this shape was not tuned; using the schedules of %s", device, dtype, shape)
+        tuned = shape if shape in shapes else next(iter(shapes))
+        if (source, tuned) != (device, shape):
+            logger.info(
+                "experts on %s, %s in %s: using what was tuned on %s for %s", device, shape, dtype, source, tuned
+            )
+        rows = shapes[tuned]
     return tuple((row["tokens"], ExpertSchedule.from_row(row)) for row in rows)
