@@ -14,11 +14,12 @@ from types import ModuleType
 
 import torch
 
-from sglang_nemotron.ops.cargo import GridSnapshots, KernelGrid, Ragged, Snapshots
+from sglang_nemotron.ops.cargo import Float8Scales, GridSnapshots, KernelGrid, Ragged, Snapshots
 
 logger = logging.getLogger(__name__)
 
 __all__ = [
+    "Float8Scales",
     "GridSnapshots",
     "KernelGrid",
     "Ragged",
@@ -27,6 +28,7 @@ __all__ = [
     "conv1d_step",
     "copy_states",
     "experts",
+    "experts_fp8",
     "full_attention",
     "gated_norm",
     "route",
@@ -42,7 +44,8 @@ FORMS: dict[str, dict[str, str]] = {
     "full_attention": {"cpu": "full_attention_torch", "cuda": "full_attention_sglang"},
     "gated_norm": {"cpu": "gated_norm_torch", "cuda": "gated_norm_sglang"},
     "router": {"cpu": "router_torch", "cuda": "router_torch"},
-    "experts": {"cpu": "experts_torch", "cuda": "experts_torch"},
+    "experts": {"cpu": "experts_torch", "cuda": "experts_triton"},
+    "experts_fp8": {"cpu": "experts_fp8_reference", "cuda": "experts_fp8_triton"},
     "track": {"cpu": "track_torch", "cuda": "track_sglang"},
 }
 
@@ -203,6 +206,19 @@ def experts(
 ) -> torch.Tensor:
     """Routed experts, non-gated: sum over k of weight * down(relu(up x)^2); ids < 0 belong to other ranks."""
     return _form("experts", x_TD.device.type).experts(x_TD, up_EID, down_EDI, weights_Tk, ids_Tk)
+
+
+def experts_fp8(
+    x_TD: torch.Tensor,
+    up_EID: torch.Tensor,
+    down_EDI: torch.Tensor,
+    weights_Tk: torch.Tensor,
+    ids_Tk: torch.Tensor,
+    scales: Float8Scales,
+) -> torch.Tensor:
+    """`experts` with FP8 weights and activations, static scales per tensor; [T, D] in x's dtype."""
+    form = _form("experts_fp8", x_TD.device.type)
+    return form.experts_fp8(x_TD, up_EID, down_EDI, weights_Tk, ids_Tk, scales)
 
 
 def copy_states(

@@ -29,11 +29,18 @@ def experts_fp8(
         raise ValueError(f"hidden states are bfloat16 or float16, not {x_TD.dtype}")
     if up_EID.dtype != torch.float8_e4m3fn or down_EDI.dtype != torch.float8_e4m3fn:
         raise ValueError(f"weights are float8_e4m3fn, not {up_EID.dtype} and {down_EDI.dtype}")
-    if not INTERPRETED and x_TD.is_cuda and capability(x_TD.device) < (8, 9):
-        found = "{}.{}".format(*capability(x_TD.device))
-        raise ValueError(f"FP8 products need compute capability 8.9, this device has {found}; serve 16-bit weights")
+    if not INTERPRETED and x_TD.is_cuda:
+        _check_card(x_TD.device)
     _check_scales(scales, up_EID.shape[0], x_TD.device)
     return _run(x_TD, up_EID, down_EDI, weights_Tk, ids_Tk, scales)
+
+
+def _check_card(device: torch.device) -> None:
+    major, minor = capability(device)
+    if (major, minor) < (8, 9):
+        raise ValueError(
+            f"FP8 products need compute capability 8.9, this device has {major}.{minor}; serve 16-bit weights"
+        )
 
 
 def _check_scales(scales: Float8Scales, num_experts: int, device: torch.device) -> None:

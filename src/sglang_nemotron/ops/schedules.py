@@ -105,8 +105,6 @@ def _rows(device: str, kin: str, dtype: str, shape: str) -> tuple[tuple[int | No
     else:
         tuned = shape if shape in shapes else next(iter(shapes))
         if (source, tuned) != (device, shape):
-            logger.info(
-                "experts on %s, %s in %s: using what was tuned on %s for %s", device, shape, dtype, source, tuned
-            )
+            logger.info("experts on %s, %s in %s: using what %s runs for %s", device, shape, dtype, source, tuned)
         rows = shapes[tuned]
     return tuple((row["tokens"], ExpertSchedule.from_row(row)) for row in rows)
