@@ -58,7 +58,7 @@ if not INTERPRETED:
         run = subprocess.run(command, env=environment, cwd=HERE.parents[2], capture_output=True, text=True, timeout=600)
         assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
         passed = re.search(r"(\d+) passed", run.stdout)
-        assert passed and int(passed[1]) >= 60, run.stdout[-500:]
+        assert passed and int(passed[1]) >= 50, run.stdout[-500:]
 
 
 def kernels(schedule: ExpertSchedule) -> SimpleNamespace:
@@ -103,7 +103,7 @@ def test_equals_reference(device: str, schedule: ExpertSchedule, shape: Any, tok
 @on_schedules
 @pytest.mark.parametrize("dtype", [DTYPE] if INTERPRETED else [torch.bfloat16, torch.float16])
 def test_same_inputs_give_the_same_bits(device: str, schedule: ExpertSchedule, dtype: torch.dtype) -> None:
-    given = inputs(3 if INTERPRETED else 24, SHAPES[0], device, dtype)
+    given = inputs(2 if INTERPRETED else 24, SHAPES[0], device, dtype)
     found = compare(kernels(schedule), given)
     for _ in range(1 if INTERPRETED else 20):
         assert torch.equal(kernels(schedule).experts(*given), found)
@@ -113,7 +113,7 @@ def test_same_inputs_give_the_same_bits(device: str, schedule: ExpertSchedule, d
 @on_schedules
 def test_uneven_routing(device: str, schedule: ExpertSchedule) -> None:
     num_experts, top_k, _, _ = shape = SHAPES[-1]
-    tokens = 3 if INTERPRETED and schedule.form == "pairs" else 40
+    tokens = (2 if schedule.form == "pairs" else 9) if INTERPRETED else 40
     given = inputs(tokens, shape, device)
     # all to one pair of experts and the others without a token; all to the last; nothing for this rank at all
     compare(kernels(schedule), with_ids(given, torch.tensor([[3, 1]]).repeat(tokens, 1)))
@@ -125,14 +125,14 @@ def test_uneven_routing(device: str, schedule: ExpertSchedule) -> None:
 @on_devices
 @on_schedules
 def test_ids_may_be_int32(device: str, schedule: ExpertSchedule) -> None:
-    given = inputs(5, SHAPES[-1], device)
+    given = inputs(2, SHAPES[-1], device)
     found = kernels(schedule).experts(*given)
     assert torch.equal(kernels(schedule).experts(*given[:4], given[4].int()), found)
 
 
 @on_devices
 @on_schedules
-@pytest.mark.parametrize("tokens", [1, 5, 33])
+@pytest.mark.parametrize("tokens", [1, 3] if INTERPRETED else [1, 5, 33])
 @pytest.mark.parametrize("shape", [(5, 2, 96, 80)] if INTERPRETED else [(5, 2, 96, 80), (16, 6, 2688, 1856)])
 def test_fp8_is_exact_where_nothing_is_rounded(device: str, schedule: ExpertSchedule, shape: Any, tokens: int) -> None:
     few(schedule, tokens)
@@ -154,8 +154,7 @@ def test_fp8_equals_reference(schedule: ExpertSchedule, shape: Any, tokens: int)
 
 
 @on_devices
-@pytest.mark.parametrize("tokens", [0, 1, 9, 300])
-@pytest.mark.parametrize("block_rows", [4, 16])
+@pytest.mark.parametrize(("tokens", "block_rows"), [(0, 16), (1, 4), (9, 4), (100, 4), (100, 16)])
 def test_sort_equals_reference(device: str, tokens: int, block_rows: int) -> None:
     ids_Tk = random_ids(tokens, 20, 3)
     ids_Tk[torch.rand(ids_Tk.shape) < 0.2] = -1
@@ -176,7 +175,7 @@ def test_sort_equals_reference(device: str, tokens: int, block_rows: int) -> Non
 @on_devices
 def test_sort_in_several_chunks(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(form("expert_sort", "triton"), "_CHUNK", 128)
-    test_sort_equals_reference(device, 300, 16)
+    test_sort_equals_reference(device, 100 if INTERPRETED else 3000, 16)
 
 
 @on_devices
@@ -192,7 +191,7 @@ def test_no_tokens_and_the_table(device: str) -> None:
     triton_form = form("experts", "triton")
     assert triton_form.experts(*inputs(0, SHAPES[-1], device)).shape == (0, SHAPES[-1][2])
     # the table's own choice at each bucket's edge
-    for tokens in (1, 5) if INTERPRETED else (1, 4, 8, 64, 513, 1500):
+    for tokens in (6,) if INTERPRETED else (1, 4, 8, 64, 513, 1500):
         compare(triton_form, inputs(tokens, SHAPES[-1], device))
         compare_fp8(form("experts_fp8", "triton"), *whole_numbers(tokens, (5, 2, 96, 80), device), EXACT)
 
@@ -263,7 +262,7 @@ def broken(file: str, old: str, new: str, folder: Path) -> ModuleType:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_comparison_sees_a_fault(device: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # sizes that no tile divides, and too few tokens for the wrong ids to be rare
-    given = skip_some(inputs(7, (5, 2, 72, 40), device))
+    given = skip_some(inputs(4, (5, 2, 72, 40), device))
     file, old, new = FAULTS[fault]
     module = broken(file, old, new, tmp_path)
     schedule = next(one for one in SCHEDULES if one.form == ("pairs" if fault.startswith("pairs") else "blocks"))
