@@ -20,8 +20,8 @@ def serve_routed_experts(experts: Any, *, weights_are_scaled: bool) -> None:
     """From now on this layer's routed experts run on our kernels.
 
     Call it when the layer is built, before its first forward. `weights_are_scaled`: the router's top-k already
-    multiplies by the routed scaling factor. Raises a ValueError for a layer that our kernels do not compute: the runner's backend
-    must be `triton` (it keeps the weights as [E, I, D] and [E, D, I]), its activation relu2 without a gate.
+    multiplies by the routed scaling factor. Raises a ValueError for a layer that our kernels do not compute: the
+    runner's backend must be `triton` (weights lie as [E, I, D] and [E, D, I]), the activation relu2 without a gate.
     """
     runner = experts.quant_method.runner
     config = runner.config
