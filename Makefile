@@ -9,6 +9,8 @@ REPORT := .pytest_cache/matrix.xml
 # byte-code files make the difference between 30 and 90 seconds for a server's start
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONUNBUFFERED := 1
+# threads that wait shall not spin through the time of those that work
+export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test matrix lint format bench-cpu fuzz lock clean
@@ -25,8 +27,9 @@ $(READY): requirements/install.sh requirements/lock-py311.txt requirements/lock-
 demo: $(READY) ## make a tiny checkpoint, serve it, talk to it: the main job in a minute
 	@$(BIN)/sglang-nemotron demo
 
+# servers and their tests on one core, everything else on the other
 test: $(READY) ## run the tests, real servers included, without the full matrix and without a GPU
-	$(BIN)/python -m pytest -m "not matrix and not gpu"
+	$(BIN)/python -m pytest -m "not matrix and not gpu" -n 2 --dist loadgroup --durations=15 --durations-min=1
 
 matrix: $(READY) ## run the full matrix of shapes, modes and prompts as well (about an hour), and write benchmarks/matrix.json
 	$(BIN)/python -m pytest -m "not gpu" --junitxml=$(REPORT); status=$$?; \

@@ -32,7 +32,7 @@ class ThinkingBudgetClient:
         if not content:
             # cut while thinking
             reasoning = reasoning.rstrip() + "."
-        # the template opens the block, so the prefix begins inside it
+        # a message that closes thoughts without opening them is opened by the server
         so_far = {"role": "assistant", "content": f"{reasoning}\n</think>\n{content}"}
         second = self._client.chat.completions.create(
             messages=[*messages, so_far],

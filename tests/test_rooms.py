@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from support.waiting import NET_S
+
 REPOSITORY = Path(__file__).parent.parent
 PACKAGE = "sglang_nemotron"
 MAX_LINES = 400
@@ -25,26 +27,27 @@ MAY_IMPORT = {
     "config_values": set(),
     "config_towers": {"config_values"},
     "config_omni": {"config", "config_towers", "config_values"},
-    "ops": {"config", "host.names", "host.drift"},
-    "state": {"config", "ops", "host.names", "host.drift"},
+    "ops": {"config", "host.names"},
+    "state": {"config", "ops", "host.names"},
     # what a checkpoint has against a config: the two that fill parameters say it alike
     "faults": set(),
-    "encoders": {*OMNI, "config", "faults", "ops", "state", "host.names", "host.drift"},
-    "decoder": {"config", "faults", "ops", "state", "host.names", "host.drift"},
+    "encoders": {*OMNI, "config", "faults", "ops", "state", "host.names"},
+    "decoder": {"config", "faults", "ops", "state", "host.names"},
     # what SGLang hands a model besides layers: configs, its own class for other families, quantisation
     "models": {
-        *(*OMNI, "config", "ops", "state", "encoders", "decoder", "host.names", "host.drift"),
+        *(*OMNI, "config", "ops", "state", "encoders", "decoder", "host.names"),
         *("host.hf_config", "host.hf_config_omni", "host.intree", "host.quantization"),
     },
     "prompt": {*OMNI, "config"},
-    "processors": {*OMNI, "config", "prompt", "models", "host.names", "host.drift"},
+    "processors": {*OMNI, "config", "prompt", "models", "host.names"},
     "reply": set(),
     "checkpoint": {*OMNI, "config"},
     "parity": {*OMNI, "config", "checkpoint", "decoder.dequantise"},
     # the refusal stands on nothing that could be broken
     "host.refusal": set(),
     "host.names": set(),
-    "host.drift": {"__init__"},
+    "host.drift": {"host.names", "host.wrapping", "__init__"},
+    "host.release": {"__init__"},
     "host": {
         *(*OMNI, "config", "ops", "state", "encoders", "decoder"),
         *("models", "prompt", "processors", "reply", "__init__"),
@@ -148,7 +151,7 @@ for name in {names}:
     except ImportError as error:
         print(name, error)
 """
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=NET_S)
     return [*run.stdout.splitlines(), *([run.stderr] if run.returncode else [])]
 
 
@@ -223,7 +226,7 @@ RULES: dict[Callable[[Path], list[str]], list[tuple[str, str]]] = {
         ("ops/router_torch.py", "from sglang_nemotron.decoder import shards\n"),
         ("state/plan.py", "def f():\n    from sglang_nemotron.models import nemotron_h\n"),
         ("reply/tools.py", "import sglang_nemotron.config\n"),
-        ("host/refusal.py", "from sglang_nemotron.host import drift\n"),
+        ("host/refusal.py", "from sglang_nemotron.host import release\n"),
         ("decoder/stack.py", "from sglang_nemotron.host import doors\n"),
         ("host/startup.py", "from sglang_nemotron.host.doors import prove_all\n"),
         ("config.py", "from . import ops\n"),

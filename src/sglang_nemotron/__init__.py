@@ -34,6 +34,6 @@ def activate_cpu_platform() -> str | None:
     """The CPU platform's class path where nothing else can run; entry point of group `sglang.srt.platforms`."""
     if disabled():
         return None
-    from sglang_nemotron.host import cpu
+    from sglang_nemotron.host import platform
 
-    return cpu.activate()
+    return platform.activate()

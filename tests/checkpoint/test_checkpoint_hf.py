@@ -13,6 +13,7 @@ import torch
 from transformers.models.nemotron_h import NemotronHConfig, NemotronHForCausalLM
 
 from sglang_nemotron.checkpoint.spec import PRESETS
+from support.waiting import NET_S
 
 
 def load(folder: Path, *, absent: frozenset[str] = frozenset()) -> NemotronHForCausalLM:
@@ -157,7 +158,7 @@ def test_trust_remote_code_changes_nothing(toy: Path, tmp_path: Path):
     # the auto_map's classes are transformers' own but for the name, and loading them leaves transformers' alone
     env = os.environ | {"HF_HOME": str(tmp_path)}
     command = [sys.executable, "-c", _TRUSTING, str(toy)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=NET_S, check=False)
     assert done.returncode == 0 and done.stdout.strip().endswith("the same"), done.stderr
 
 

@@ -19,10 +19,10 @@ from sglang_nemotron.decoder import mamba
 from sglang_nemotron.decoder.parallel import Ranks
 from sglang_nemotron.ops import Ragged
 from sglang_nemotron.state.plan import StepPlan
+from support.waiting import NET_S
 
 # the mixer computes in fp32
 TOLERANCE = 1e-4
-PATIENCE_S = 30
 
 
 class AllReduce:
@@ -35,9 +35,9 @@ class AllReduce:
     def of(self, rank: int) -> Callable[[torch.Tensor], torch.Tensor]:
         def reduce(mine: torch.Tensor) -> torch.Tensor:
             self.brought[rank] = mine.clone()
-            self.barrier.wait(PATIENCE_S)
+            self.barrier.wait(NET_S)
             total = torch.stack([tensor for tensor in self.brought if tensor is not None]).sum(0)
-            self.barrier.wait(PATIENCE_S)
+            self.barrier.wait(NET_S)
             return total
 
         return reduce

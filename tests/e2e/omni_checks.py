@@ -28,6 +28,7 @@ from sglang_nemotron.parity.client import Answer, Client
 from sglang_nemotron.parity.compare import compare
 from sglang_nemotron.parity.reference_media import Item, Sound, Video
 from sglang_nemotron.parity.reference_omni import NUM_TOP, OmniReference, OmniScores
+from support.waiting import NET_S
 
 TOLERANCE = 5e-5
 NEW_TOKENS = 32
@@ -154,7 +155,7 @@ class Reply:
 
 def ask(url: str, case: Case, folder: Path) -> Reply:
     """The greedy answer, past end tokens. folder: for media that are sent as paths."""
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="EMPTY", max_retries=0, timeout=600)
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="EMPTY", max_retries=0, timeout=NET_S)
     completion = client.chat.completions.create(
         model="default",
         messages=case.sent(folder),  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import contextlib
 import os
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,6 +22,7 @@ import psutil
 from omni_media import film, photo, recording
 
 from sglang_nemotron.cli.server import ServerProcess
+from support.waiting import NET_S
 
 # of a token's logprob, beside others and alone; what the parity tests allow against the reference
 TOLERANCE = 5e-5
@@ -94,7 +95,7 @@ class Said:
 
 def tell(url: str, wish: Wish) -> list[Said] | None:
     """Every choice's answer; None if the client left, as wished. Errors of the server are openai's exceptions."""
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="EMPTY", max_retries=0, timeout=600) as client:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="EMPTY", max_retries=0, timeout=NET_S) as client:
         asked: dict[str, Any] = {
             "model": "default",
             "messages": list(wish.messages),
@@ -103,7 +104,7 @@ def tell(url: str, wish: Wish) -> list[Said] | None:
             "n": wish.n,
             "logprobs": True,
             "top_logprobs": 2,
-            "timeout": 600 if wish.quit_after is None else wish.quit_after,
+            "timeout": NET_S if wish.quit_after is None else wish.quit_after,
             "extra_body": {"ignore_eos": True, **wish.options},
         }
         try:
@@ -346,15 +347,3 @@ def _role(process: psutil.Process) -> str:
         if mark in line:
             return role
     return "others"
-
-
-def eventually(holds: Callable[[], bool], seconds: float) -> bool:
-    """Whether it comes true in time."""
-    import time
-
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if holds():
-            return True
-        time.sleep(0.05)
-    return holds()

@@ -14,6 +14,7 @@ from openai import AsyncOpenAI, OpenAI
 from serving import WORDY, Served
 
 from sglang_nemotron.cli.server import ServerProcess
+from support.waiting import NET_S
 
 PLUGIN = str(Path(__file__).parent / "plugin")
 PARSERS = ("--reasoning-parser", "deepseek-r1", "--tool-call-parser", "qwen3_coder")
@@ -64,7 +65,7 @@ def asked(text: str, **options: Any) -> dict[str, Any]:
 
 def ask(server: ServerProcess, text: str, **options: Any) -> Heard:
     """A reply in one piece."""
-    client = OpenAI(base_url=f"{server.url}/v1", api_key="EMPTY", max_retries=0, timeout=300)
+    client = OpenAI(base_url=f"{server.url}/v1", api_key="EMPTY", max_retries=0, timeout=NET_S)
     reply = client.chat.completions.create(**asked(text, **options))
     (choice,) = reply.choices
     message = choice.message
@@ -108,7 +109,7 @@ def streams(server: ServerProcess, wanted: Iterable[tuple[str, dict[str, Any]]])
     """Streamed replies to all of these (script, options), asked for at the same time."""
 
     async def together() -> Sequence[Heard]:
-        async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="EMPTY", max_retries=0, timeout=600) as client:
+        async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="EMPTY", max_retries=0, timeout=NET_S) as client:
             return await asyncio.gather(*(_stream(client, text, options) for text, options in wanted))
 
     return list(asyncio.run(together()))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sglang_nemotron.cli.server import ServerProcess
+from support.waiting import NET_S
 
 CHAT, COMPLETION, GENERATE = "/v1/chat/completions", "/v1/completions", "/generate"
 MESSAGES = [{"role": "user", "content": "hi there"}]
@@ -113,7 +114,7 @@ BAD: dict[str, tuple[tuple[str, bytes], str]] = {
 def post(url: str, path: str, body: bytes) -> tuple[int, str]:
     request = urllib.request.Request(url + path, body, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=120) as reply:
+        with urllib.request.urlopen(request, timeout=NET_S) as reply:
             return reply.status, reply.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -133,7 +134,7 @@ class Stream(threading.Thread):
         self.output_ids: list[int] = []
 
     def run(self) -> None:
-        with urllib.request.urlopen(self.request, timeout=600) as reply:
+        with urllib.request.urlopen(self.request, timeout=NET_S) as reply:
             for line in reply:
                 if line.startswith(b"data: {"):
                     self.output_ids = json.loads(line[len(b"data: ") :])["output_ids"]
@@ -149,7 +150,7 @@ def test_bad_requests_beside_a_stream(server: ServerProcess) -> None:
 
     beside = Stream(server.url)
     beside.start()
-    assert beside.begun.wait(60)
+    assert beside.begun.wait(NET_S)
     before = len(beside.output_ids)
     wrong = []
     for name, ((path, body), words) in BAD.items():

@@ -15,6 +15,7 @@ from openai import BadRequestError
 from scripted import SCRIPTED, Heard, ask, script, stream, streams
 
 from sglang_nemotron.cli.server import ServerProcess
+from support.waiting import NET_S
 
 pytestmark = pytest.mark.server(SCRIPTED)
 
@@ -122,7 +123,7 @@ def test_no_thinking_needs_no_budget(hear: Any, server: ServerProcess) -> None:
 
 @HOW
 def test_going_on_in_the_middle_of_a_thought(hear: Any, server: ServerProcess) -> None:
-    messages = [{"role": "user", "content": script(SCRIPT)}, {"role": "assistant", "content": "So"}]
+    messages = [{"role": "user", "content": script(SCRIPT)}, {"role": "assistant", "content": "<think>\nSo"}]
     heard = hear(server, "", messages=messages, continue_final_message=True, **limited(0))
     # the prompt stands in the middle of a line, so a newline is forced first: it is the block's own
     assert heard.said == ("", "yes", [])
@@ -137,7 +138,7 @@ def generate(server: ServerProcess, **body: Any) -> Any:
     request = urllib.request.Request(
         server.url + "/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=300) as reply:
+    with urllib.request.urlopen(request, timeout=NET_S) as reply:
         return json.loads(reply.read())
 
 
@@ -187,7 +188,7 @@ def test_messages(server: ServerProcess) -> None:
     request = urllib.request.Request(
         server.url + "/v1/messages", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=300) as reply:
+    with urllib.request.urlopen(request, timeout=NET_S) as reply:
         blocks = {block["type"]: block for block in json.loads(reply.read())["content"]}
     assert blocks["thinking"]["thinking"] == "a\n" * 511 + "a"
     assert blocks["text"]["text"] == "yes"

@@ -8,25 +8,23 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
-from serving import START_LIMIT_S, Servers, running
+from serving import Servers, running
 
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.cli.server import ServerProcess
-
-GONE_WITHIN_S = 15.0
+from support.waiting import NET_S, eventually
 
 _CLIENT = """
 import json, sys, urllib.request
 body = {"input_ids": [1001], "stream": True, "sampling_params": {"max_new_tokens": 4000, "ignore_eos": True}}
 request = urllib.request.Request(sys.argv[1] + "/generate", json.dumps(body).encode(),
                                  {"Content-Type": "application/json"})
-for line in urllib.request.urlopen(request, timeout=600):
+for line in urllib.request.urlopen(request, timeout=NET_S):
     print(line.decode(), flush=True)
 """
 
@@ -48,7 +46,7 @@ def generate(url: str, token_ids: list[int], new_tokens: int) -> list[int]:
         "sampling_params": {"temperature": 0, "max_new_tokens": new_tokens, "ignore_eos": True},
     }
     request = urllib.request.Request(url + "/generate", json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=120) as reply:
+    with urllib.request.urlopen(request, timeout=NET_S) as reply:
         return json.load(reply)["output_ids"]
 
 
@@ -65,7 +63,7 @@ def test_client_dies_then_scheduler(servers: Servers, tmp_path: Path) -> None:
         ["--dtype", "float32"],
         log_path=servers.log_path(),
         env=fork_package(tmp_path),
-        time_limit_s=START_LIMIT_S,
+        time_limit_s=NET_S,
     )
     with server:
         assert "sglang-nemotron is broken" not in server.log_text()
@@ -76,10 +74,7 @@ def test_client_dies_then_scheduler(servers: Servers, tmp_path: Path) -> None:
         assert client.stdout.readline().startswith(b"data:")
         client.send_signal(signal.SIGKILL)
         client.wait()
-        deadline = time.monotonic() + GONE_WITHIN_S
-        while running(server.url) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert running(server.url) == 0, "the dead client's request still runs"
+        assert eventually(lambda: running(server.url) == 0), "the dead client's request still runs"
         assert generate(server.url, [1001, 1002, 1003], 8) == before
 
         (scheduler,) = _schedulers(server)
@@ -91,7 +86,7 @@ def test_client_dies_then_scheduler(servers: Servers, tmp_path: Path) -> None:
 @pytest.mark.matrix
 def test_one_of_two_schedulers_dies(servers: Servers) -> None:
     server = ServerProcess(
-        servers.checkpoint(PRESETS["toy"]), ["--tp", "2"], log_path=servers.log_path(), time_limit_s=START_LIMIT_S
+        servers.checkpoint(PRESETS["toy"]), ["--tp", "2"], log_path=servers.log_path(), time_limit_s=NET_S
     )
     with server:
         assert generate(server.url, [1001, 1002, 1003], 8)
@@ -101,13 +96,13 @@ def test_one_of_two_schedulers_dies(servers: Servers) -> None:
 
 def assert_ends(server: ServerProcess) -> None:
     """The server reports a dead scheduler and goes, with a code that says so, and leaves nothing."""
-    deadline = time.monotonic() + GONE_WITHIN_S
-    while (server.children_alive() or not is_free(server.port)) and time.monotonic() < deadline:
-        server.returncode  # noqa: B018 (reaps the main process)
-        time.sleep(0.1)
-    assert server.children_alive() == []
-    assert is_free(server.port)
-    assert server.returncode not in (None, 0)
+
+    def gone() -> bool:
+        # asking for the code reaps the main process
+        return server.returncode is not None and not server.children_alive() and is_free(server.port)
+
+    assert eventually(gone), server.children_alive()
+    assert server.returncode != 0
     assert "scheduler" in server.log_tail(60).lower()
 
 

@@ -8,15 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from support.children import end_with_parent, run
+from support.waiting import NET_S, eventually
+
 DEMO = [str(Path(sys.executable).parent / "sglang-nemotron"), "demo"]
 # half a minute on an idle machine of two cores
-LIMIT_S = 900
 
 
 def _servers_of(folder: Path) -> list[int]:
@@ -26,9 +27,7 @@ def _servers_of(folder: Path) -> list[int]:
 
 @pytest.mark.server
 def test_demo_shows_every_request_and_cleans_up(tmp_path: Path):
-    done = subprocess.run(
-        [*DEMO, "--dir", tmp_path, "--size", "toy"], capture_output=True, text=True, timeout=LIMIT_S, check=False
-    )
+    done = run([*DEMO, "--dir", tmp_path, "--size", "toy"])
     assert done.returncode == 0, done.stdout + done.stderr
     table = done.stdout
     for request in ("chat", "chat, streamed", "thinking on", "thinking off", "tool offered", "n=2"):
@@ -44,14 +43,7 @@ def test_demo_shows_every_request_and_cleans_up(tmp_path: Path):
 
 @pytest.mark.server
 def test_demo_whose_server_cannot_start_shows_its_last_lines(tmp_path: Path):
-    done = subprocess.run(
-        [*DEMO, "--dir", tmp_path],
-        env={**os.environ, "SGLANG_NEMOTRON_CPU_MEMORY_GIB": "plenty"},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
+    done = run([*DEMO, "--dir", tmp_path], {**os.environ, "SGLANG_NEMOTRON_CPU_MEMORY_GIB": "plenty"})
     assert done.returncode == 1
     assert "demo: FAILED: the server ended with exit code" in done.stderr
     assert "SGLANG_NEMOTRON_CPU_MEMORY_GIB='plenty'" in done.stderr.split("last lines of its log:")[1]
@@ -64,8 +56,7 @@ def test_demo_on_a_port_in_use_says_so_at_once(tmp_path: Path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        command = [*DEMO, "--dir", tmp_path, "--port", str(port)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = run([*DEMO, "--dir", tmp_path, "--port", port])
     assert done.returncode == 1
     assert f"port {port} is in use" in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -79,21 +70,17 @@ def test_demo_that_is_ended_ends_its_server(number: signal.Signals, tmp_path: Pa
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # tests that run in the background of a shell ignore ctrl-C, and so would what they start
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=end_with_parent,
     )
     try:
         assert demo.stdout is not None
         for line in demo.stdout:
             if "importing SGLang" in line:
                 break
-        deadline = time.monotonic() + 30
-        while len(_servers_of(tmp_path)) < 2 and time.monotonic() < deadline:
-            time.sleep(0.1)
         # the demo itself and at least the server's main process
-        assert len(_servers_of(tmp_path)) >= 2
+        assert eventually(lambda: len(_servers_of(tmp_path)) >= 2)
         demo.send_signal(number)
-        rest, _ = demo.communicate(timeout=60)
+        rest, _ = demo.communicate(timeout=NET_S)
     finally:
         demo.kill()
     assert demo.returncode == 128 + number, rest

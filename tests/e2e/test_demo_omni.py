@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from clip_sound import trailing_tokens
 
+from support.children import run
+
 DEMO = [str(Path(sys.executable).parent / "sglang-nemotron"), "demo", "--only", "omni"]
-LIMIT_S = 900
 # tokens of each prompt. The photo is 20 x 15 tokens and its two tags, after a system turn of 18; the others' questions
 # differ by a few words from that without media
 PROMPTS = {
@@ -28,7 +28,7 @@ PROMPTS = {
 @pytest.mark.server
 @pytest.mark.matrix
 def test_demo_shows_every_medium_and_cleans_up(tmp_path: Path):
-    done = subprocess.run([*DEMO, "--dir", tmp_path], capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    done = run([*DEMO, "--dir", tmp_path])
     assert done.returncode == 0, done.stdout + done.stderr
     prompts = {
         name.strip(): int(tokens)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import urllib.request
 from pathlib import Path
 
 import pytest
 from faults import NO_OVERWRITE, Fault, import_error, lost_name, plant
-from serving import START_LIMIT_S, Servers
+from serving import Servers
 
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.cli.server import ServerFailed, ServerProcess
+from support.waiting import NET_S
 
 TOY = PRESETS["toy"]
-# seconds of work, which on an idle machine is what the clock shows; other work on the machine does not count
-REFUSED_WITHIN_S = 30.0
 
 BROKEN_MODULE = import_error("sglang_nemotron.models.nemotron_h")
 LOST_NAME = lost_name("sglang.srt.layers.layer_boundary", "ExitRows")
@@ -64,12 +62,7 @@ HARMLESS = [
 
 
 def start(checkpoint: Path, servers: Servers, env: dict[str, str]) -> ServerProcess:
-    return ServerProcess(checkpoint, log_path=servers.log_path(), env=env, time_limit_s=START_LIMIT_S)
-
-
-def cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    return ServerProcess(checkpoint, log_path=servers.log_path(), env=env, time_limit_s=NET_S)
 
 
 @pytest.mark.server
@@ -77,10 +70,8 @@ def cpu_seconds() -> float:
 def test_broken_door_refuses(name: str, servers: Servers, tmp_path: Path) -> None:
     fault, reason = (FAULTS | MORE_FAULTS)[name]
     server = start(servers.checkpoint(TOY), servers, plant(tmp_path, fault))
-    before = cpu_seconds()
     with pytest.raises(ServerFailed) as failed:
         server.start()
-    worked = cpu_seconds() - before
 
     assert failed.value.returncode == 1, failed.value
     door, why, remedy = server.log_text().rstrip().splitlines()[-3:]
@@ -90,7 +81,6 @@ def test_broken_door_refuses(name: str, servers: Servers, tmp_path: Path) -> Non
     assert f"  door: {name.split(',')[0]}" in server.log_text()
     # the main process saw it: SGLang prints this line right before it starts a scheduler
     assert "server_args=" not in server.log_text()
-    assert worked < REFUSED_WITHIN_S
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +109,7 @@ def assert_serves(server: ServerProcess) -> None:
     request = urllib.request.Request(
         server.url + "/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=120) as reply:
+    with urllib.request.urlopen(request, timeout=NET_S) as reply:
         assert json.load(reply)["meta_info"]["completion_tokens"] == 4
 
 

@@ -12,6 +12,7 @@ import pytest
 from serving import TEXT_EXAMPLES
 
 from sglang_nemotron.cli.server import ServerProcess
+from support.waiting import NET_S
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -39,7 +40,7 @@ def test_example(name: str, server: ServerProcess):
         env={**os.environ, "OPENAI_BASE_URL": f"{server.url}/v1"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=NET_S,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -49,7 +50,7 @@ def test_example(name: str, server: ServerProcess):
 def test_an_example_without_a_server_fails():
     env = {**os.environ, "OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}
     done = subprocess.run(
-        [sys.executable, EXAMPLES / "text_chat.py"], env=env, capture_output=True, text=True, timeout=120
+        [sys.executable, EXAMPLES / "text_chat.py"], env=env, capture_output=True, text=True, timeout=NET_S
     )
     assert done.returncode != 0
     assert "Connection error" in done.stderr

@@ -18,6 +18,7 @@ from serving import OMNI
 
 from sglang_nemotron.cli.demo_media import clip, photo, speech
 from sglang_nemotron.cli.server import ServerProcess
+from support.waiting import NET_S
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -88,7 +89,7 @@ def test_example(name: str, server: ServerProcess, folder: Path, url: str):
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=NET_S,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

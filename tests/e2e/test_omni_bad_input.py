@@ -7,6 +7,7 @@ import io
 import json
 import os
 import socket
+import statistics
 import struct
 import threading
 import time
@@ -24,7 +25,6 @@ from omni_media import film, photo, recording
 from omni_requests import (
     Wish,
     difference,
-    eventually,
     holdings,
     part,
     tell,
@@ -34,16 +34,14 @@ from omni_requests import (
 from serving import OMNI
 
 from sglang_nemotron.cli.server import ServerProcess
+from support.waiting import NET_S, eventually
 
 CHAT, GENERATE = "/v1/chat/completions", "/generate"
-# the longest that any refusal may take beside other work on two cores; most take milliseconds
-SOON_S = 20.0
 IMAGE_ID = 18
 # of the stream beside them; up to 1,100 came while everything was refused
 STREAM_TOKENS = 2400
-# the longest that the stream beside them may stand still: 0.1 to 0.5 s were seen on two cores with other work on both,
-# and a machine of CI may be slower still; 4 s of sleep in the server's event loop, planted by hand, were seen
-PAUSE_S = 3.0
+# the longest that the stream beside them may stand still, in its median pauses
+LONGEST_PAUSE = 300
 
 
 # ---- files
@@ -280,7 +278,7 @@ def photo_base64() -> str:
 def post(address: str, path: str, body: dict[str, Any]) -> tuple[int, str]:
     request = urllib.request.Request(address + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=300) as reply:
+        with urllib.request.urlopen(request, timeout=NET_S) as reply:
             return reply.status, reply.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -290,9 +288,7 @@ def refused(address: str, bad: Bad, **options: Any) -> str | None:
     """What is wrong with the refusal; None if it is as it should be."""
     make, words = bad
     path, body = make()
-    began = time.monotonic()
     status, answer = post(address, path, {**body, **options})
-    took = time.monotonic() - began
     if status != 400:
         return f"{status} {answer[:300]}"
     error = json.loads(answer)
@@ -301,7 +297,7 @@ def refused(address: str, bad: Bad, **options: Any) -> str | None:
     message = error.get("message") or (inner.get("message", "") if isinstance(inner, dict) else inner)
     if missing := [word for word in words if word not in message]:
         return f"{missing} is not in {message[:300]!r}"
-    return f"took {took:.1f} s" if took > SOON_S else None
+    return None
 
 
 class Stream(threading.Thread):
@@ -319,7 +315,7 @@ class Stream(threading.Thread):
         self.pauses: list[float] = []
 
     def run(self) -> None:
-        with urllib.request.urlopen(self._request, timeout=600) as reply:
+        with urllib.request.urlopen(self._request, timeout=NET_S) as reply:
             last = time.monotonic()
             for line in reply:
                 if line.startswith(b"data: {"):
@@ -333,31 +329,25 @@ class Stream(threading.Thread):
 def test_bad_media_beside_a_stream(server: ServerProcess) -> None:
     beside = Stream(server.url)
     beside.start()
-    assert beside.begun.wait(60)
+    assert beside.begun.wait(NET_S)
     wish = Wish([{"role": "user", "content": [good(), text("Well?")]}])
     before = tell(server.url, wish)
     assert before is not None
-    wrong, slowest = [], (0.0, "")
-    for name, bad in BAD.items():
-        began = time.monotonic()
-        problem = refused(server.url, bad)
-        slowest = max(slowest, (time.monotonic() - began, name))
-        if problem is not None:
-            wrong.append(f"{name}: {problem}")
+    problems = {name: refused(server.url, bad) for name, bad in BAD.items()}
     during = len(beside.output_ids)
-    assert wrong == [], "\n".join(wrong)
+    assert not any(problems.values()), "\n".join(f"{name}: {text}" for name, text in problems.items() if text)
     # right afterwards, a good one gets what it got before
     after = tell(server.url, wish)
     assert after is not None and difference(wish, after, before[0]) == (None, False)
-    beside.join(300)
+    beside.join(NET_S)
     alone = Stream(server.url)
     alone.run()
     # the first is the wait for its first token
-    pause = max(beside.pauses[1:])
-    print(f"slowest: {slowest}; the stream had {during} tokens by then, its longest pause {pause:.2f} s")
+    longest, median = max(beside.pauses[1:]), statistics.median(beside.pauses[1:])
+    print(f"the stream had {during} tokens by then; pauses of {median:.4f} s, the longest {longest:.2f} s")
     assert len(alone.output_ids) == STREAM_TOKENS and beside.output_ids == alone.output_ids
     assert 50 < during < STREAM_TOKENS, "the stream was not running meanwhile"
-    assert pause < PAUSE_S, "the stream stood still meanwhile"
+    assert longest < LONGEST_PAUSE * median, "the stream stood still meanwhile"
     assert holdings(server).left == ()
     assert server.returncode is None
 
@@ -377,7 +367,7 @@ def test_one_bad_item_among_good_ones_leaves_nothing(server: ServerProcess) -> N
     path, body = chat(*items, use_audio_in_video=True)
     status, answer = post(server.url, path, body)
     assert status == 400 and "image 2: not an image" in answer
-    assert eventually(lambda: holdings(server).left == (), 20), holdings(server)
+    assert eventually(lambda: holdings(server).left == ()), holdings(server)
 
 
 @pytest.mark.server(OMNI)

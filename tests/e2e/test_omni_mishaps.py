@@ -6,6 +6,7 @@ Two processes that answer HTTP, /v1/responses and /v1/messages take media as the
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import signal
@@ -16,12 +17,13 @@ import time
 import openai
 import pytest
 from omni_media import film, photo, recording
-from omni_requests import Wish, difference, eventually, holdings, part, tell, tell_together, text, uri, workers
+from omni_requests import Wish, difference, holdings, part, tell, tell_together, text, uri, workers
 from serving import OMNI, Served, running
 from test_omni_bad_input import BAD, CHAT, chat, clip, good, post, refused, url
 
 from sglang_nemotron.cli.server import ServerProcess
 from sglang_nemotron.parity.client import Client
+from support.waiting import NET_S, eventually
 
 # two processes that answer HTTP, few addresses, and pages for six pictures at most, given away as if answers were short
 NARROW = Served(
@@ -40,8 +42,12 @@ NARROW = Served(
 # ---- somebody goes away
 
 
+# no film is in the cache of another
+_SEEDS = itertools.count(1000)
+
+
 def long_film() -> bytes:
-    return film(640, 360, seed=int(time.monotonic()), num_frames=240, rate=10)
+    return film(640, 360, seed=next(_SEEDS), num_frames=240, rate=10)
 
 
 def busy(server: ServerProcess) -> bool:
@@ -63,9 +69,9 @@ def test_a_client_leaves_while_its_video_is_read(server: ServerProcess) -> None:
             f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         client.sendall(head.encode() + body)
-        assert eventually(lambda: busy(server), 30), "the film was never read"
-    assert eventually(lambda: not busy(server) and running(server.url) == 0, 120)
-    assert eventually(lambda: holdings(server).left == (), 30), holdings(server)
+        assert eventually(lambda: busy(server)), "the film was never read"
+    assert eventually(lambda: not busy(server) and running(server.url) == 0)
+    assert eventually(lambda: holdings(server).left == ()), holdings(server)
     assert tell(server.url, Wish([{"role": "user", "content": [good(), text("Well?")]}])) is not None
 
 
@@ -80,15 +86,15 @@ def test_a_killed_worker_costs_its_own_request_alone(server: ServerProcess) -> N
     answers: list[tuple[int, str]] = []
     asking = threading.Thread(target=lambda: answers.append(post(server.url, path, body)), daemon=True)
     asking.start()
-    assert eventually(lambda: busy(server), 30), "the film was never read"
+    assert eventually(lambda: busy(server)), "the film was never read"
     for worker in workers(server):
         os.kill(worker.pid, signal.SIGKILL)
-    asking.join(60)
+    asking.join(NET_S)
     ((status, answer),) = answers
     assert status == 400 and "video 1: cannot be read: its reader came to an end" in answer, answer
     after = tell(server.url, wish)
     assert after is not None and difference(wish, after, before[0]) == (None, False)
-    assert eventually(lambda: holdings(server).left == (), 30), holdings(server)
+    assert eventually(lambda: holdings(server).left == ()), holdings(server)
 
 
 # ---- other servers
@@ -123,7 +129,7 @@ def test_two_http_workers_and_allowed_domains(server: ServerProcess) -> None:
         for address in ("https://elsewhere.example/a.png", "http://127.0.0.1:1/a.png"):
             message = "Media URL domain is not allowed"
             assert refused(server.url, (lambda to=address: url("image", to), ("image 1: ", message))) is None
-    assert eventually(lambda: named(server) == [], 20), holdings(server)
+    assert eventually(lambda: named(server) == []), holdings(server)
 
 
 @pytest.mark.server(NARROW)
@@ -170,7 +176,7 @@ def test_retraction_gives_the_same_answers(server: ServerProcess) -> None:
 def test_responses_and_messages_take_an_image(server: ServerProcess) -> None:
     data = uri("image", photo(300, 200, seed=1), "png")
     least = 256
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="EMPTY", max_retries=0, timeout=120) as client:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="EMPTY", max_retries=0, timeout=NET_S) as client:
         said = client.responses.create(
             model=client.models.list().data[0].id,
             max_output_tokens=8,

@@ -15,12 +15,13 @@ from serving import MAIN, Servers
 
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.cli.server import ServerProcess
+from support.children import run
 
 PARITY = [sys.executable, "-m", "sglang_nemotron", "parity"]
 
 
 def _run(*args: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*PARITY, *map(str, args)], capture_output=True, text=True, timeout=1800, check=False)
+    return run([*PARITY, *args])
 
 
 @pytest.mark.server

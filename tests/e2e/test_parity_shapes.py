@@ -25,6 +25,7 @@ from sglang_nemotron.parity.client import Answer
 from sglang_nemotron.parity.compare import compare, noise, verdict
 from sglang_nemotron.parity.prompts import make_prompts
 from sglang_nemotron.parity.reference import Reference
+from support.waiting import NET_S
 
 # SGLang starts for real, if not as a server
 pytestmark = pytest.mark.server
@@ -107,7 +108,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     assert process.stdout.readline().strip() == "ready", log.read_text()[-2000:]
     yield Worker(process, log, folder / "out.pt")
     process.stdin.close()
-    process.wait(timeout=30)
+    process.wait(timeout=NET_S)
 
 
 def _prompts(spec: CheckpointSpec, lengths: Sequence[int] = LENGTHS) -> list[list[int]]:

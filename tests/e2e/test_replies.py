@@ -49,10 +49,13 @@ def _options(label: str) -> dict[str, Any]:
         told["stream_reasoning"] = False
     if options.get("force_nonempty_content"):
         told["force_nonempty_content"] = True
+    if options.get("max_calls") == 1:
+        told["parallel_tool_calls"] = False
     if not options.get("line_start", True):
         # the reply goes on in the middle of a line
         told["continue_final_message"] = True
-        told["messages"] = [{"role": "user", "content": script(text)}, {"role": "assistant", "content": "So far"}]
+        begun = "<think>\nSo far" if options.get("thinking", True) else "So far"
+        told["messages"] = [{"role": "user", "content": script(text)}, {"role": "assistant", "content": begun}]
     return told
 
 
@@ -122,6 +125,17 @@ def test_a_reply_cut_in_a_call_is_whole_json(hear: Any, server: ServerProcess) -
         [("get_weather", {})],
         [("get_weather", {"city": value}) for value in ("", "P", "Pa")][:1],
     )
+
+
+@pytest.mark.parametrize("hear", [ask, stream], ids=["whole", "streamed"])
+def test_a_call_cut_in_a_value_is_not_whole(hear: Any, server: ServerProcess) -> None:
+    text = "r\n</think>\n" + PARIS.replace("Paris", "Par" + "i" * 200 + "s")
+    heard = hear(server, text, tools=OPENAI_TOOLS, max_tokens=100)
+    assert heard.finish == "length"
+    (call,) = heard.calls
+    assert call[1].startswith('{"city": "Pari')
+    with pytest.raises(ValueError):
+        json.loads(call[1])
 
 
 @pytest.mark.parametrize("hear", [ask, stream], ids=["whole", "streamed"])
@@ -196,10 +210,12 @@ def test_going_on_with_a_message(hear: Any, server: ServerProcess) -> None:
         messages = [{"role": "user", "content": script(text)}, {"role": "assistant", "content": previous}]
         return hear(server, "", messages=messages, continue_final_message=True, **options)
 
-    # the template opens the block, the message fills it
-    assert continued("So far", " and on\n</think>\nc").said == (" and on", "c", [])
+    # a thought that was begun goes on; content without tags is an answer, whatever the options say of thinking
+    assert continued("<think>\nSo far", " and on\n</think>\nc").said == (" and on", "c", [])
     assert continued("So far\n</think>\nThe answer", " is 3.").said == ("", " is 3.", [])
-    assert continued("The answer", " is 3.</think>", enable_thinking=False).said == ("", " is 3.</think>", [])
+    for thinking in (True, False):
+        heard = continued("The answer", " is 3.</think>", enable_thinking=thinking)
+        assert heard.said == ("", " is 3.</think>", [])
 
 
 # ---- bad input

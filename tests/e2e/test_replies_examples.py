@@ -12,6 +12,7 @@ import pytest
 from scripted import SCRIPTED
 
 from sglang_nemotron.cli.server import ServerProcess
+from support.waiting import NET_S
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -43,7 +44,7 @@ def test_example(name: str, server: ServerProcess) -> None:
         env={**os.environ, "OPENAI_BASE_URL": f"{server.url}/v1"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=NET_S,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

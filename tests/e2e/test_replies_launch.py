@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from scripted import PLUGIN, ask, stream
-from serving import START_LIMIT_S, Servers
+from serving import Servers
 
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.cli.server import ServerFailed, ServerProcess
+from support.waiting import NET_S
 
 pytestmark = [pytest.mark.server, pytest.mark.matrix]
 
@@ -26,7 +27,7 @@ def prepared(servers: Servers, args: list[str], launcher: list[str] | None = Non
         ["--dtype", "float32", *args],
         log_path=servers.log_path(),
         env={"OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": PLUGIN},
-        time_limit_s=START_LIMIT_S,
+        time_limit_s=NET_S,
     )
     if launcher is not None:
         server.command = [*launcher, *server.command[server.command.index("--model-path") :]]

@@ -11,6 +11,7 @@ from openai import OpenAI
 from scripted import SCRIPTED, Heard, ask, script, stream
 
 from sglang_nemotron.cli.server import ServerProcess
+from support.waiting import NET_S
 
 pytestmark = pytest.mark.server(SCRIPTED)
 
@@ -90,9 +91,11 @@ def test_parallel_calls(hear: Any, server: ServerProcess) -> None:
     now = "<tool_call>\n<function=now>\n</function>\n</tool_call>"
     text = f"r\n</think>\nBoth:\n{CALL}\n{now}\nThere."
     heard = hear(server, text, tools=TOOLS)
-    assert (heard.content, calls(heard)) == ("Both:There.", [PARIS, ("now", {})])
+    assert (heard.content, calls(heard)) == ("Both:\nThere.", [PARIS, ("now", {})])
     one = hear(server, f"r\n</think>{CALL}{now}", tools=TOOLS, tool_choice="required", parallel_tool_calls=False)
     assert calls(one)[:1] == [PARIS]
+    one = hear(server, text, tools=TOOLS, parallel_tool_calls=False)
+    assert (one.content, calls(one), one.finish) == ("Both:\nThere.", [PARIS], "tool_calls")
 
 
 @HOW
@@ -139,7 +142,7 @@ def test_responses_streamed(server: ServerProcess) -> None:
 
 def post(server: ServerProcess, path: str, body: dict[str, Any]) -> str:
     request = urllib.request.Request(server.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=300) as reply:
+    with urllib.request.urlopen(request, timeout=NET_S) as reply:
         return reply.read().decode()
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import START_LIMIT_S, Served, Servers
+from serving import Served, Servers
 
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.cli.server import ServerFailed, ServerProcess
+from support.waiting import NET_S
 
 TOY = PRESETS["toy"]
 FLOAT32 = ("--dtype", "float32")
@@ -28,7 +29,7 @@ _plain: list[list[int]] = []
 
 def post(server: ServerProcess, path: str, body: dict[str, Any]) -> dict[str, Any]:
     request = urllib.request.Request(server.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=120) as reply:
+    with urllib.request.urlopen(request, timeout=NET_S) as reply:
         return json.load(reply)
 
 
@@ -134,7 +135,7 @@ def test_broken_checkpoint_is_the_last_line(servers: Servers, tmp_path: Path) ->
 
 
 def assert_refused(checkpoint: Path, flags: list[str], reason: str, servers: Servers) -> None:
-    server = ServerProcess(checkpoint, flags, log_path=servers.log_path(), time_limit_s=START_LIMIT_S)
+    server = ServerProcess(checkpoint, flags, log_path=servers.log_path(), time_limit_s=NET_S)
     with pytest.raises(ServerFailed) as failed:
         server.start()
     assert failed.value.returncode == 1

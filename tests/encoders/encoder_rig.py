@@ -17,6 +17,7 @@ from sglang_nemotron.encoders.linears import PLAIN, Linears
 from sglang_nemotron.encoders.project import Projector
 from sglang_nemotron.encoders.sound import SoundEncoder
 from sglang_nemotron.encoders.vision import VisionTower
+from support.waiting import NET_S
 
 TINY: dict[str, Any] = {
     "model_type": "nemotron_h_omni",
@@ -216,7 +217,7 @@ class RankLinears:
 
 def on_two_ranks(run: Callable[[Linears], Any]) -> list[Any]:
     """`run(linears)` on two threads that stand for ranks; the results by rank."""
-    barrier, parts, results = threading.Barrier(2, timeout=60), [None, None], [None, None]
+    barrier, parts, results = threading.Barrier(2, timeout=NET_S), [None, None], [None, None]
 
     def meet(rank: int, tensor: torch.Tensor) -> torch.Tensor:
         parts[rank] = tensor  # type: ignore[call-overload]

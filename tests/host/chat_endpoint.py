@@ -9,9 +9,9 @@ from typing import Any
 from sglang_nemotron.host.names.http import OpenAIServingChat
 
 
-def endpoint(manager: Any) -> Any:
+def endpoint(manager: Any, kind: type[OpenAIServingChat] = OpenAIServingChat) -> Any:
     """An endpoint that renders chats with the manager's tokenizer and template, and was never told of a server."""
-    made: Any = OpenAIServingChat.__new__(OpenAIServingChat)
+    made: Any = kind.__new__(kind)
     made.tokenizer_manager = manager
     made.template_manager = SimpleNamespace(
         chat_template_name=None,
@@ -23,6 +23,7 @@ def endpoint(manager: Any) -> Any:
     made.reasoning_parser = made.tool_call_parser = made.chat_encoding_spec = None
     made._encoding_adapter = made._reasoning_detector = None
     made.default_chat_template_kwargs = {}
+    made.supports_inline_system = True
     made.is_gpt_oss = made.is_gemma4 = made.is_minimax_m3 = False
     made._tokenizer_auto_adds_specials = made._prompt_text_round_trip_is_lossy = False
     made._chat_template_cache = OrderedDict()

@@ -27,6 +27,7 @@ class Asked:
     force_nonempty_content: bool = False
     stream_reasoning: bool = True
     tool_choice: str = "auto"
+    max_calls: int | None = None
     # whether the parsers see the end of the prompt, as they do in a server
     shown: bool = True
 
@@ -45,7 +46,9 @@ def request_of(asked: Asked) -> ChatCompletionRequest:
     if asked.shown:
         block = "<think>\n" if asked.thinking else "<think></think>"
         text = f"<|im_start|>assistant\n{block}" + ("" if asked.line_start else "go")
-        request._response_parser_prefix = PromptTail(text, reasoning_apart=asked.reasoning)
+        request._response_parser_prefix = PromptTail(
+            text, reasoning_apart=asked.reasoning, one_call=asked.max_calls == 1
+        )
     return request
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,24 +11,23 @@ import sglang.cli.serve  # noqa: F401
 from fastapi.testclient import TestClient
 from sglang.srt.entrypoints import http_server
 
-from sglang_nemotron.host import bodies, requests
+from sglang_nemotron.host import bodies
 
 CHAT = "/v1/chat/completions"
 
 
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> TestClient:
-    # put back afterwards
-    original = http_server.ORJSONRequest.json
-    monkeypatch.setattr(http_server.ORJSONRequest, "json", lambda self: original(self))
+    """Of a process that does not know its model yet."""
+    bodies.CHAT_BODIES.open()
+    monkeypatch.setattr(bodies, "_serves_ours", False)
     return TestClient(http_server.app, raise_server_exceptions=False)
 
 
 def _started(architecture: str) -> None:
     """As SGLang does once it knows its model."""
     config = SimpleNamespace(hf_config=SimpleNamespace(architectures=[architecture]), vocab_size=10)
-    for _ in range(2):
-        requests._then_check_bodies(lambda self: None)(SimpleNamespace(model_config=config))
+    bodies._then_look(lambda self: None)(SimpleNamespace(model_config=config))
 
 
 def _post(client: TestClient, path: str, body: str) -> Any:
@@ -86,21 +85,10 @@ def test_other_endpoints_stay(client: TestClient, path: str) -> None:
 
 
 def test_other_models_are_untouched(client: TestClient) -> None:
-    json = http_server.ORJSONRequest.json
     _started("LlamaForCausalLM")
-    assert http_server.ORJSONRequest.json is json
+    assert _post(client, CHAT, "[]").status_code == 500
 
 
-def test_without_a_server_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "_SERVER", "no.such.module")
-    json = http_server.ORJSONRequest.json
-    bodies.check_bodies()
-    assert http_server.ORJSONRequest.json is json
-
-
-@pytest.mark.parametrize(("owner", "name"), [row[:2] for row in requests._WRAPPED], ids=lambda value: str(value))
-def test_the_proof_fails_where_a_check_is_missing(owner: type, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    requests.open_check()
-    assert requests.is_checked() is None
-    monkeypatch.setattr(owner, name, functools.partial(owner.__dict__[name]))
-    assert requests.is_checked() == f"{owner.__name__}.{name} goes without our check of requests"
+def test_the_row_waits_for_sglangs_server() -> None:
+    row = replace(bodies.CHAT_BODIES, needs=("no.such.module",), wraps=(), opens=lambda: pytest.fail("too early"))
+    row.open()

@@ -14,7 +14,7 @@ import torch
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.config import OMNI_MODEL_TYPES, TEXT_MODEL_TYPES
-from sglang_nemotron.host import cpu
+from sglang_nemotron.host import cpu, platform
 
 GIB = 2**30
 
@@ -22,7 +22,7 @@ GIB = 2**30
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
-        cpu.FORCE,
+        platform.FORCE,
         cpu.MEMORY_LIMIT,
         "SGLANG_USE_CPU_ENGINE",
         "SGLANG_PLATFORM",
@@ -41,38 +41,38 @@ def entry(name: str) -> Any:
 
 
 def test_active_without_accelerator() -> None:
-    assert cpu.activate() == cpu.CLASS_PATH
+    assert platform.activate() == platform.CLASS_PATH
 
 
 def test_invisible_beside_a_gpu_unless_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert cpu.activate() is None
-    monkeypatch.setenv(cpu.FORCE, "1")
-    assert cpu.activate() == cpu.CLASS_PATH
+    assert platform.activate() is None
+    monkeypatch.setenv(platform.FORCE, "1")
+    assert platform.activate() == platform.CLASS_PATH
 
 
 @pytest.mark.parametrize("device", ["xpu", "npu", "mps", "musa"])
 def test_invisible_beside_another_accelerator(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, device, SimpleNamespace(is_available=lambda: True), raising=False)
-    assert cpu.activate() is None
+    assert platform.activate() is None
 
 
 def test_out_of_the_way_of_sglangs_cpu_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SGLANG_USE_CPU_ENGINE", "1")
-    assert cpu.activate() is None
+    assert platform.activate() is None
     monkeypatch.setenv("SGLANG_USE_CPU_ENGINE", "0")
-    assert cpu.activate() == cpu.CLASS_PATH
+    assert platform.activate() == platform.CLASS_PATH
 
 
 def test_out_of_the_way_of_another_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [entry("nemotron_cpu"), entry("other")]
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found)
-    assert cpu.activate() is None
+    assert platform.activate() is None
     # the user chose between the two
     monkeypatch.setenv("SGLANG_PLATFORM", "nemotron_cpu")
-    assert cpu.activate() == cpu.CLASS_PATH
+    assert platform.activate() == platform.CLASS_PATH
     monkeypatch.setenv("SGLANG_PLATFORM", "other")
-    assert cpu.activate() is None
+    assert platform.activate() is None
 
 
 # ---- defaults, where the user set nothing

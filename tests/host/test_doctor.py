@@ -10,32 +10,26 @@ import sys
 import pytest
 
 from sglang_nemotron.host import doors
-
-# seconds of work
-DOCTOR_S = 30.0
+from support.waiting import NET_S
 
 
 def doctor(*flags: str, **changes: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("SGLANG")}
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     command = [sys.executable, "-m", "sglang_nemotron", "doctor", *flags]
-    return subprocess.run(command, env={**env, **changes}, capture_output=True, text=True, timeout=400)
+    return subprocess.run(command, env={**env, **changes}, capture_output=True, text=True, timeout=NET_S)
 
 
 def test_healthy_installation() -> None:
-    before = os.times()
     run = doctor("--json")
-    after = os.times()
     assert run.returncode == 0, run.stdout + run.stderr[-2000:]
     report = json.loads(run.stdout)
     assert report["ok"] and report["refused"] == []
     assert [row["name"] for row in report["doors"]] == [door.name for door in doors.DOORS]
     assert all(row["is_ours"] for row in report["doors"])
-    assert report["versions"]["sglang"] == doors.drift.sglang_version()
+    assert report["versions"]["sglang"] == doors.release.sglang_version()
     assert report["device"]["kind"] in ("cpu", "cuda")
     assert all(report["entry_points"].values())
-    worked = after.children_user + after.children_system - before.children_user - before.children_system
-    assert worked < DOCTOR_S
 
 
 @pytest.mark.matrix

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import inspect
 import os
 import subprocess
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from sglang.srt.configs import hybrid_arch
 
 import sglang_nemotron
-from sglang_nemotron.host import doors, drift, refusal
+from sglang_nemotron.host import budget, doors, providers, refusal, release, reply_flags, reply_json
+from sglang_nemotron.host.door import Door, always, nothing
 from sglang_nemotron.host.names import args
+from sglang_nemotron.host.wrapping import Wrap
+from support.waiting import NET_S
 
 ROWS = {door.name: door for door in doors.DOORS}
 registry = importlib.import_module("sglang.srt.models.registry").ModelRegistry
@@ -30,13 +37,6 @@ def proved() -> None:
 @pytest.mark.parametrize("name", ROWS)
 def test_row_is_ours(name: str) -> None:
     assert ROWS[name].is_ours() is None
-
-
-def _sglangs_own(method: Any) -> Any:
-    """Without what any of our rows wrapped around it."""
-    while hasattr(method, "__wrapped__"):
-        method = method.__wrapped__
-    return method
 
 
 def _platform(patch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,8 @@ def _hybrid_cache_omni(patch: pytest.MonkeyPatch) -> None:
 
 
 def _startup(patch: pytest.MonkeyPatch) -> None:
-    others = [fn for fn in args.override_providers["NemotronHForCausalLM"] if fn is not doors._resolve]
+    found = args.override_providers["NemotronHForCausalLM"]
+    others = [fn for fn in found if fn.__module__ != providers.__name__]
     patch.setitem(args.override_providers, "NemotronHForCausalLM", others)
 
 
@@ -85,16 +86,6 @@ def _no_buffer_with_overlap(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(args.arch_tables, "_mamba_radix_cache_resolution", lambda view: decided)
 
 
-def _media(patch: pytest.MonkeyPatch) -> None:
-    serving = importlib.import_module("sglang.srt.entrypoints.openai.serving_chat").OpenAIServingChat
-    patch.setattr(serving, "_engine_prompt", _sglangs_own(serving._engine_prompt))
-
-
-def _media_processor(patch: pytest.MonkeyPatch) -> None:
-    manager = importlib.import_module("sglang.srt.managers.tokenizer_manager").TokenizerManager
-    patch.setattr(manager.init_tokenizer_and_processor, "checks_processor", False)
-
-
 def _processors(patch: pytest.MonkeyPatch) -> None:
     patch.setenv("SGLANG_EXTERNAL_MM_PROCESSOR_PACKAGE", "somebody.elses")
 
@@ -114,9 +105,49 @@ def _models_omni(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(registry.models, "NemotronH_Omni_Reasoning_V3", in_tree)
 
 
+def _ending(patch: pytest.MonkeyPatch) -> None:
+    # as if this process served one of our models, and nothing watched its signals
+    patch.setenv("SGLANG_NEMOTRON_LAUNCHER", str(os.getpid()))
+    patch.setitem(sys.modules, "sglang.launch_server", types.ModuleType("sglang.launch_server"))
+
+
 def _requests(patch: pytest.MonkeyPatch) -> None:
+    # as if a release had the wrapper and did not call it
     manager = importlib.import_module("sglang.srt.managers.tokenizer_manager").TokenizerManager
-    patch.setattr(manager, "_validate_one_request", _sglangs_own(manager._validate_one_request))
+    patch.setattr(manager, "_validate_one_request", _marked_like(manager._validate_one_request))
+
+
+def _marked_like(method: Any) -> Any:
+    def elsewhere(*args: Any) -> None: ...
+
+    elsewhere.__dict__.update(method.__dict__)
+    return elsewhere
+
+
+def _pinning(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+
+
+def _parser_names(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(reply_flags, "reasoning_parser_names", ["qwen3"])
+
+
+def _parsers(patch: pytest.MonkeyPatch) -> None:
+    found = importlib.import_module("sglang.srt.parser.reasoning_parser").ReasoningParser
+    patch.setitem(found.DetectorMap, reply_flags.PARSER, object)
+
+
+def _stops(patch: pytest.MonkeyPatch) -> None:
+    found = importlib.import_module("sglang.srt.managers.detokenizer_manager").DetokenizerManager
+    patch.setattr(found, "trim_matched_stop", _marked_like(found.trim_matched_stop))
+
+
+def _integers(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(reply_json, "_has_long_float", lambda value: False)
+
+
+def _masks(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(budget, "allow_only", lambda row, token: None)
 
 
 LOST: list[tuple[str, Callable[[pytest.MonkeyPatch], None], str]] = [
@@ -134,18 +165,36 @@ LOST: list[tuple[str, Callable[[pytest.MonkeyPatch], None], str]] = [
     ("workers", _workers, "SGLang would start HTTP workers with sglang:app"),
     ("models", _models, "would be served by sglang.srt.models.nemotron_h"),
     ("models", _models_omni, "NemotronH_Omni_Reasoning_V3 would be served by sglang.srt.models.nano_nemotron_vl"),
-    ("media", _media, "OpenAIServingChat._engine_prompt does not show media to us"),
-    ("media", _media_processor, "not followed by our check of the media processor"),
-    ("requests", _requests, "_validate_one_request goes without our check"),
+    ("requests", _requests, "lets an unknown token id pass"),
+    ("pinned memory", _pinning, "torch would pin memory"),
+    ("parser flags", _parser_names, "lacks ['nemotron_nano', 'nano_v3', 'nemotron_v3']"),
+    ("parsers", _parsers, "the parser nemotron_nano is <class 'object'>"),
+    ("replies", _parsers, "the parser nemotron_nano is <class 'object'>"),
+    ("budgets", _masks, "a mask for one token bars others"),
+    ("ending", _ending, "SIGTERM would end the launcher and leave its children"),
+    ("stops", _stops, "SGLang cuts 'a a' before its second 'a' to None"),
+    ("integers", _integers, '{"n":123456789012345678901234567890} becomes'),
 ]
 
 
-# rows that tests/host/test_replies*.py lose
-OF_REPLIES = {"parser flags", "parsers", "replies", "budgets"}
-
-
 def test_every_row_can_be_lost() -> None:
-    assert {name for name, _, _ in LOST} == ROWS.keys() - OF_REPLIES
+    assert {name for name, _, _ in LOST} | {door.name for door in doors.DOORS if door.wraps} == ROWS.keys()
+
+
+WRAPS = [(door, wrap) for door in doors.DOORS for wrap in door.wraps]
+
+
+@pytest.mark.parametrize(("door", "wrap"), WRAPS, ids=[f"{door.name}-{wrap.name}" for door, wrap in WRAPS])
+def test_lost_wrap_refuses(door: Door, wrap: Wrap, monkeypatch: pytest.MonkeyPatch, clean_refusal: None) -> None:
+    # as in a process that has a use for the row
+    door = dataclasses.replace(door, wanted=always)
+    door.open()
+    (*_, place) = wrap.places()
+    # others of our rows wrap the same methods, and a wrapper takes along the marks of what it wraps
+    monkeypatch.setattr(place, wrap.name, inspect.unwrap(getattr(place, wrap.name)))
+    doors._guarded(door, lambda: doors._prove(door))
+    (fault,) = refusal.faults()
+    assert fault.door == door.name and fault.reason == f"{wrap.label} {door.without}"
 
 
 @pytest.mark.parametrize(("name", "lose", "reason"), LOST, ids=[f"{n}-{f.__name__}" for n, f, _ in LOST])
@@ -266,27 +315,27 @@ def test_without_providers_the_command_line_decides(
     ],
 )
 def test_window(version: str, tested: bool) -> None:
-    assert drift.is_tested(version) is tested
+    assert release.is_tested(version) is tested
 
 
 def test_untested_release_warns_once_over_all_processes_and_is_proved() -> None:
     script = """
 import os, subprocess, sys
-from sglang_nemotron.host import drift
-drift.sglang_version = lambda: "9.9.9"
-drift.warn_if_untested(); drift.warn_if_untested()
+from sglang_nemotron.host import release
+release.sglang_version = lambda: "9.9.9"
+release.warn_if_untested(); release.warn_if_untested()
 if len(sys.argv) == 1:
     subprocess.run([sys.executable, "-c", os.environ["SCRIPT"], "child"], check=True)
 """
     env = {**os.environ, "SCRIPT": script}
     env.pop("SGLANG_NEMOTRON_WARNED_VERSION", None)
-    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=200)
+    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=NET_S)
     assert run.returncode == 0, run.stderr
     assert run.stderr.count("9.9.9 is outside the tested window") == 1
 
 
 def test_untested_release_is_proved(monkeypatch: pytest.MonkeyPatch, clean_refusal: None) -> None:
-    monkeypatch.setattr(drift, "sglang_version", lambda: "9.9.9")
+    monkeypatch.setattr(release, "sglang_version", lambda: "9.9.9")
     monkeypatch.delenv("SGLANG_NEMOTRON_WARNED_VERSION", raising=False)
     _config(monkeypatch)
     opened = [door for door in doors.DOORS if door.name != "config"]
@@ -295,8 +344,8 @@ def test_untested_release_is_proved(monkeypatch: pytest.MonkeyPatch, clean_refus
     assert [fault.door for fault in refusal.faults()] == ["config"]
 
 
-def _never_opened(door: doors.Door) -> doors.Door:
-    return doors.Door(door.name, door.stage, door.what, doors._open_nothing, door.is_ours)
+def _never_opened(door: Door) -> Door:
+    return replace(door, opens=nothing, wraps=())
 
 
 def test_kill_switch_turns_everything_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,5 +376,5 @@ print(ModelRegistry.resolve_model_cls(["NemotronHForCausalLM"])[0].__module__)
         "SGLANG_HTTP_SERVER_APP_PATH",
     ):
         env.pop(name, None)
-    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=300)
+    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=NET_S)
     assert run.stdout.split()[-1:] == ["sglang.srt.models.nemotron_h"], run.stderr[-2000:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,9 @@ from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
 from sglang.srt.managers.io_struct import GenerateReqInput
 from transformers import PreTrainedTokenizerFast
 
+from sglang_nemotron.checkpoint.template import chat_template
 from sglang_nemotron.checkpoint.tokenizer import build_tokenizer
-from sglang_nemotron.host import media
+from sglang_nemotron.host import bodies, history, media
 from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
 from sglang_nemotron.prompt.parcel import OPTIONS, Service
 from sglang_nemotron.prompt.splice import VIDEO_SLOT
@@ -70,13 +72,17 @@ def manager(tokenizer: Any) -> Manager:
         context_length=4096,
         max_prompt=4095,
     )
-    return Manager(tokenizer=tokenizer, mm_processor=SimpleNamespace(nemotron_service=service))
+    processor = SimpleNamespace(nemotron_service=service)
+    return Manager(tokenizer=tokenizer, mm_processor=processor, nemotron_histories_are_ours=True)
 
 
 @pytest.fixture(scope="module")
 def serving(manager: Manager) -> Any:
-    media.open_media()
-    assert media.media_is_ours() is None
+    # as in a server: the second decides what the first renders
+    importlib.import_module(bodies.SERVER)
+    media.MEDIA.open()
+    history.HISTORIES.open()
+    assert media.MEDIA.is_ours() is None and history.HISTORIES.is_ours() is None
     return endpoint(manager)
 
 
@@ -87,6 +93,12 @@ def _ids(serving: Any, content: Any, **more: Any) -> list[int]:
     name, ids = serving._engine_prompt(result, True)
     assert name == "input_ids"
     return ids
+
+
+@pytest.fixture
+def sglangs(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is rendered is what SGLang makes of a chat."""
+    monkeypatch.setattr(manager, "nemotron_histories_are_ours", False)
 
 
 def _part(kind: str) -> dict[str, Any]:
@@ -150,7 +162,64 @@ def test_a_continued_message_claims_nothing(serving: Any) -> None:
     assert _slots(_ids(serving, messages, continue_final_message=True)) == []
 
 
-def test_other_models_pass_through(serving: Any, manager: Manager, tokenizer: Any, monkeypatch: Any) -> None:
+def test_media_of_a_tool_lie_where_the_template_puts_them(serving: Any) -> None:
+    parts = [{"type": "text", "text": "a <image> b"}, _part("image_url"), _part("video_url")]
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": ""}}
+    messages = [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": parts},
+    ]
+    assert _slots(_ids(serving, messages)) == [18, VIDEO_SLOT]
+
+
+@pytest.mark.parametrize("kind", ["media-first", "in-order"])
+def test_media_of_a_tool_lie_in_its_turn_where_the_template_takes_none(
+    serving: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", chat_template(kind))
+    # what was asked of the fixture's template is no answer of this one
+    history.results_show_media.cache_clear()
+    history._lists_of.cache_clear()
+    text = {"type": "text", "text": "a <image> b"}
+    calls = [{"id": one, "type": "function", "function": {"name": "f", "arguments": ""}} for one in "12"]
+    results = [
+        {"role": "tool", "tool_call_id": "2", "content": [_part("audio_url")]},
+        {"role": "tool", "tool_call_id": "1", "content": [text, _part("image_url"), _part("video_url")]},
+    ]
+    messages = [
+        {"role": "user", "content": [_part("image_url"), text]},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        *results,
+    ]
+    ids = _ids(serving, messages)
+    # the results stand in the order of their calls
+    assert _slots(ids) == [18, 18, VIDEO_SLOT, 27]
+    plain = serving.tokenizer_manager.mm_processor.nemotron_service.encoder._plain
+    shown = plain.decode([token for token in ids if token not in MEDIA], skip_special_tokens=False)
+    assert "<tool_response>\na <image> b\n\n\n</tool_response>\n<tool_response>\n\n</tool_response>" in shown
+    history.results_show_media.cache_clear()
+    history._lists_of.cache_clear()
+
+
+def test_media_come_in_the_order_of_their_places(serving: Any) -> None:
+    def image(name: str) -> dict[str, Any]:
+        return {"type": "image_url", "image_url": {"url": f"data:,{name}"}}
+
+    calls = [{"id": one, "type": "function", "function": {"name": "f", "arguments": ""}} for one in "12"]
+    messages = [
+        {"role": "user", "content": [image("a")]},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "2", "content": [image("c")]},
+        {"role": "tool", "tool_call_id": "1", "content": [image("b")]},
+    ]
+    request = ChatCompletionRequest(model="m", messages=messages)
+    found = serving._apply_jinja_template(request, None, True).image_data
+    assert [one.url for one in found] == ["data:,a", "data:,b", "data:,c"]
+
+
+def test_other_models_pass_through(
+    serving: Any, manager: Manager, tokenizer: Any, sglangs: None, monkeypatch: Any
+) -> None:
     monkeypatch.setattr(manager, "mm_processor", None)
     request = ChatCompletionRequest(model="m", messages=[{"role": "user", "content": "a <image> b"}])
     result = serving._apply_jinja_template(request, None, True)
@@ -158,7 +227,7 @@ def test_other_models_pass_through(serving: Any, manager: Manager, tokenizer: An
     assert serving._engine_prompt(result, True) == ("text", result.prompt)
 
 
-def test_media_that_a_template_drops_are_refused(serving: Any, monkeypatch: Any) -> None:
+def test_media_that_a_template_drops_are_refused(serving: Any, sglangs: None, monkeypatch: Any) -> None:
     monkeypatch.setattr(serving.template_manager, "jinja_template_content_format", "string")
     request = ChatCompletionRequest(model="m", messages=[{"role": "user", "content": [_part("image_url")]}])
     result = serving._apply_jinja_template(request, None, True)

@@ -10,6 +10,7 @@ import pytest
 
 from sglang_nemotron.host import media_helpers
 from sglang_nemotron.host.media_helpers import Helpers
+from support.waiting import NET_S
 
 
 def allowed(helpers: Helpers) -> list[set[int]]:
@@ -37,7 +38,7 @@ def test_a_thread_that_cannot_start_leaves_none_waiting(monkeypatch: pytest.Monk
         Helpers(2)
     # ends with the last reference to its pool
     gc.collect()
-    started[0].join(10)
+    started[0].join(NET_S)
     assert not started[0].is_alive()
 
 

@@ -8,7 +8,6 @@ import os
 import pickle
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,10 +33,11 @@ from sglang_nemotron.prompt.image_file import read_image
 from sglang_nemotron.prompt.options import MediaOptions
 from sglang_nemotron.prompt.parcel import Order, Parcel
 from sglang_nemotron.prompt.video_file import read_clip
+from support.waiting import NET_S, eventually
 
 SETTINGS = media_settings({}, SPEC.image)
 STAMP = f"sgl_shm_mm_{os.getpid()}_pool_"
-TERMS = Terms(SPEC, SETTINGS.bounds, torch.bfloat16, 1024 << 20, 1 << 31, 20.0, STAMP)
+TERMS = Terms(SPEC, SETTINGS.bounds, torch.bfloat16, 1024 << 20, 1 << 31, NET_S, STAMP)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,8 @@ def _struck(pool: Pool, how: int, path: Path) -> None:
         pool._idle.put(worker)
         os.kill(worker.process.pid, signal.SIGSTOP)
         job = asyncio.ensure_future(pool.measure(Order("image", "image 7", MediaOptions(), 13312), str(path)))
-        await asyncio.sleep(0.1)
+        while pool._idle.qsize():
+            await asyncio.sleep(0.002)
         if how != signal.SIGSTOP:
             os.kill(worker.process.pid, how)
         try:
@@ -232,10 +233,7 @@ def three() -> Iterator[Pool]:
 
 
 def _promptly(held: Callable[[], bool]) -> None:
-    until = time.monotonic() + 100
-    while not held():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    assert eventually(held, poll_s=0.01)
 
 
 def test_workers_start_before_there_is_work_and_one_at_a_time(three: Pool) -> None:
@@ -257,7 +255,7 @@ def test_items_take_the_worker_that_is_ready_not_one_that_starts(tmp_path: Path,
     def late(worker: Any) -> None:
         waits.append(None)
         if len(waits) > 1:
-            assert last.wait(100)
+            assert last.wait(NET_S)
         ready(worker)
 
     monkeypatch.setattr(media_pool._Worker, "wait_ready", late)
@@ -337,7 +335,7 @@ def test_a_pool_that_closes_keeps_nobody_waiting(tmp_path: Path, monkeypatch: An
         jobs = [asyncio.ensure_future(pool.measure(order, str(tmp_path / "a.png"))) for _ in range(2)]
         await asyncio.sleep(0.2)
         pool.close()
-        told = await asyncio.wait_for(asyncio.gather(*jobs, return_exceptions=True), 30)
+        told = await asyncio.wait_for(asyncio.gather(*jobs, return_exceptions=True), NET_S)
         assert [type(error) for error in told] == [RuntimeError, RuntimeError]
 
     asyncio.run(both())

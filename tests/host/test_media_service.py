@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sglang_nemotron.config_omni import omni_spec
-from sglang_nemotron.host import media
+from sglang_nemotron.host import media, media_workshop
 from sglang_nemotron.host.hf_config_omni import NanoOmniConfig
 
 FIELDS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "nano-omni-30b-a3b.config.json").read_text())
@@ -22,9 +22,11 @@ def test_a_config_is_read_once_whatever_sglang_changes_in_it_since(monkeypatch: 
     config.norm_mean, config.vision_config, config.llm_config.num_hidden_layers = [0.0, 0.0, 0.0], {}, 1
     # no worker, no tokenizer, no HTTP server
     pools: list[Any] = []
-    monkeypatch.setattr(media, "Pool", lambda terms, workers, receive: pools.append(terms) or SimpleNamespace())
-    monkeypatch.setattr(media, "TagEncoder", lambda tokenizer, tokens: tokens)
-    monkeypatch.setattr(media, "open_bodies", lambda stamp: None)
+    monkeypatch.setattr(
+        media_workshop, "Pool", lambda terms, workers, receive: pools.append(terms) or SimpleNamespace()
+    )
+    monkeypatch.setattr(media_workshop, "TagEncoder", lambda tokenizer, tokens: tokens)
+    monkeypatch.setattr(media_workshop, "spool_bodies", lambda stamp: None)
     processor = SimpleNamespace(
         transport_mode="default", skip_tokenizer_init=False, _tokenizer=None, nemotron_service=None
     )
@@ -34,7 +36,7 @@ def test_a_config_is_read_once_whatever_sglang_changes_in_it_since(monkeypatch: 
         context_len=100,
         num_reserved_tokens=2,
     )
-    media._serve(manager)
+    media_workshop.serve(manager)
     service = media.service_of(manager)
     assert service is not None and service.spec == pools[0].spec == omni_spec(FIELDS)
     assert service.encoder == service.spec.tokens and (service.context_length, service.max_prompt) == (100, 97)

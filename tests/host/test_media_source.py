@@ -53,8 +53,13 @@ def test_every_form_of_the_same_bytes(tmp_path: Path, monkeypatch: Any) -> None:
     file = tmp_path / "a clip.mp4"
     file.write_bytes(DATA)
     url = f"data:video/mp4;base64,{text}"
-    forms = [url, text, DATA, ImageData(url=text), VideoData(url=url), {"url": url}, str(file)]
-    assert all(_bytes(form) == DATA for form in [*forms, file.as_uri()])
+    forms = [url, text, DATA, ImageData(url=text), VideoData(url=url), {"url": url}, str(file), file.as_uri()]
+    # wrapped into lines, for URLs, without padding, percent-encoded; types of browsers; one data URI inside another
+    wrapped, safe = base64.encodebytes(DATA).decode(), base64.urlsafe_b64encode(DATA).decode()
+    forms += [wrapped, wrapped.replace("\n", "\r\n"), safe, safe.rstrip("="), f"{text}\n", f"\n  {url}\n"]
+    forms += [f"DATA:a/b;charset=x; Base64 ,{safe}", f"data:video/mp4;base64,{text.replace('/', '%2F')}"]
+    forms += [f"data:video/webm;codecs=vp9,opus;base64,{wrapped}", f"data:audio/wav;base64,{url}", f"data:,{text}"]
+    assert all(_bytes(form) == DATA for form in forms)
     # a file of the user's is never removed
     assert file.exists()
 
@@ -63,6 +68,12 @@ def test_every_form_of_the_same_bytes(tmp_path: Path, monkeypatch: Any) -> None:
 def test_base64_of_any_length_survives_its_pieces(length: int, monkeypatch: Any) -> None:
     monkeypatch.setattr(media_source, "_PIECE", 16)
     assert _bytes(base64.b64encode(DATA[:length]).decode()) == DATA[:length]
+
+
+def test_a_file_of_the_most_bytes_is_read_however_it_is_written() -> None:
+    text = base64.b64encode(DATA[:4096]).decode()
+    for form in (text, text + "\r\n", base64.encodebytes(DATA[:4096]).decode(), "data:a/b;base64," + text + "%0D%0A"):
+        assert _bytes(form, max_file=4096) == DATA[:4096]
 
 
 def test_a_picture_of_pillow() -> None:
@@ -110,12 +121,19 @@ def test_where_nothing_can_be_written_nothing_stays(tmp_path: Path, monkeypatch:
         ("data:image/png;base64", "no comma"),
         ("data:image/png;base64,!!!!", "no base64"),
         ("QUJD=RUZH", "no base64"),
-        ("QUJ", "no base64"),
+        ("QUJDR", "no base64"),
+        ("QUJDRA=", "no base64"),
+        ("QUJDRA===", "no base64"),
+        ("QUJD\u00a0", "no base64"),
+        ("QUJD%3D", "no base64"),
+        (" \n\t", "empty"),
+        ("data:image/png;base64,%20", "empty"),
         ("/no/such/file.png", "no file here"),
         ("\0", "no base64"),
         (17, "from a int"),
         ({"feature": [1]}, "from a dict"),
-        (base64.b64encode(b"x" * 5000).decode(), "at most 4096"),
+        (base64.b64encode(b"x" * 5000).decode(), "about 5001 bytes .at most 4096"),
+        (base64.encodebytes(b"x" * 5000).decode(), "bytes or more .at most 4096"),
         (b"x" * 5000, "at most 4096"),
     ],
 )

@@ -49,17 +49,20 @@ def _restored(value: Any) -> Any:
         head, _, name = value.partition(REFERENCE)
         spool = spooled(REFERENCE + name)
         assert spool is not None
-        return head + os.pread(spool.file.fileno(), spool.size(), 0).decode()
+        # kept as it was sent
+        return head + json.loads(b'"' + os.pread(spool.file.fileno(), spool.size(), 0) + b'"')
     return value
 
 
-@given(st.text('AZaz09+/=-_ "\\\n', max_size=40).map(str.encode))
+@given(st.text('AZaz09+/=-_% "\\\n', max_size=40).map(str.encode))
 def test_what_may_be_base64_is_known_by_its_characters_alone(data: bytes) -> None:
     assert media_spool._all_base64(data) == (set(data) <= set(media_spool._BASE64))
 
 
-b64 = st.integers(0, 2000).map(lambda n: base64.b64encode(bytes(i % 251 for i in range(n))).decode())
-uris = b64.map(lambda text: "data:video/mp4;base64," + text)
+spelled = st.sampled_from([base64.b64encode, base64.encodebytes, base64.urlsafe_b64encode])
+b64 = st.builds(lambda n, spell: spell(bytes(i % 251 for i in range(n))).decode(), st.integers(0, 2000), spelled)
+types = st.sampled_from(["video/mp4", "video/webm;codecs=vp9,opus", 'video/webm;codecs="vp9, opus"'])
+uris = st.builds("data:{};base64,{}".format, types, b64)
 texts = st.one_of(st.text(max_size=300), b64, uris, uris.map(lambda uri: f'see "url": "{uri}" there'))
 parts = st.one_of(
     texts.map(lambda text: {"type": "text", "text": text}),
@@ -69,10 +72,15 @@ parts = st.one_of(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(parts, max_size=5), st.integers(1, 500), st.booleans(), st.sampled_from([None, 1]))
-def test_a_body_means_what_it_meant(content: list[Any], size: int, ascii_only: bool, indent: int | None) -> None:
+@given(st.lists(parts, max_size=5), st.integers(1, 500), st.booleans(), st.sampled_from([None, 1]), st.booleans())
+def test_a_body_means_what_it_meant(
+    content: list[Any], size: int, ascii_only: bool, indent: int | None, slashes: bool
+) -> None:
     body = {"messages": [{"role": "user", "content": content}], "n": 1}
     raw = json.dumps(body, ensure_ascii=ascii_only, indent=indent).encode()
+    if slashes:
+        # as PHP writes them
+        raw = raw.replace(b"/", b"\\/")
     short, spools = _read(raw, size)
     parsed = json.loads(short)
     # texts are never touched, whatever they look like
@@ -121,8 +129,24 @@ def test_a_request_that_fails_lets_go_of_its_files_though_its_error_keeps_it() -
     let_go(None)
 
 
+@pytest.mark.parametrize("size", [1, 7, 64, 300, 700, 10_000])
+@pytest.mark.parametrize(
+    "spell", [base64.encodebytes, base64.urlsafe_b64encode, lambda data: base64.b64encode(data) + b"\n"]
+)
+@pytest.mark.parametrize("type_", ["data:video/mp4;base64,", 'data:video/webm;codecs="vp9,opus";base64,', ""])
+def test_a_file_is_the_same_however_it_is_written_and_cut(size: int, spell: Any, type_: str) -> None:
+    data = os.urandom(3000)
+    body = json.dumps({"url": type_ + spell(data).decode()})
+    for raw in (body, body.replace("/", "\\/"), body.replace("\\n", "\\r\\n"), body.replace("\\n", "\\u000A")):
+        short, spools = _read(raw.encode(), size)
+        assert len(spools) == (size < 10_000)
+        fetched = fetch(json.loads(short)["url"], name="video 1", max_file=3000, seconds=1, stamp=STAMP)
+        assert Path(fetched.path).read_bytes() == data
+        fetched.drop()
+
+
 @pytest.mark.parametrize("size", [1, 7, 64, 300, 700])
-@pytest.mark.parametrize("tail", ["-_", " ", "\\n", "ü", '\\"', "\\\\", '\\\\\\"x\\'])
+@pytest.mark.parametrize("tail", ["A", "=", "!", "\v", "ü", '\\"', "\\\\", '\\\\\\"x\\'])
 def test_base64_that_turns_out_to_be_none_costs_its_item_alone(tail: str, size: int) -> None:
     """Wherever chunks are cut; what follows in the body is read as ever."""
     wrong = "data:a/b;base64," + "A" * 500 + tail + "A" * 100

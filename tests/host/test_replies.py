@@ -17,6 +17,7 @@ from sglang.srt.parser.reasoning_parser import ReasoningParser
 from sglang.srt.parser.reasoning_parser_names import REASONING_PARSER_NAMES
 
 from sglang_nemotron.host import replies
+from sglang_nemotron.host.parsers import PARSERS, parsers_are_ours
 from sglang_nemotron.host.reply_flags import ALIASES, PARSER
 from sglang_nemotron.reply.grammar import Reply
 
@@ -27,7 +28,7 @@ PARIS = "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</paramet
 
 @pytest.fixture(autouse=True, scope="module")
 def _open() -> None:
-    replies.open_parsers()
+    PARSERS.open()
 
 
 def pieces(text: str, size: int) -> list[str]:
@@ -93,6 +94,14 @@ def test_no_call_where_calls_are_forbidden() -> None:
     assert whole(text, asked) == Reply("r\n" + PARIS[:-1], "c") == streamed(pieces(text, 2), asked)
 
 
+def test_a_call_in_any_form_is_looked_for() -> None:
+    _, parser = parsers(Asked(tools=TOOLS), stream=False)
+    assert parser is not None
+    assert parser.has_tool_call(PARIS) and parser.has_tool_call("so <tool_call><function=now></function>")
+    assert parser.has_tool_call("<function=now></function>")
+    assert not parser.has_tool_call("The `<tool_call>` tag, and <function= alone")
+
+
 def test_names_of_every_kind_of_request() -> None:
     responses = ResponsesRequest(
         model="m",
@@ -153,12 +162,12 @@ def test_sglangs_own_parsers_answer_as_before() -> None:
 
 
 def test_the_proof_fails_where_a_parser_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert replies.parsers_are_ours() is None
+    assert parsers_are_ours() is None
     for owner, table in ((ReasoningParser, "DetectorMap"), (FunctionCallParser, "ToolCallParserEnum")):
         with monkeypatch.context() as patch:
             patch.setitem(getattr(owner, table), PARSER, object)
-            assert "the parser nemotron_nano is" in str(replies.parsers_are_ours())
+            assert "the parser nemotron_nano is" in str(parsers_are_ours())
     for owner, said in ((ReasoningParser, "a request's tools"), (FunctionCallParser, "the prompt")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, "__init__", owner.__init__.__wrapped__)
-            assert said in str(replies.parsers_are_ours())
+            assert said in str(parsers_are_ours())

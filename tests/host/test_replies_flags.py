@@ -15,7 +15,7 @@ from sglang.srt.server_args import ServerArgs
 
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
-from sglang_nemotron.host import replies, reply_flags
+from sglang_nemotron.host import parsers, reply_flags
 from sglang_nemotron.host.reply_flags import ALIASES, PARSER
 
 LLAMA = {
@@ -33,8 +33,8 @@ LLAMA = {
 @pytest.fixture(autouse=True, scope="module")
 def _open() -> None:
     """As in a server's main process, where whatever SGLang imported first is opened into."""
-    reply_flags.open_flags()
-    replies.open_parsers()
+    reply_flags.FLAGS.open()
+    parsers.PARSERS.open()
 
 
 @pytest.fixture(scope="module")
@@ -175,10 +175,10 @@ def test_an_unknown_name_is_answered_with_the_known(capsys: pytest.CaptureFixtur
 
 
 def test_the_proof_fails_where_nobody_asks_us(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert reply_flags.flags_are_ours() is None
+    assert reply_flags.FLAGS.is_ours() is None
     with monkeypatch.context() as patch:
         patch.setattr(template_detection, "resolve_auto_parsers", lambda args: None)
-        assert "does not ask for our choice" in str(reply_flags.flags_are_ours())
+        assert "does not ask for our choice" in str(reply_flags.FLAGS.is_ours())
     with monkeypatch.context() as patch:
         patch.setattr(reply_flags, "reasoning_parser_names", ["qwen3"])
-        assert "lacks ['nemotron_nano', 'nano_v3', 'nemotron_v3']" in str(reply_flags.flags_are_ours())
+        assert "lacks ['nemotron_nano', 'nano_v3', 'nemotron_v3']" in str(reply_flags.FLAGS.is_ours())

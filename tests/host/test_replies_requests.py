@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from types import SimpleNamespace
 from typing import Any
 
@@ -68,6 +67,67 @@ def test_a_request_keeps_its_schema_as_it_came() -> None:
     reply_http.check_request_tools(request)
     assert request.tools is not None and request.tools[0].function.parameters == parameters
     assert parameters["properties"] == {"x": {"type": "varchar"}}
+
+
+# ---- results of calls
+
+
+def assistant(*ids: str) -> dict[str, Any]:
+    calls = [{"id": name, "type": "function", "function": {"name": "f", "arguments": "{}"}} for name in ids]
+    return {"role": "assistant", "content": "", "tool_calls": calls}
+
+
+def result(name: str) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": name, "content": f"of {name}"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "order"),
+    [
+        ([assistant("a", "b", "c"), result("c"), result("a"), result("b")], "abc"),
+        ([assistant("a", "b"), result("a"), result("b")], "ab"),
+        # one message per call, as responses send them
+        ([assistant("a"), assistant("b"), result("b"), result("a")], "ab"),
+        # what answers no call, or answers it twice, keeps its place or its turn
+        ([assistant("a", "b"), result("b"), result("x"), result("a")], "axb"),
+        ([assistant("a", "b"), result("b"), result("a"), result("b")], "abb"),
+        ([result("b"), result("a")], "ba"),
+        # each run by the calls before it
+        ([assistant("a", "b"), result("b"), result("a"), assistant("c", "d"), result("d"), result("c")], "abcd"),
+        ([assistant("a", "b"), result("b"), {"role": "user", "content": "q"}, result("a")], "ba"),
+    ],
+)
+def test_results_come_in_the_order_of_their_calls(messages: list[dict[str, Any]], order: str) -> None:
+    request = ChatCompletionRequest(model="m", messages=messages)
+    before = request.messages
+    reply_http.order_tool_results(request)
+    assert "".join(message.tool_call_id for message in request.messages if message.role == "tool") == order
+    assert [message.role for message in request.messages] == [message["role"] for message in messages]
+    assert (request.messages is before) == (
+        [message.model_dump() for message in before] == [message.model_dump() for message in request.messages]
+    )
+
+
+def test_one_call_at_most() -> None:
+    process = reply_http._process_messages(lambda self, request: self.result)
+    serving = Serving(PARSER, PARSER, "<|im_start|>assistant\n<think></think>")
+    for asked, expected in (
+        ({}, False),
+        ({"parallel_tool_calls": True}, False),
+        ({"parallel_tool_calls": False}, True),
+    ):
+        request = chat(tools=OPENAI_TOOLS, **asked)
+        process(serving, request)
+        assert request._response_parser_prefix.one_call is expected
+
+
+def test_thoughts_that_stay_in_the_content() -> None:
+    for text, apart, expected in (
+        ("<think>\n", True, False),
+        ("<think>\n", False, True),
+        ("<think></think>", False, False),
+    ):
+        assert PromptTail(text, reasoning_apart=apart).content_thinks is expected, text
 
 
 # ---- the prompt
@@ -262,20 +322,6 @@ def test_a_processor_of_the_clients_own_keeps_its_names() -> None:
     obj = GenerateReqInput(text="q", sampling_params=params, custom_logit_processor="p")
     reply_http.take_budget(obj, {})
     assert obj.sampling_params is params
-
-
-def test_the_proof_fails_where_requests_pass_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    reply_http.open_requests()
-    assert reply_http.requests_are_ours() is None
-    for owner, name, _ in reply_http._WRAPPED:
-        with monkeypatch.context() as patch:
-            # media are hooked in at the same places, and a wrapper takes the marks of what it wraps along
-            patch.setattr(owner, name, inspect.unwrap(owner.__dict__[name]))
-            assert f"{owner.__name__}.{name} does not" in str(reply_http.requests_are_ours())
-    with monkeypatch.context() as patch:
-        patch.setattr(reply_http, "_WRAPPED", ((GenerateReqInput, "no_such", lambda method: method),))
-        with pytest.raises(AttributeError, match="GenerateReqInput has no no_such"):
-            reply_http.open_requests()
 
 
 @pytest.mark.parametrize("ours", [True, False])

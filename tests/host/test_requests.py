@@ -47,8 +47,8 @@ def test_number_of_answers() -> None:
 def test_other_models_are_untouched(architecture: str, stopped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(TokenizerManager, "_validate_one_request", lambda self, obj, ids: asked.append(ids))
-    requests.open_check()
-    requests.open_check()
+    requests.REQUESTS.open()
+    requests.REQUESTS.open()
     config = SimpleNamespace(hf_config=SimpleNamespace(architectures=[architecture]), vocab_size=10)
     manager = SimpleNamespace(model_config=config)
     request = SimpleNamespace(top_logprobs_num=0)

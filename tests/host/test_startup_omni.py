@@ -18,7 +18,7 @@ from sglang.srt.server_args import prepare_server_args
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.config_omni import omni_spec
-from sglang_nemotron.host import doors, startup, startup_omni, tables
+from sglang_nemotron.host import doors, packages, providers, startup, startup_omni, tables
 from sglang_nemotron.host.names.args import override_providers
 from sglang_nemotron.prompt import libraries
 
@@ -117,7 +117,7 @@ def test_flag_is_refused_by_name(toy: Path, flags: list[str]) -> None:
     spec = omni_spec(json.loads((toy / "config.json").read_text()))
     limits = (*startup_omni.OMNI_LIMITS, *startup.LIMITS)
     with pytest.raises(ValueError, match=re.escape(" ".join(flags)) + ".* is not supported by sglang-nemotron"):
-        startup.check_server(view, spec.decoder, http_app=doors.HTTP_APP, limits=limits)
+        startup.check_server(view, spec.decoder, http_app=packages.HTTP_APP, limits=limits)
 
 
 def test_limits_name_fields_that_sglang_has(toy: Path) -> None:
@@ -163,7 +163,10 @@ def test_super_omni_is_left_alone(toy: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise AssertionError("a stranger's start was checked")
 
     monkeypatch.setattr(doors, "prove_all", never)
-    assert doors._resolve_omni(None, SimpleNamespace(to_dict=lambda: fields, **fields)) == {}
+    (provider,) = [
+        fn for fn in override_providers["NemotronH_Nano_Omni_Reasoning_V3"] if fn.__module__ == providers.__name__
+    ]
+    assert provider(None, SimpleNamespace(to_dict=lambda: fields, **fields)) == {}
 
 
 # ---- cache of embeddings

@@ -23,7 +23,7 @@ from intree_sides import Side  # noqa: E402
 
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS  # noqa: E402
 from sglang_nemotron.checkpoint.writer import write_checkpoint  # noqa: E402
-from sglang_nemotron.host import media  # noqa: E402
+from sglang_nemotron.host import media, media_workshop  # noqa: E402
 
 # what the published model is served with where nothing else is said
 CONTEXT = 131072
@@ -112,10 +112,10 @@ def ours(omni_config: dict[str, Any], tokenizer: Any, published: Any, loop: Any)
     from sglang_nemotron.host.hf_config_omni import NanoOmniConfig
     from sglang_nemotron.processors.nemotron_omni import NemotronOmniProcessor
 
-    media.open_media()
+    media.MEDIA.open()
     hf_config = NanoOmniConfig(**omni_config)
     processor = NemotronOmniProcessor(hf_config, published, tokenizer, "default")
-    media._serve(
+    media_workshop.serve(
         SimpleNamespace(
             mm_processor=processor,
             model_config=SimpleNamespace(hf_config=hf_config, dtype=torch.float32),

@@ -5,18 +5,52 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass, replace
 from types import ModuleType
+from typing import Any
 
+import pytest
 import torch
+from ops_device import OnDevice
 
 from sglang_nemotron.ops.cargo import Ragged, Snapshots
+from sglang_nemotron.ops.forms import LAYER, REFERENCE, forms_of
 
-FORMS = ("reference", "torch")
 NAN = float("nan")
 
 
-def form(op: str, name: str) -> ModuleType:
-    """One implementation by its name, never through the chooser."""
-    return importlib.import_module(f"sglang_nemotron.ops.{op}_{name}")
+# forms that call SGLang's kernels: what a server never sends is not promised there
+BORROWED = "sglang"
+
+
+def serving(*ops: str) -> list[Any]:
+    """The names of the forms in the table, for `form`: "torch", or "sglang@cuda" where another device serves.
+
+    What needs a GPU is marked so. Of several ops, the forms that all of them have.
+    """
+    of_each = [
+        {f"{row.name}@{device}" for row in forms_of(op) if row.name != LAYER for device in row.devices} for op in ops
+    ]
+    names = sorted(set.intersection(*of_each), key=lambda name: (not name.endswith("@cpu"), name))
+    return [
+        name.removesuffix("@cpu") if name.endswith("@cpu") else pytest.param(name, marks=pytest.mark.gpu)
+        for name in names
+    ]
+
+
+def fast(*ops: str) -> list[Any]:
+    """The forms that keep every promise of the reference: all of our own but the reference itself."""
+    return [row for row in serving(*ops) if BORROWED not in str(row)]
+
+
+def ours(*ops: str) -> list[Any]:
+    """The reference, and the forms that keep all its promises."""
+    return [REFERENCE, *fast(*ops)]
+
+
+def form(op: str, name: str) -> Any:
+    """One form of an op, never through the chooser: its module, or what calls it on another device."""
+    stem, _, device = name.partition("@")
+    module = importlib.import_module(f"sglang_nemotron.ops.{op}_{stem}")
+    return OnDevice(module, device) if device else module
 
 
 def error(actual: torch.Tensor, expected: torch.Tensor) -> float:

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from ops_cases import FORMS, NAN, assert_near, form
+from ops_cases import NAN, assert_near, fast, form
 from transformers.models.nemotron_h.configuration_nemotron_h import NemotronHConfig
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
 
 REFERENCE, TORCH = form("experts", "reference"), form("experts", "torch")
+# our kernels take no float32 and have tests of their own: test_experts_triton.py
+FAST = [name for name in fast("experts") if "triton" not in str(name)]
+FORMS = ["reference", *FAST]
 
 # 16 bit: a hidden value on a rounding tie may fall to either side and is then carried through the second product
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
@@ -58,17 +61,19 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return request.param
 
 
+@pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("tokens", [1, 2, 8, 50])
 @pytest.mark.parametrize("skipping", [False, True])
-def test_torch_equals_reference(path: str, dtype: torch.dtype, tokens: int, skipping: bool) -> None:
+def test_equals_reference(name: str, path: str, dtype: torch.dtype, tokens: int, skipping: bool) -> None:
     given = inputs(tokens, dtype=dtype)
-    compare(TORCH, skip_some(given) if skipping else given)
+    compare(form("experts", name), skip_some(given) if skipping else given)
 
 
+@pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize(("num_experts", "top_k"), [(1, 1), (4, 4), (128, 6)])
-def test_torch_equals_reference_for_other_counts(path: str, num_experts: int, top_k: int) -> None:
-    compare(TORCH, inputs(30, num_experts, top_k))
+def test_equals_reference_for_other_counts(name: str, path: str, num_experts: int, top_k: int) -> None:
+    compare(form("experts", name), inputs(30, num_experts, top_k))
 
 
 @pytest.mark.parametrize(("tokens", "way"), [(1, "_gathered"), (2000, "_sorted")])

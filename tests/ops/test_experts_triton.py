@@ -153,28 +153,38 @@ def test_fp8_equals_reference(schedule: ExpertSchedule, shape: Any, tokens: int)
     assert torch.equal(kernels(schedule).experts_fp8(*given, scales), found)
 
 
+@pytest.mark.skipif(INTERPRETED, reason="needs no interpreter")
+@pytest.mark.parametrize("tokens", [1, 7, 40])
+def test_fp8_in_torch_equals_reference(tokens: int) -> None:
+    given, scales = quantised(inputs(tokens, (8, 3, 96, 80), "cpu"))
+    given = skip_some(given) if tokens > 1 else given
+    compare_fp8(form("experts_fp8", "torch"), given, scales, 2**-6)
+    ones = with_ids(given, torch.full_like(given[4], -1))
+    assert torch.equal(form("experts_fp8", "torch").experts_fp8(*ones, scales), torch.zeros_like(given[0]))
+
+
 @on_devices
 @pytest.mark.parametrize(("tokens", "block_rows"), [(0, 16), (1, 4), (9, 4), (100, 4), (100, 16)])
 def test_sort_equals_reference(device: str, tokens: int, block_rows: int) -> None:
     ids_Tk = random_ids(tokens, 20, 3)
     ids_Tk[torch.rand(ids_Tk.shape) < 0.2] = -1
     given = {"num_experts": 20, "block_rows": block_rows}
-    pairs_n, blocks_b3 = form("expert_sort", "reference").sort_pairs(ids_Tk, **given)
-    found_n, found_b3 = form("expert_sort", "triton").sort_pairs(ids_Tk.to(device), **given)
+    pairs_n, blocks_b3 = form("_expert_sort", "reference").sort_pairs(ids_Tk, **given)
+    found_n, found_b3 = form("_expert_sort", "triton").sort_pairs(ids_Tk.to(device), **given)
     held = int((ids_Tk >= 0).sum())
     assert torch.equal(found_n.cpu()[:held], pairs_n[:held]) and torch.equal(found_b3.cpu(), blocks_b3)
     if tokens:
         x_TD, scale = torch.randint(-8, 9, (tokens, 70)).half() / 2, torch.tensor(0.5)
-        expected = form("expert_sort", "reference").sort_pairs_quantising(ids_Tk, x_TD, scale, **given)[2]
+        expected = form("_expert_sort", "reference").sort_pairs_quantising(ids_Tk, x_TD, scale, **given)[2]
         moved = (ids_Tk.to(device), x_TD.to(device), scale.to(device))
-        found_n, found_b3, found = form("expert_sort", "triton").sort_pairs_quantising(*moved, **given)
+        found_n, found_b3, found = form("_expert_sort", "triton").sort_pairs_quantising(*moved, **given)
         assert torch.equal(found.cpu().float(), expected.float())
         assert torch.equal(found_n.cpu()[:held], pairs_n[:held]) and torch.equal(found_b3.cpu(), blocks_b3)
 
 
 @on_devices
 def test_sort_in_several_chunks(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(form("expert_sort", "triton"), "_CHUNK", 128)
+    monkeypatch.setattr(form("_expert_sort", "triton"), "_CHUNK", 128)
     test_sort_equals_reference(device, 100 if INTERPRETED else 3000, 16)
 
 
@@ -229,8 +239,8 @@ def test_refuses_what_it_was_not_built_for(device: str) -> None:
 
 # kernel -> (file, what it says, what it shall say instead)
 FAULTS = {
-    "sort-pairs": ("expert_sort_triton", "CHUNK), mask=own", "CHUNK) // 2, mask=own"),
-    "sort-blocks": ("expert_sort_triton", "tl.minimum(begin + BLOCK_ROWS, end)", "begin + 1"),
+    "sort-pairs": ("_expert_sort_triton", "CHUNK), mask=own", "CHUNK) // 2, mask=own"),
+    "sort-blocks": ("_expert_sort_triton", "tl.minimum(begin + BLOCK_ROWS, end)", "begin + 1"),
     "blocks-gather": ("_experts_blocks_triton", "pairs // TOP_K if UP", "pairs // (TOP_K + 1) if UP"),
     "blocks-tail": ("_experts_blocks_triton", "tl.range(0, K, BLOCK_K)", "tl.range(0, K - BLOCK_K, BLOCK_K)"),
     "blocks-relu2": ("_experts_blocks_triton", "relu2_values(out.to(tl.float32))", "out.to(tl.float32)"),
@@ -268,7 +278,7 @@ def test_the_comparison_sees_a_fault(device: str, fault: str, tmp_path: Path, mo
     schedule = next(one for one in SCHEDULES if one.form == ("pairs" if fault.startswith("pairs") else "blocks"))
     schedule = replace(schedule, up=Tile(16, 32, 4, 2), down=Tile(16, 32, 4, 2), tma=False)
     target = form("experts", "triton")
-    if file == "expert_sort_triton":
+    if file == "_expert_sort_triton":
         monkeypatch.setattr(importlib.import_module(f"{PACKAGE}._experts_blocks_triton"), file, module)
     elif schedule.form == "pairs":
         monkeypatch.setattr(target, "experts_by_pair", module.experts_by_pair)

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from ops_cases import FORMS, assert_near, form
+from ops_cases import assert_near, fast, form, ours, serving
 from transformers.models.zamba2.modeling_zamba2 import Zamba2RMSNormGated
 
 REFERENCE, TORCH = form("gated_norm", "reference"), form("gated_norm", "torch")
+FORMS, FAST = ours("gated_norm"), fast("gated_norm")
 
 # 16 bit: the value is rounded twice, before and after the weight
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
@@ -30,11 +31,20 @@ def compare(module: Any, given: tuple[torch.Tensor, ...], num_groups: int) -> No
     assert_near(found, expected, TOLERANCE[expected.dtype])
 
 
+@pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("num_groups", [1, 2, 8])
 @pytest.mark.parametrize("tokens", [0, 1, 9])
-def test_torch_equals_reference(dtype: torch.dtype, num_groups: int, tokens: int) -> None:
-    compare(TORCH, inputs(dtype, tokens), num_groups)
+def test_equals_reference(name: str, dtype: torch.dtype, num_groups: int, tokens: int) -> None:
+    compare(form("gated_norm", name), inputs(dtype, tokens), num_groups)
+
+
+@pytest.mark.parametrize("name", serving("gated_norm"))
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("num_groups", [1, 2, 8])
+@pytest.mark.parametrize("tokens", [1, 70])
+def test_forms_that_serve_equal_the_reference(name: str, dtype: torch.dtype, num_groups: int, tokens: int) -> None:
+    compare(form("gated_norm", name), inputs(dtype, tokens, 512), num_groups)
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from ops_cases import FORMS, assert_near, form
+from ops_cases import assert_near, fast, form, ours
 from transformers.models.nemotron_h.configuration_nemotron_h import NemotronHConfig
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHTopkRouter
 
 REFERENCE, TORCH = form("router", "reference"), form("router", "torch")
+FORMS, FAST = ours("router"), fast("router")
 
 # (experts, chosen, groups, groups kept)
 RULES = [(8, 3, 1, 1), (8, 3, 4, 2), (16, 6, 2, 1), (128, 6, 1, 1), (32, 1, 8, 3)]
@@ -49,12 +50,13 @@ def compare(module: Any, given: tuple[torch.Tensor, ...], rule: dict[str, Any]) 
     assert_near(by_expert(*module.route(*given, **rule), num_experts), expected, 1e-6)
 
 
+@pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("renormalize", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_torch_equals_reference(rule: tuple[int, ...], renormalize: bool, dtype: torch.dtype) -> None:
+def test_equals_reference(name: str, rule: tuple[int, ...], renormalize: bool, dtype: torch.dtype) -> None:
     num_experts, *rest = rule
-    compare(TORCH, inputs(num_experts, dtype=dtype), rule_of(*rest, renormalize=renormalize))
+    compare(form("router", name), inputs(num_experts, dtype=dtype), rule_of(*rest, renormalize=renormalize))
 
 
 @pytest.mark.parametrize("rule", RULES)

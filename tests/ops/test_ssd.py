@@ -10,12 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops_cases import FORMS, Scan, assert_near, error, form, ragged, scan_case, snapshots
+from ops_cases import Scan, assert_near, error, fast, form, ours, ragged, scan_case, serving, snapshots
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.nemotron_h import modeling_nemotron_h as hf
 
 REFERENCE, TORCH = form("ssd", "reference"), form("ssd", "torch")
-STEP = {name: form("ssm_step", name) for name in FORMS}
+FORMS, FAST = ours("ssd"), fast("ssd")
+BOTH = ours("ssd", "ssm_step")
 
 # of the largest value. fp32: sums of up to N * Q products in another order; 16 bit: one rounding of nearly equal values
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
@@ -39,17 +40,43 @@ def mixed_batch(chunk_size: int = 128) -> tuple[Any, Any]:
     return batch, snapshots((0, 1, 10), (2, 64, 2), (2, 70, 6), (3, 0, 8))
 
 
+@pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("state_dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_torch_equals_reference(dtype: torch.dtype, state_dtype: torch.dtype) -> None:
-    compare(TORCH, scan_case(*mixed_batch(), dtype=dtype, state_dtype=state_dtype))
+def test_equals_reference(name: str, dtype: torch.dtype, state_dtype: torch.dtype) -> None:
+    compare(form("ssd", name), scan_case(*mixed_batch(), dtype=dtype, state_dtype=state_dtype))
 
 
+# of the largest value, for products on matrix units: their operands are rounded to 10 bits (fp32 as TF32) or to 8
+TOLERANCE_SERVED = {torch.float32: 2**-9, torch.bfloat16: 2**-6}
+
+
+@pytest.mark.parametrize("name", serving("ssd"))
+@pytest.mark.parametrize("state_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", TOLERANCE_SERVED, ids=str)
+@pytest.mark.parametrize(("groups", "head_dim", "state"), [(2, 16, 16), (8, 64, 128)])
+def test_forms_that_serve_equal_the_reference(
+    name: str, dtype: torch.dtype, state_dtype: torch.dtype, groups: int, head_dim: int, state: int
+) -> None:
+    """On what a server sends: no empty sequence, no padding, and states kept after whole chunks."""
+    initial = [True, False, True, False, False, True]
+    batch = ragged([5, 70, 2, 1, 64, 33], [3, 4, 7, 5, 9, 1], initial, 16)
+    # on the grid of the flattened batch, off it, and at a sequence's end
+    wanted = snapshots((1, 64, 2), (4, 64, 6), (5, 16, 10))
+    case = scan_case(batch, wanted, 8, head_dim, groups, state, dtype=dtype, state_dtype=state_dtype, tail=0)
+    (y, kept), (expected_y, expected) = case.run(form("ssd", name)), case.run(REFERENCE)
+    written = [1, 2, 3, 4, 5, 6, 7, 9, 10]
+    assert_near(y, expected_y, TOLERANCE_SERVED[dtype])
+    assert_near(kept[written], expected[written], max(TOLERANCE_SERVED[dtype], TOLERANCE_SERVED[state_dtype]))
+    assert kept[[0, 8, 11]].isnan().all()
+
+
+@pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("groups", [1, 2, 8])
 @pytest.mark.parametrize("state", [16, 64, 128])
 @pytest.mark.parametrize("chunk_size", [16, 64, 128, 256])
-def test_torch_equals_reference_for_other_shapes(groups: int, state: int, chunk_size: int) -> None:
-    compare(TORCH, scan_case(*mixed_batch(chunk_size), groups=groups, state=state))
+def test_equals_reference_for_other_shapes(name: str, groups: int, state: int, chunk_size: int) -> None:
+    compare(form("ssd", name), scan_case(*mixed_batch(chunk_size), groups=groups, state=state))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -61,10 +88,11 @@ def test_torch_equals_reference_for_any_short_batch(rows: list[tuple[int, bool, 
     compare(TORCH, scan_case(batch, wanted, heads=4, head_dim=3, state=5))
 
 
+@pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("length", [31, 32, 33, 63, 64, 65, 127, 128, 129])
-def test_torch_equals_reference_around_chunk_boundaries(length: int) -> None:
+def test_equals_reference_around_chunk_boundaries(name: str, length: int) -> None:
     wanted = snapshots((0, 32, 3), (0, min(length, 64), 4), (0, length - 1, 5), (0, length, 6)) if length > 31 else None
-    compare(TORCH, scan_case(ragged([length], [1], [True]), wanted))
+    compare(form("ssd", name), scan_case(ragged([length], [1], [True]), wanted))
 
 
 @pytest.mark.parametrize(("block", "states"), [(1, 1), (9000, 1024), (40000, 1 << 25)])
@@ -118,7 +146,7 @@ def test_equals_transformers(name: str, groups: int, length: int) -> None:
     assert_near(state[2], expected_state[0], 5e-6)
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", BOTH)
 @pytest.mark.parametrize("length", [1, 2, 32, 33, 65])
 @pytest.mark.parametrize("initial", [True, False])
 def test_all_but_one_then_a_step_is_all(name: str, length: int, initial: bool) -> None:
@@ -127,7 +155,7 @@ def test_all_but_one_then_a_step_is_all(name: str, length: int, initial: bool) -
     expected_y, expected_state = whole.run(module)
     y, state = whole.tokens(slice(0, length - 1), ragged([length - 1], [2], [initial])).run(module)
     last = whole.tokens(slice(length - 1, length), ragged([1], [2], [True]), state)
-    y_last, state = last.step(STEP[name], torch.tensor([2]))
+    y_last, state = last.step(form("ssm_step", name), torch.tensor([2]))
     assert_near(torch.cat([y, y_last]), expected_y, 2e-6)
     assert_near(state[2], expected_state[2], 2e-6)
 

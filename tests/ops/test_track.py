@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from ops_cases import FORMS, NAN, assert_near, form
+from ops_cases import NAN, assert_near, fast, form, ours, serving
 
 REFERENCE, TORCH = form("track", "reference"), form("track", "torch")
+FORMS, FAST = ours("track"), fast("track")
 
 
 def pools(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,10 +32,18 @@ def compare(module: Any, src: list[int], dst: list[int], mask: list[bool], dtype
     assert_near(ssm_LSHPN, expected[1], 0.0)
 
 
+@pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("mask", [[True, False, True], [False] * 3, [True] * 3])
-def test_torch_equals_reference(mask: list[bool], dtype: torch.dtype) -> None:
-    compare(TORCH, [1, 4, 6], [2, 9, 0], mask, dtype)
+def test_equals_reference(name: str, mask: list[bool], dtype: torch.dtype) -> None:
+    compare(form("track", name), [1, 4, 6], [2, 9, 0], mask, dtype)
+
+
+@pytest.mark.parametrize("name", serving("track"))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mask", [[True, False, True], [False] * 3, [True] * 3])
+def test_forms_that_serve_equal_the_reference(name: str, mask: list[bool], dtype: torch.dtype) -> None:
+    compare(form("track", name), [1, 4, 6], [2, 9, 3], mask, dtype)
 
 
 def test_unmasked_rows_may_name_anything() -> None:

@@ -10,9 +10,8 @@ import io
 import pickle
 import struct
 import threading
-import time
-import tracemalloc
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import av
@@ -27,6 +26,7 @@ from sglang_nemotron.prompt.audio import sound
 from sglang_nemotron.prompt.audio_decode import AudioLimits, has_audio
 from sglang_nemotron.prompt.audio_file import read_audio, read_sound
 from sglang_nemotron.prompt.cargo import MediaError
+from support.costs import assert_cheap, cost, memory_peak
 
 RULE = SPEC.audio
 SPEECH = (Path(__file__).parent.parent / "data" / "media" / "speech.mp3").read_bytes()
@@ -222,10 +222,10 @@ BAD = {
     "zeros": (bytes(100_000), NO_AUDIO_FILE),
     "a text file": (b"This is not an MP3 but a letter.\n" * 4000, NO_AUDIO_FILE),
     "noise": (np.random.default_rng(0).bytes(200_000), NO_AUDIO_FILE),
-    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(1000), NO_AUDIO_FILE),
+    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(1000), "not an audio file, but a PNG picture (send it as an image, "),
     "a playlist": (
         b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n",
-        NO_AUDIO_FILE,
+        "not an audio file, but a playlist, which is not followed (send WAV, ",
     ),
     "a list of files": (b"ffconcat version 1.0\nfile '/etc/hostname'\n", NO_AUDIO_FILE),
     "an MP3's first bytes, then text": (SPEECH[:40] + b"and then a letter\n" * 4000, NO_AUDIO_FILE),
@@ -254,12 +254,18 @@ BAD = {
 }
 
 
+@cache
+def cost_of(seconds: int) -> float:
+    """Of reading an honest file of this length, in stereo at 48 kHz."""
+    data = written(tones(48_000, 2, float(seconds)), 48_000, "FLAC")
+    return cost(lambda: read_audio(data, name="audio 1"))
+
+
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_file_is_refused_by_name_and_soon(kind: str) -> None:
     data, wanted = BAD[kind]
-    start = time.process_time()
     said = str(refusal(data))
-    assert time.process_time() - start < 2
+    assert_cheap(lambda: refusal(data), beside=cost_of(60), times=3, what="a minute of sound")
     assert any(words in said for words in ([wanted] if isinstance(wanted, str) else wanted)), said
 
 
@@ -297,15 +303,18 @@ def test_three_hours_are_refused_in_bounded_time_and_memory(honest: bool) -> Non
     data = long_flac(3 * 3600, honest)
     assert len(data) < 2 * MEBIBYTE
     limits = AudioLimits(max_seconds=1800.0)
-    tracemalloc.start()
-    start = time.process_time()
-    with pytest.raises(MediaError, match=r"audio 1: lasts .*at most 1800 s of audio") as caught:
-        read_audio(data, name="audio 1", limits=limits)
-    took, (_, peak) = time.process_time() - start, tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert ("by its header" in str(caught.value)) == honest
+    with memory_peak() as peak:
+        error = refusal(data, limits)
+    assert error.problem.startswith("lasts ") and error.limit == "at most 1800 s of audio"
+    assert ("by its header" in error.problem) == honest
     # by the header at once; else what half an hour takes: 115 MB of samples at 16 kHz
-    assert took < (0.5 if honest else 20) and peak < (4 if honest else 150) * MEBIBYTE
+    assert peak.num_bytes < (4 if honest else 150) * MEBIBYTE
+    if honest:
+        assert_cheap(lambda: refusal(data, limits), beside=cost_of(60), times=0.2, what="a minute of sound")
+    else:
+        allowed = long_flac(1740, honest=True)
+        beside = cost(lambda: read_audio(allowed, name="audio 1", limits=limits))
+        assert_cheap(lambda: refusal(data, limits), beside=beside, times=4, what="29 minutes of sound")
 
 
 def test_a_file_may_not_hold_more_values_than_the_limit() -> None:

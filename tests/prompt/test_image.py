@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import gc
 import random
-import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from sglang_nemotron.prompt.cargo import MediaError
 from sglang_nemotron.prompt.image import PictureToBe, image_budget, image_grid, image_tokens, picture
 from sglang_nemotron.prompt.image_progress import Decoding
 from sglang_nemotron.prompt.resize import Resizer
+from support.waiting import eventually
 
 GOLDEN_TOKENS = {
     (224, 224): 256,
@@ -183,10 +183,7 @@ class Decoder:
 
     def wait_for_rows(self) -> None:
         """Until some were made; on a busy machine, that takes its time."""
-        deadline = time.monotonic() + 60
-        while not self._begun._num_taken and time.monotonic() < deadline:
-            time.sleep(0.001)
-        assert self._begun._num_taken
+        assert eventually(lambda: self._begun._num_taken > 0, poll_s=0.001)
 
     def finish(self, *, whole: bool = True) -> None:
         self._decoding.whole = whole

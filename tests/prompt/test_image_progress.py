@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +14,7 @@ from sglang_nemotron.prompt.cargo import MediaError
 from sglang_nemotron.prompt.image_file import read_image
 from sglang_nemotron.prompt.image_memory import PIXEL_BYTES
 from sglang_nemotron.prompt.image_progress import Decoding
+from support.waiting import NET_S, eventually
 
 WIDTH, HEIGHT = 1280, 960
 
@@ -53,7 +53,7 @@ def watched(data: bytes) -> tuple[np.ndarray, list[Watcher]]:
     watchers: list[Watcher] = []
     rgb_HWC = read_image(data, name="image 1", on_pixels=lambda decoding: watchers.append(Watcher(decoding)))
     for watcher in watchers:
-        watcher.thread.join(10)
+        watcher.thread.join(NET_S)
     return rgb_HWC, watchers
 
 
@@ -69,13 +69,14 @@ def watched(data: bytes) -> tuple[np.ndarray, list[Watcher]]:
 )
 def test_rows_are_there_when_they_are_told(options: dict[str, object]) -> None:
     data = encoded(picture(), **options)
-    early, deadline = 0, time.monotonic() + 60
-    while not early and time.monotonic() < deadline:
+
+    def seen_early() -> bool:
         rgb_HWC, (watcher,) = watched(data)
         assert np.array_equal(watcher.copied[:, :, :3], rgb_HWC)
         assert np.array_equal(rgb_HWC, np.asarray(Image.open(io.BytesIO(data))))
-        early += watcher.early
-    assert early, "nothing was seen before the end"
+        return watcher.early > 0
+
+    assert eventually(seen_early, poll_s=0), "nothing was seen before the end"
 
 
 def test_a_progressive_file_is_told_too() -> None:

@@ -25,6 +25,20 @@ def picture(number: int, width: int, height: int) -> np.ndarray:
     return rgb.astype(np.uint8)
 
 
+class Pipe:
+    """Takes what is written to it, in order: nothing can be gone back to and filled in."""
+
+    def __init__(self) -> None:
+        self._written: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._written.append(bytes(data))
+        return len(data)
+
+    def getvalue(self) -> bytes:
+        return b"".join(self._written)
+
+
 @contextmanager
 def _own_priority() -> Iterator[None]:
     """For root, SVT-AV1 makes the thread that opens it a real-time one, and so all that this thread starts afterwards.
@@ -52,10 +66,16 @@ def encode(
     hflip: bool = False,
     sound: bool = False,
     pix_fmt: str = "yuv420p",
+    piped: bool = False,
+    muxer: dict[str, str] | None = None,
 ) -> bytes:
-    """times: presentation times in 1/1000 s, for a variable frame rate; None is constant."""
-    out = io.BytesIO()
-    with _own_priority(), av.open(out, "w", format=container) as file:
+    """times: presentation times in 1/1000 s, for a variable frame rate; None is constant.
+
+    options: of the encoder; muxer: of the container. piped: written as to a pipe, so that the file has no index, no
+    length and no count of frames in its header.
+    """
+    out = Pipe() if piped else io.BytesIO()
+    with _own_priority(), av.open(out, "w", format=container, container_options=muxer or {}) as file:
         stream = file.add_stream(codec, rate=rate, options={**OPTIONS.get(codec, {}), **(options or {})})
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         if times is not None:

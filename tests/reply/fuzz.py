@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from reply_texts import PIECES, VALUES, made  # noqa: E402
+from reply_texts import PIECES, VALUES, made, tight  # noqa: E402
 from test_reply_invariance import check  # noqa: E402
 from test_reply_linear import SHAPES, reply, seconds  # noqa: E402
 
@@ -35,8 +35,9 @@ def noisy(pick: random.Random) -> str:
 
 def small(seed: int) -> None:
     pick = random.Random(seed)
-    text = made(seed) if pick.random() < 0.5 else noisy(pick)
-    mode = pick.random() < 0.7, pick.random() < 0.8, pick.random() < 0.2
+    kind = pick.random()
+    text = made(seed) if kind < 0.5 else noisy(pick) if kind < 0.8 else tight(seed)
+    mode = pick.random() < (0.7 if kind < 0.8 else 0.1), pick.random() < 0.8, pick.random() < 0.2
     try:
         check(text, *mode, seed)
     except Exception as error:

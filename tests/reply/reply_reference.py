@@ -6,16 +6,27 @@ that nothing can get lost unseen: all parts joined are the text.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+# transformers needs it too; it can tell whether a text could still become a match
+import regex as re
+
 from sglang_nemotron.reply.grammar import Call, Reply
-from sglang_nemotron.reply.schema import ToolSpec, as_json, literal, parameter_types
+from sglang_nemotron.reply.schema import ToolSpec, parameter_types
+from sglang_nemotron.reply.values import STRING, ValueType, as_json, leaves_out, literal
 
 WS = r"[ \t\r\n]{0,64}"
 P, F, T = "</parameter>", "</function>", "</tool_call>"
+CLOSER = f"(?:{P}|{F}|{T})"
 PARAMETER = r"<parameter=([^<>\n]{1,128})>"
 ANY_HEADER = r"<tool_call>\n<function=[^<>\n]{1,128}>"
+COMMITTED = rf"(?={WS}(?:{PARAMETER}|{F}))"
+QUOTATION = rf"<tool_call>{WS}<function=[^<>\n]{{1,128}}>{COMMITTED}"
+OWN = r"<(parameter|function)(?=[=> \t\r\n])([^<>]{0,129})>"
+WORDS = rf"([^ \t\r\n<][^\n<]{{0,199}})(?=[\n<]|\Z){WS}"
+HEADER_WORDS = rf"{WS}(?:(?P<words>(?=[^ \t\r\n])(?:(?!<tool_call>|<function=)[^\n]){{1,200}}(?<=[^ \t\r\n])){WS})?"
+MARGIN = re.compile(r"(?:\n|\A)[ \t]{0,64}\Z")
 
 
 def cut(tag: str) -> str:
@@ -23,46 +34,76 @@ def cut(tag: str) -> str:
     return "(?:" + "|".join(re.escape(tag[:size]) for size in range(len(tag) - 1, 0, -1)) + r")\Z"
 
 
+CUT_CLOSER = f"(?:{cut(P)}|{cut(F)}|{cut(T)})"
 CUT_PARAMETER = rf"(?:{cut('<parameter=')}|<parameter=[^<>\n]{{0,128}}\Z)"
 # what may be left out of reasoning, content and values: whole tags, and tags that the end of the text cut
 MARKUP = re.compile(
-    rf"\n?<think>\n?|\n?</think>\n?|\n|\n?<tool_call>\n<function=[^<>]+>\n?|{WS}{PARAMETER}\n?|"
-    rf"\n?(?:{P})?{WS}(?:{F})?{WS}(?:{T})?{WS}|{WS}(?:{cut(F)}|{cut(T)}|{cut(P)}|{CUT_PARAMETER})|"
-    rf"\n?(?:{P})?{WS}(?:{F})?{WS}(?:{cut(F)}|{cut(T)}|{CUT_PARAMETER})"
+    rf"\n?<think>\n?|\n?</think>\n?|\n?[ \t]{{0,64}}|{WS}\n?{WS}|{WS}<tool_call>{WS}(?:<function=[^<>]+>\n?)?|"
+    rf"{WS}<function=[^<>]+>\n?|{WS}{PARAMETER}\n?|{WS}{CLOSER}\n?|{WS}(?:{CUT_CLOSER}|{CUT_PARAMETER})"
 )
 
 
 @dataclass
+class Written:
+    """The arguments of one call: what is written for sure, and the last value, which another may replace."""
+
+    items: dict[str, str] = field(default_factory=dict)
+    waiting: tuple[str, str | None] | None = None
+    given: set[str] = field(default_factory=set)
+    # the text of a value that was cut off, and its name
+    open: tuple[str, str] | None = None
+
+    def settle(self) -> None:
+        if self.waiting and self.waiting[1] is not None:
+            self.items[self.waiting[0]] = self.waiting[1]
+        self.waiting = None
+
+    def json(self) -> str:
+        pairs = [f"{as_json(name, STRING)}: {value}" for name, value in self.items.items()]
+        if self.open is None:
+            return "{" + ", ".join(pairs) + "}"
+        name, text = self.open
+        if name not in self.items:
+            pairs.append(f"{as_json(name, STRING)}: {as_json(text, STRING)[:-1]}")
+        return "{" + ", ".join(pairs)
+
+
+@dataclass
 class Parts:
-    """The text in order, as (part, characters); parts are reasoning, content, markup, name, value."""
+    """The text in order, as (part, characters): reasoning, content, markup, name, value, dropped (a value that another
+    replaced)."""
 
     parts: list[tuple[str, str]] = field(default_factory=list)
-    # per call: name, then (parameter, value, cut end tag)
-    calls: list[tuple[str, list[tuple[str, str, str]]]] = field(default_factory=list)
+    calls: list[tuple[str, Written]] = field(default_factory=list)
 
     def add(self, part: str, text: str) -> None:
         if text:
             self.parts.append((part, text))
 
-    def joined(self, part: str) -> str:
-        return "".join(text for name, text in self.parts if name == part)
+    def texts(self, part: str) -> list[str]:
+        return [text for name, text in self.parts if name == part]
 
 
 class Reference:
     def __init__(self, tools: tuple[ToolSpec, ...]) -> None:
         self.tools = {tool.name: tool for tool in tools}
-        names = "|".join(re.escape(name) for name in self.tools) or r"(?!)"
-        self.header = rf"<tool_call>\n<function=(?:{names})>"
-        whole = max(self.tools, key=len, default="")
-        # prefixes of any declared header
-        heads = {f"<tool_call>\n<function={name}>"[:size] for name in self.tools for size in range(1, 24 + len(whole))}
-        heads -= {f"<tool_call>\n<function={name}>" for name in self.tools}
-        self.cut_header = "(?:" + "|".join(map(re.escape, sorted(heads, key=len, reverse=True))) + r")\Z"
+        names = "|".join(re.escape(name) for name in sorted(self.tools, key=len, reverse=True)) or r"(?!)"
+        self.header = rf"<tool_call>\n<function=(?P<name>{names})>"
+        function = rf"<function=(?P<name>{names})>"
+        self.strict = re.compile(self.header)
+        self.bare = re.compile(function + COMMITTED)
+        self.loose = re.compile(rf"<tool_call>{HEADER_WORDS}{function}{COMMITTED}")
+        body = rf"{WS}(?:{PARAMETER}|{F})"
+        # the same without lookahead, for texts that end inside
+        self.cuttable = [
+            re.compile(pattern) for pattern in (function + body, rf"<tool_call>{HEADER_WORDS}{function}{body}")
+        ]
         self.end_of_think = re.compile(rf"\n?</think>\n?|(?:\n|\A)(?={self.header})")
-        self.call = re.compile(rf"(?:\n|\A)<tool_call>\n<function=({names})>\n?")
 
-    def parse(self, text: str, thinking: bool = True, reasoning: bool = True) -> Parts:
+    def parse(self, text: str, thinking: bool = True, reasoning: bool = True, cut_off: bool = False) -> Parts:
         out = Parts()
+        self.cut_off = cut_off
+        raw = thinking and not reasoning
         if reasoning and (thinking or text.startswith("<think>")):
             opener = re.match(r"(?:<think>\n?)?", text)
             assert opener
@@ -74,99 +115,303 @@ class Reference:
                 return out
             out.add("markup", end[0])
             text = body[end.end() :]
+        # the content as Markdown sees it: a call is the end of a line
+        seen = ""
         while text:
-            call = self.call.search(text)
-            out.add("content", text[: call.start()] if call else text)
+            at, call = self._first_call(text, seen, raw and "</think>" not in seen)
             if call is None:
+                out.add("content", text)
                 break
-            out.add("markup", call[0])
-            out.calls.append((call[1], []))
-            text = self._body(text[call.end() :], out)
+            before = MARGIN.sub("", text[:at])
+            out.add("content", before)
+            out.add("markup", text[len(before) : at])
+            seen += text[:at] + "\n"
+            text = self._call(text[at:], call, out)
         return out
 
-    def _body(self, text: str, out: Parts) -> str:
-        """Read parameters and end tags; returns the text behind the call."""
-        name, values = out.calls[-1]
-        while True:
-            parameter = re.match(rf"{WS}{PARAMETER}\n?", text)
-            if parameter is None:
-                break
-            out.add("markup", parameter[0])
-            text, over = self._value(text[parameter.end() :], name, parameter[1], values, out)
-            if over:
-                return text
-        end = re.match(rf"{WS}{F}\n?{WS}{T}\n?|{WS}{T}\n?|{WS}{F}\n?{WS}(?:{cut(T)}|\Z)|{WS}{F}\n?", text)
-        if end is None:
-            end = re.match(rf"{WS}(?:\Z|{cut(F)}|{cut(T)}|{CUT_PARAMETER})", text)
-        out.add("markup", end[0] if end else "")
-        return text[end.end() :] if end else text
+    # ---- where a call begins
 
-    def _value(
-        self, text: str, tool: str, name: str, values: list[tuple[str, str, str]], out: Parts
-    ) -> tuple[str, bool]:
-        """Read one value; returns the text behind it, and whether the call is over."""
-        given = {given for given, _, _ in values} | {name}
-        declared = parameter_types(self.tools[tool].parameters)[0]
+    def _first_call(self, text: str, seen: str, thinking: bool) -> tuple[int, re.Match | None]:
+        for mark in re.finditer(r"</think>|<tool_call>|<function=", text):
+            at = mark.start()
+            if mark[0] == "</think>":
+                thinking = False
+                continue
+            begins_line = at == 0 or text[at - 1] == "\n"
+            call = self.strict.match(text, at) if begins_line else None
+            if call is None and not thinking and not is_quoted(seen + text[:at]):
+                call = self.loose.match(text, at)
+                if call is None and MARGIN.search(text[:at]):
+                    call = self.bare.match(text, at)
+            if call:
+                return at, call
+        return 0, None
+
+    def _any_call(self, text: str) -> re.Match | None:
+        return self.strict.match(text) or self.loose.match(text) or self.bare.match(text)
+
+    def _is_cut_call(self, text: str, loose: bool = True) -> bool:
+        """Whether the text ends inside what may be the header of a call."""
+        patterns = [self.strict, *(self.cuttable if loose else [])]
+        found = (pattern.fullmatch(text, partial=True) for pattern in patterns)
+        return bool(text) and any(match is not None and match.partial for match in found)
+
+    # ---- a call
+
+    def _call(self, text: str, call: re.Match, out: Parts) -> str:
+        """Read a call whose header is `call`; returns the text behind it."""
+        header, words = call[0], call.groupdict().get("words") or ""
+        before = call.start("words") - call.start() if words else 0
+        out.add("markup", header[:before])
+        out.add("content", words)
+        newline = "\n" if text[len(header) :].startswith("\n") else ""
+        out.add("markup", header[before + len(words) :] + newline)
+        out.calls.append((call["name"], Written()))
+        return self._body(text[len(header) + len(newline) :], out)
+
+    def _body(self, text: str, out: Parts) -> str:
+        name, written = out.calls[-1]
+        while True:
+            if parameter := re.match(rf"{WS}{PARAMETER}\n?", text):
+                out.add("markup", parameter[0])
+                text, closed = self._value(text[parameter.end() :], name, parameter[1], written, out)
+                if closed:
+                    return ""
+            elif closing := re.match(rf"{WS}({CLOSER})\n?", text):
+                out.add("markup", closing[0])
+                text = text[closing.end() :]
+                if closing[1] != P:
+                    written.settle()
+                    return self._behind(text, closing[1] == F, out)
+            elif stopped := re.match(rf"{WS}(?:\Z|{CUT_CLOSER}|{CUT_PARAMETER})", text):
+                out.add("markup", stopped[0])
+                written.settle()
+                return text[stopped.end() :]
+            elif call := self._any_call(text[(blank := space(text)) :]):
+                written.settle()
+                out.add("markup", text[:blank])
+                return self._call(text[blank:], call, out)
+            elif (words := re.match(rf"({WS}){WORDS}", text)) and self._goes_on(text[words.end() :]):
+                add_words(words, out)
+                text = text[words.end() :]
+            else:
+                written.settle()
+                return text
+
+    def _goes_on(self, text: str) -> bool:
+        """Whether a tag of a call, or the end of the text, comes next."""
+        tag = re.match(rf"{CLOSER}|{PARAMETER}|\Z|{CUT_CLOSER}|{CUT_PARAMETER}", text)
+        return bool(tag or self._any_call(text) or self._is_cut_call(text))
+
+    def _behind(self, text: str, in_block: bool, out: Parts) -> str:
+        """Read what belongs to a call that is complete; returns the text behind it."""
+        while True:
+            if closing := re.match(rf"{WS}({CLOSER})\n?", text):
+                out.add("markup", closing[0])
+                text = text[closing.end() :]
+                in_block &= closing[1] != T
+            elif in_block and (stopped := re.match(rf"{WS}(?:\Z|{CUT_CLOSER})", text)):
+                out.add("markup", stopped[0])
+                return text[stopped.end() :]
+            elif in_block and (words := re.match(rf"({WS}){WORDS}(?={CLOSER})", text)):
+                add_words(words, out)
+                text = text[words.end() :]
+            else:
+                return text
+
+    # ---- a value
+
+    def _value(self, text: str, tool: str, name: str, written: Written, out: Parts) -> tuple[str, bool]:
+        """Read one value; returns the text behind it, and whether the reply ended in it."""
+        types, other = parameter_types(self.tools[tool].parameters)
+        wanted = types.get(name, other)
+        if written.waiting and written.waiting[0] == name:
+            written.waiting = None
+            out.parts = [("dropped" if part == "waiting" else part, piece) for part, piece in out.parts]
+        written.settle()
+        out.parts = [("value" if part == "waiting" else part, piece) for part, piece in out.parts]
+        written.given.add(name)
+        end = self._value_end(text, wanted, types.keys(), written.given)
+        if end is None:
+            self._last_value(text, name, wanted, written, out)
+            return "", True
+        value = text[: end - 1] if end > 0 and text[end - 1] == "\n" else text[:end]
+        self._write(value, name, wanted, written, out)
+        out.add("markup", text[len(value) : end])
+        return text[end:], False
+
+    def _write(self, value: str, name: str, wanted: ValueType, written: Written, out: Parts) -> None:
+        if name in written.items:
+            out.add("content", value)
+            return
+        if wanted.streams or (value and not wanted.undecided(value)):
+            written.items[name] = as_json(value, STRING)
+            out.add("value", value)
+            return
+        written.waiting = (name, None if leaves_out(value, wanted) else as_json(value, wanted))
+        out.add("waiting", value)
+
+    def _last_value(self, text: str, name: str, wanted: ValueType, written: Written, out: Parts) -> None:
+        tail = re.search(rf"(?:\n|\A){CUT_CLOSER}|</par(?:a(?:m(?:e(?:t(?:e(?:r)?)?)?)?)?)?\Z", text)
+        if tail:
+            value, end = text[: tail.start()], ""
+        else:
+            tail = re.search(rf"{CUT_CLOSER}|\n\Z", text)
+            end = tail[0] if tail else ""
+            value = text[: len(text) - len(end)]
+        out_end = text[len(value) + len(end) :]
+        if self.cut_off and len(out_end.lstrip("\n")) < len("</par"):
+            part = "content" if name in written.items else "value"
+            out.add(part, value + end)
+            written.open = (name, value + end)
+        elif end and "string" not in wanted.types and literal(value, wanted) and name not in written.items:
+            self._write(value, name, wanted, written, out)
+            out.add("markup" if end == "\n" else "cut", end)
+            written.settle()
+        else:
+            self._write(value + end, name, wanted, written, out)
+            written.settle()
+        out.add("markup", out_end)
+
+    def _value_end(self, text: str, wanted: ValueType, declared: Iterable[str], given: set[str]) -> int | None:
+        """Where a value ends, or None: nowhere."""
+        plain = wanted.types.isdisjoint(("string", "array", "object"))
         quoted = at = 0
+        own = {"parameter": 0, "function": 0}
+        # parameters that quoted calls opened
+        inner = 0
         while (at := text.find("<", at)) >= 0:
             begins_line = at == 0 or text[at - 1] == "\n"
             rest = text[at:]
-            quotation = re.match(ANY_HEADER, rest) if begins_line else None
-            end, over = self._end(rest, begins_line, quoted, declared.keys() - given, given)
-            if end is not None:
-                value = text[: at - 1] if at > 0 and text[at - 1] == "\n" else text[:at]
-                out.add("value", value)
-                out.add("markup", text[len(value) : at + end])
-                values.append((name, value, ""))
-                return text[at + end :], over
-            unquote = re.match(rf"{F}{WS}{T}", rest) if quoted else None
-            quoted += bool(quotation) - bool(unquote)
-            at += quotation.end() if quotation else unquote.end() if unquote else 1
-        tail = re.search(rf"(?:\n|\A)(?:{cut(P)}|{cut(F)}|{cut(T)})|{cut(P)}|\n\Z", text)
-        kept = tail.start() if tail else len(text)
-        out.add("value", text)
-        values.append((name, text[:kept], text[kept:]))
-        return "", True
+            if quoted and re.match(rf"(?:{P}{WS}(?:{F}{WS})?|{F}{WS}){T}{WS}\Z", rest):
+                return at
+            close = re.match(rf"{F}{WS}{T}", rest) if quoted else None
+            if not quoted and self._ends(rest, begins_line, begins_line or plain, set(declared), given, own):
+                return at
+            # no quoted parameter is open: judged as behind one of the value's own
+            alone = bool(quoted) and not inner and rest.startswith(P)
+            if alone and self._ends(rest, False, False, set(declared), given, {**own, "parameter": 1}):
+                return at
+            quote = (re.match(ANY_HEADER, rest) if begins_line else None) or re.match(QUOTATION, rest)
+            opened = re.match(OWN, rest)
+            if not quoted and opened and not opened[2].endswith("/"):
+                own[opened[1]] += 1
+            if quoted and opened and opened[1] == "parameter" and not opened[2].endswith("/"):
+                inner += 1
+            inner -= bool(quoted and inner and rest.startswith(P))
+            for kind in own:
+                if not quoted and rest.startswith(f"</{kind}>") and own[kind]:
+                    own[kind] -= 1
+            quoted += bool(quote) - bool(close)
+            inner = inner if quoted else 0
+            at += quote.end() if quote else close.end() if close else 1
+        return None
 
-    def _end(
-        self, rest: str, begins_line: bool, quoted: int, missing: set[str], given: set[str]
-    ) -> tuple[int | None, bool]:
-        """How much markup ends the value where `rest` begins (None: it goes on), and whether the call ends."""
-        column = rf"{P}(?:{WS}{F})?|{F}|{T}" if begins_line else rf"{P}(?:{WS}{F})?"
-        if quoted:
-            last = re.match(rf"(?:{P}{WS}(?:{F}{WS})?|{F}{WS}){T}{WS}\Z", rest)
-            return (last.end(), True) if last else (None, True)
-        whole = re.match(rf"(?:{P}{WS}(?:{F}{WS})?|{f'{F}{WS}' if begins_line else '(?!)'}){T}\n?", rest)
-        if whole:
-            return whole.end(), True
-        stopped = re.match(
-            rf"(?:{column}){WS}\Z|{P}{WS}(?:{cut(F)}|{cut(T)}|{CUT_PARAMETER})|"
-            rf"(?:{P}{WS}{F}{'|' + F if begins_line else ''}){WS}{cut(T)}",
-            rest,
-        )
-        if stopped:
-            return stopped.end(), True
-        called = re.match(rf"(?:{column}){WS}(?={self.header}|{self.cut_header})", rest)
-        if called:
-            return called.end(), True
-        parameter = re.match(rf"{P}(?={WS}{PARAMETER})", rest)
-        if parameter and parameter[1] not in given:
-            return parameter.end(), False
-        unclosed = re.match(rf"{PARAMETER}(?:\n|\Z)", rest) if begins_line else None
-        return (0, False) if unclosed and unclosed[1] in missing else (None, True)
+    def _ends(
+        self, rest: str, begins_line: bool, column: bool, declared: set[str], given: set[str], own: dict[str, int]
+    ) -> bool:
+        """Whether the value ends where `rest` begins."""
+        unclosed = re.match(rf"{PARAMETER}(?:\n|\Z)", rest) if begins_line and not own["function"] else None
+        if unclosed and unclosed[1] in declared - given:
+            return True
+        outside = not own["parameter"]
+        for tags, first, loose in (
+            (rf"{P}{WS}{F}", True, outside),
+            (P, True, outside),
+            (F, begins_line, not own["function"]),
+            (T, begins_line, True),
+        ):
+            closing = re.match(rf"{tags}{WS}", rest) if first else None
+            if closing is None:
+                continue
+            behind = rest[closing.end() :]
+            further = {P: rf"{F}|{T}", T: r"(?!)"}.get(tags, T)
+            if re.match(rf"(?:{further})|\Z", behind):
+                # P F without T is judged above
+                if tags != P or not behind.startswith(F):
+                    return True
+            elif any(re.match(cut(tag), behind) for tag in further.split("|") if tag in (F, T)):
+                return True
+            call = self._any_call(behind) if loose else self.strict.match(behind)
+            if call or self._is_cut_call(behind, loose):
+                return True
+        if not rest.startswith(P):
+            return False
+        behind = rest[len(P) + space(rest[len(P) :]) :]
+        parameter = re.match(PARAMETER, behind)
+        weak = outside and column
+        if parameter and parameter[1] not in given and (outside or parameter[1] in declared):
+            return True
+        if re.match(CUT_PARAMETER, behind):
+            return True
+        if not weak:
+            return False
+        if parameter or re.match(rf"{P}|{F}|{cut(P)}", behind):
+            return True
+        words = re.match(WORDS, behind)
+        return bool(words) and self._ends_words(behind[words.end() :], declared)
 
-    def reply(self, parts: Parts, nonempty: bool = False) -> Reply:
+    def _ends_words(self, text: str, declared: set[str]) -> bool:
+        tag = re.match(rf"{F}|{T}|\Z|{cut(F)}|{cut(T)}|{CUT_PARAMETER}", text)
+        parameter = re.match(PARAMETER, text)
+        named = parameter is not None and parameter[1] in declared
+        return bool(tag or named or self._any_call(text) or self._is_cut_call(text))
+
+    # ---- the reply
+
+    def reply(self, parts: Parts, nonempty: bool = False, max_calls: int | None = None) -> Reply:
         """What the parts come to."""
-        calls = []
-        for name, values in parts.calls:
-            types, other = parameter_types(self.tools[name].parameters)
-            items = []
-            for parameter, value, end in values:
-                wanted = types.get(parameter, other)
-                found = literal(value, wanted) if end and "string" not in wanted.types else None
-                items.append(f"{as_json(parameter, other)}: {found or as_json(value + end, wanted)}")
-            calls.append(Call(name, "{" + ", ".join(items) + "}"))
-        reasoning, content = parts.joined("reasoning"), parts.joined("content")
+        calls = [Call(name, written.json()) for name, written in parts.calls]
+        reasoning, content = "".join(parts.texts("reasoning")), joined(parts.texts("content"))
         if nonempty and not calls and not content.strip():
-            reasoning, content = "", reasoning + content
-        return Reply(reasoning, content, tuple(calls))
+            # it is content then in every respect
+            instead = self.parse(reasoning + content, thinking=False, reasoning=False, cut_off=self.cut_off)
+            return self.reply(instead, max_calls=max_calls)
+        return Reply(reasoning, content, tuple(calls[:max_calls]))
+
+
+def space(text: str) -> int:
+    found = re.match(WS, text)
+    assert found
+    return found.end()
+
+
+def add_words(words: re.Match, out: Parts) -> None:
+    """Words between tags, and the space around them."""
+    said = words[2].rstrip(" \t\r\n")
+    out.add("markup", words[1])
+    out.add("content", said)
+    out.add("markup", words[0][len(words[1]) + len(said) :])
+
+
+def is_quoted(seen: str) -> bool:
+    """Whether Markdown makes what stands behind `seen` prose."""
+    fence = ""
+    lines = seen.split("\n")
+    for number, line in enumerate(lines):
+        last = number == len(lines) - 1
+        mark = re.match(r"[ \t]*(`{3,}|~{3,})(.*)", line, re.DOTALL)
+        if fence:
+            if mark and mark[1][0] == fence[0] and len(mark[1]) >= len(fence) and not mark[2].strip():
+                fence = ""
+                if last:
+                    return False
+        elif mark and not (mark[1][0] == "`" and "`" in mark[2]):
+            fence = mark[1]
+    return bool(fence) or lines[-1].count("`") % 2 == 1
+
+
+def joined(pieces: list[str]) -> str:
+    """Content before and behind calls: a newline is put in where text would run into text."""
+    out, blank = "", ""
+    for piece in pieces:
+        piece = blank + piece
+        blank = ""
+        run_together = out.strip() and "\n" not in out[len(out.rstrip()) :]
+        if run_together and not piece.strip() and "\n" not in piece:
+            blank = piece
+            continue
+        if run_together and "\n" not in piece[: len(piece) - len(piece.lstrip())]:
+            out += "\n"
+        out += piece
+    return out + blank

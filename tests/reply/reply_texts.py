@@ -84,6 +84,24 @@ PIECES = [
     "<parameter=maybe>\n",
     "<parameter=either>\n",
     "<parameter=unknown>\n",
+    # calls as models really write them, and what makes them prose
+    "<tool_call><function=get_weather><parameter=city>",
+    "<tool_call> so <function=set>",
+    "<function=now>\n</function>\n",
+    "\n<function=set>\n<parameter=s>\n",
+    "  <function=set_all>\n  </function>",
+    "\n</parameter>\n</parameter>\n",
+    "\n</parameter>\n</function>\n",
+    "\n</parameter>\nwords\n</function>",
+    "words",
+    "\nwords\n",
+    "w" * 201,
+    '<parameter name="q">',
+    "<parameter name='q'/>",
+    "\n```\n",
+    "\n~~~~ xml\n",
+    "```",
+    "</para",
     *("\n", "\n\n", " ", "\t\r\n", "<", "</", "<t", "<p", ">", "=", "`", " " * 66, "\n" * 65),
     *(
         "Paris",
@@ -101,6 +119,7 @@ PIECES = [
         "é",
         "🦊",
         "日本",
+        "9" * 25,
     ),
     "a < b </p> <b>x</b>\n",
 ]
@@ -153,6 +172,22 @@ VALUES = [
     "before\n<tool_call>\n<function=get_weather>\n<parameter=city>\nRome\n</parameter>\n</function>\n</tool_call>\nafter",
     "<function>\n<parameter>\n</parameter>\n</function>\n",
     'def f():\n    return "\\"quoted\\""\n',
+    "True",
+    "  ",
+    "-" + "8" * 40,
+    "7" * 4400,
+    "a\n</parameter>\n</function>\nb",
+    "a\n</parameter>\nb\n</function>",
+    "a\n</parameter>\n</parameter>\nb",
+    "see </parameter></function> here",
+    '<parameter name="q">v</parameter>',
+    '<parameter name="q">\nv\n</parameter>\n</function>\nx',
+    "<parameter=city>\na\n</parameter>\n<parameter=zip>\nb\n</parameter>",
+    "a\n<function=get_weather>\n<parameter=city>\nRome\n</parameter>\n</function>\nb",
+    "so <tool_call><function=now></function></tool_call> b",
+    "a <tool_call>\nb",
+    "</para",
+    "a\n</f",
 ]
 PROSE = [
     *(
@@ -178,6 +213,16 @@ PROSE = [
         "</tool_call>",
         "\n<",
         "<tool_cal",
+        "I look.",
+        "  ",
+        "Say `<tool_call>` here",
+        "a ` b",
+        "```xml\n<tool_call><function=now></function></tool_call>\n```",
+        "```\ncode",
+        "~~~\n<function=now>\n</function>\n~~~~",
+        "```ls```",
+        "\n</tool_call>",
+        "    indented",
     ),
 ]
 
@@ -188,35 +233,49 @@ def noise() -> st.SearchStrategy[str]:
 
 
 def written(pick: random.Random) -> str:
-    """A reply as the template writes it, now and then with a tag missing, an odd newline or a repeated one."""
+    """A reply as the template writes it, now and then with a tag missing, doubled, displaced or quoted."""
 
-    def rarely(text: str, instead: str = "") -> str:
-        return text if pick.random() < 0.95 else instead
+    def rarely(text: str, *instead: str) -> str:
+        return text if pick.random() < 0.93 else pick.choice(instead)
 
     out = [
         pick.choice(PROSE),
-        rarely("\n</think>\n", pick.choice(["", "</think>", "\n</think>\n\n"])),
+        rarely("\n</think>\n", "", "</think>", "\n</think>\n\n"),
         pick.choice(PROSE),
     ]
     for _ in range(pick.choice([0, 1, 1, 2, 3])):
         tool = pick.choice(TOOLS)
         out += [
-            rarely("\n"),
-            rarely("<tool_call>\n", "<tool_call>"),
-            rarely(f"<function={tool.name}>\n", "<function=set>"),
+            rarely("\n", "", "  ", "\n  ", "`", "\n```\n", "so "),
+            rarely("<tool_call>\n", "<tool_call>", "", "<tool_call>\nLet me see.\n", "<tool_call> \n\n "),
+            rarely(f"<function={tool.name}>\n", "<function=set>", f"<function={tool.name}>"),
         ]
         declared = list((tool.parameters or {}).get("properties", {})) or ["free"]
-        out.append(rarely("", pick.choice([" ", "\n \n", " " * 65])))
-        for name in pick.sample(declared, min(len(declared), pick.choice([0, 1, 2, 4]))):
-            out += [rarely(f"<parameter={name}>\n", f"<parameter={name}>"), pick.choice(VALUES)]
-            out.append(rarely("\n</parameter>\n", pick.choice(["", "\n", "</parameter>"])))
-        out.append(rarely("", pick.choice([" ", "\n\t\n", "odd"])))
+        out.append(rarely("", " ", "\n \n", " " * 65, "words\n"))
+        names = pick.sample(declared, min(len(declared), pick.choice([0, 1, 2, 4])))
+        if names and pick.random() < 0.1:
+            names.insert(pick.randrange(len(names) + 1), pick.choice(names))
+        for name in names:
+            out += [rarely(f"<parameter={name}>\n", f"<parameter={name}>", f"  <parameter={name}>\n")]
+            out += [pick.choice(VALUES), rarely("\n</parameter>\n", "", "\n", "</parameter>", *BEHIND_VALUES)]
+        out.append(rarely("", " ", "\n\t\n", "odd", "odd\n"))
         out += [
-            rarely("</function>\n", pick.choice(["", "</function>", "</function>  \n"])),
-            rarely("</tool_call>"),
+            rarely("</function>\n", "", "</function>", "</function>  \n", "</function>\n</function>\n"),
+            rarely("", "ok\n", "<function=now>\n</function>\n"),
+            rarely("</tool_call>", "", "</tool_call>\n</tool_call>", "</tool"),
             pick.choice(PROSE),
         ]
     return "".join(out)
+
+
+BEHIND_VALUES = (
+    "\n</parameter>\n</parameter>\n",
+    "\n</parameter>\nwords\n",
+    "\n</parameter>\ntwo\nlines\n",
+    "\n  </parameter>\n",
+    "</parameter> words ",
+    "\n</para",
+)
 
 
 def made(seed: int) -> str:
@@ -235,6 +294,23 @@ def made(seed: int) -> str:
 def replies() -> st.SearchStrategy[str]:
     """Replies as `made`."""
     return st.integers(0, 2**32 - 1).map(made)
+
+
+# whitespace, words and names of about the longest kind
+BOUNDS = [
+    *TAGS[2:6],
+    *("<parameter=s>", "<parameter=i>", "<function=now>", "<tool_call>\n<function=set>\n", "\n</parameter>\n"),
+    *("\n", "\t", "\r", " " * 63, " " * 64, " " * 65, " " * 70, "\n" * 64, "w" * 130, "w" * 199, "w" * 200, "w" * 201),
+    *("w", "w w", "x\n", "<", "< b", "<func", "</par", "`", "```", "\n```\n", "~~~"),
+]
+
+
+def tight(seed: int) -> str:
+    """Content near the bounds of what is looked ahead."""
+    pick = random.Random(seed)
+    head = "" if pick.random() < 0.5 else f"<tool_call>\n<function=set>\n<parameter={pick.choice('siab')}>\n"
+    tail = "" if pick.random() < 0.7 else "<function=now>\n</function>\n</tool_call>"
+    return head + "".join(pick.choice(BOUNDS) for _ in range(pick.randrange(3, 16))) + tail
 
 
 def cuttings(text: str, seed: int) -> list[list[str]]:

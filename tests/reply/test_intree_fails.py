@@ -13,8 +13,8 @@ import pytest
 from reply_intree import InTree, streamed, whole
 from reply_texts import OPENAI_TOOLS, TOOLS
 
+from sglang_nemotron.reply.events import CallArguments
 from sglang_nemotron.reply.grammar import Reply, ReplyParser, collect, parse_reply
-from sglang_nemotron.reply.tools import CallArguments
 
 SIZES = (1, 3, 7, 1000)
 

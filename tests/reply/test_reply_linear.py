@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-import time
-
 import pytest
 from reply_texts import TOOLS
 
 from sglang_nemotron.reply.grammar import ReplyParser
+from support.costs import cost
 
 KB = 1024
 HEAD = "</think>\n<tool_call>\n<function=set>\n"
@@ -30,6 +28,24 @@ SHAPES = {
     "a string or a list": ("[1, 2],\n", HEAD + "<parameter=either>\n["),
     "a numeral or a string": ("1", HEAD + "<parameter=either>\n"),
     "space in a call": (" ", HEAD),
+    "content of backticks": ("`a` ``` b\n", "</think>\n"),
+    "content of fences": ("```\n<tool_call><function=now>\n~~~\n", "</think>\n"),
+    "content of loose headers": ("so <tool_call> then\n<function=now>\n ", "</think>\n"),
+    "content of one line": ("` <tool_call>", "</think>\n"),
+    "content of blanks": (" ", "</think>\n"),
+    "blanks behind a call": (" ", "</think>\nso\n<tool_call>\n<function=now>\n</function>\n</tool_call>"),
+    "a string of weak ends": ("\n</parameter>\nwords\n", HEAD + "<parameter=s>\n"),
+    "a string of parameters": ('<parameter name="q">\n', HEAD + "<parameter=s>\n"),
+    "a string of loose headers": ("<tool_call> <function=x> ", HEAD + "<parameter=s>\n"),
+    "one parameter, many times": ("<parameter=i>\n1\n</parameter>\n", HEAD),
+    "one text, many times": ("<parameter=s>\nx\n</parameter>\n", HEAD),
+    "words in a call": ("words\n<parameter=i>\n1\n</parameter>\n", HEAD),
+    "end tags in a call": ("</parameter>\n", HEAD),
+    "functions in a block": ("<function=now>\n</function>\nwords\n", "</think>\n<tool_call>"),
+    "blanks between calls": (
+        " \n<tool_call>\n<function=now>\n</function>\n</tool_call>\n",
+        "</think>\n",
+    ),
     "many parameters": ("<parameter=%d>\nx\n</parameter>\n", HEAD),
     "many calls": (
         "<tool_call>\n<function=set>\n<parameter=s>\nx\n</parameter>\n</function>\n</tool_call>\n",
@@ -45,22 +61,15 @@ def reply(shape: str, size: int) -> str:
 
 
 def seconds(text: str, chunk: int) -> float:
-    """Processor time of one parse in this thread, the best of two.
+    """Processor time of one parse, the best of two."""
 
-    Without the collector: what it costs grows with everything that other tests left in this process.
-    """
-    best = float("inf")
-    for _ in range(2):
-        gc.collect()
-        gc.disable()
-        start = time.thread_time()
+    def parse() -> None:
         parser = ReplyParser(TOOLS)
         for at in range(0, len(text), chunk):
             parser.feed(text[at : at + chunk])
         parser.finish()
-        best = min(best, time.thread_time() - start)
-        gc.enable()
-    return best
+
+    return cost(parse, runs=2)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -86,11 +95,6 @@ def test_a_planted_quadratic_parser_is_caught(monkeypatch: pytest.MonkeyPatch) -
 
     def run(size: int) -> float:
         seen.clear()
-        start = time.process_time()
-        parser = ReplyParser(TOOLS)
-        text = reply("thinking", size)
-        for at in range(0, len(text), 4):
-            parser.feed(text[at : at + 4])
-        return time.process_time() - start
+        return seconds(reply("thinking", size), 4)
 
     assert run(64 * KB) / run(16 * KB) > 9

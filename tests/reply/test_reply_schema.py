@@ -10,17 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reply_texts import OPENAI_TOOLS, TOOLS
 
-from sglang_nemotron.reply.schema import (
-    ANY,
-    JSON_TYPES,
-    ToolSpec,
-    ValueType,
-    as_json,
-    check_tools,
-    literal,
-    parameter_types,
-    value_type,
-)
+from sglang_nemotron.reply.schema import ToolSpec, check_tools, parameter_types, value_type
+from sglang_nemotron.reply.values import ANY, JSON_TYPES, ValueType, as_json, literal
 
 
 def tool(name: Any = "f", parameters: Any = None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Check this installation: Python, torch, SGLang, the GPU, every door with its proof, and what is refused and why.
 
-Exit code 0 if a Nemotron 3 Nano server would start here, 1 if it would be refused.
+Exit code 0 if a Nemotron 3 Nano server would start and run here, 1 if it would be refused, or break over a name, a
+field or a signature that this SGLang does not have.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def examine() -> dict[str, Any]:
         "entry_points": _entry_points(),
         "disabled": disabled(),
         "doors": [],
+        "differences": [],
         "refused": [],
     }
     if disabled():
@@ -74,9 +76,9 @@ def _walk(report: dict[str, Any]) -> None:
 
     refusal.guarded("doors", "sglang_nemotron.host.doors", "open_all")
     if not any(fault.door == "doors" for fault in refusal.faults()):
-        from sglang_nemotron.host import doors, drift
+        from sglang_nemotron.host import doors, release
 
-        report["sglang_tested"] = drift.is_tested(drift.sglang_version())
+        report["sglang_tested"] = release.is_tested(release.sglang_version())
         # every fault is kept, and listed below
         with contextlib.suppress(refusal.Refused):
             doors.prove_all()
@@ -85,7 +87,17 @@ def _walk(report: dict[str, Any]) -> None:
             {"name": door.name, "stage": door.stage, "what": door.what, "is_ours": door.name not in broken}
             for door in doors.DOORS
         ]
+        _compare(report, doors.DOORS)
     report["refused"] += [_fault(fault.door, fault.reason, fault.remedy) for fault in refusal.faults()]
+
+
+def _compare(report: dict[str, Any], rows: tuple[Any, ...]) -> None:
+    from sglang_nemotron.host import drift
+
+    report["differences"] = drift.differences(wrap for door in rows for wrap in door.wraps)
+    first, last = report["tested_sglang"]
+    for difference in report["differences"]:
+        report["refused"].append(_fault("contract with SGLang", difference, f"install sglang {first} to {last}"))
 
 
 def _device() -> dict[str, Any]:

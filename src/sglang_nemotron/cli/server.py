@@ -20,6 +20,8 @@ from pathlib import Path
 
 import psutil
 
+from sglang_nemotron.cli.guard import GRACE_S, Guard
+
 # (what the server is doing, seconds since its start)
 Progress = Callable[[str, float], None]
 
@@ -54,7 +56,10 @@ class ServerFailed(RuntimeError):
 
 
 class ServerProcess:
-    """One `sglang serve` in a process group of its own; a context manager that starts it and leaves nothing behind."""
+    """One `sglang serve` in a process group of its own; a context manager that starts it and leaves nothing behind.
+
+    The group also ends when this process is killed, by whatever signal: a guard beside it sees to that.
+    """
 
     def __init__(
         self,
@@ -86,6 +91,7 @@ class ServerProcess:
         self._time_limit_s = time_limit_s
         self._progress = progress
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: Guard | None = None
         self.seconds_to_ready = 0.0
 
     @property
@@ -108,6 +114,7 @@ class ServerProcess:
         """Starts the server and returns once it answers. Raises ServerFailed, with everything stopped."""
         assert self._process is None, "the server was started before"
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self._guard = Guard()
         with open(self.log_path, "wb") as log:
             self._process = subprocess.Popen(
                 self.command,
@@ -117,6 +124,7 @@ class ServerProcess:
                 env=self._env,
                 start_new_session=True,
             )
+        self._guard.watch(self.pid)
         # the last resort of a caller that ends without `stop`
         atexit.register(self.stop)
         try:
@@ -126,7 +134,7 @@ class ServerProcess:
             raise
         return self
 
-    def stop(self, grace_s: float = 10.0) -> None:
+    def stop(self, grace_s: float = GRACE_S) -> None:
         """Ends every process of the group: SIGTERM, then SIGKILL for what is left after `grace_s`. May be repeated."""
         if self._process is None:
             return
@@ -138,6 +146,9 @@ class ServerProcess:
                 self._process.poll()
                 time.sleep(0.05)
         self._process.wait(timeout=10)
+        if self._guard is not None:
+            self._guard.dismiss()
+            self._guard = None
         atexit.unregister(self.stop)
 
     def children_alive(self) -> list[int]:

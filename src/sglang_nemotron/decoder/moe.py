@@ -1,7 +1,7 @@
 """The feed-forward mixers: routed experts with a shared expert, and the dense MLP; relu^2, never gated.
 
-Hidden states in, this rank's contribution out. Weight layouts and quantised kernels are SGLang's FusedMoE; on a
-device without them (the CPU) the same weights go through our own ops.
+Hidden states in, this rank's contribution out. Weight layouts and quantised kernels are SGLang's FusedMoE; where the
+table of `ops/forms.py` names a form of ours instead, the same weights go through our own ops.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from sglang_nemotron.host.names.engine import (
     get_moe_a2a_backend,
     get_moe_impl_class,
 )
+from sglang_nemotron.ops.forms import LAYER, choose
 
 
 class DenseMLP(nn.Module):
@@ -131,12 +132,10 @@ class MoEMixer(nn.Module):
 
     def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
         """x_TD -> y_TD, this rank's part of the sum."""
-        if x_TD.device.type == "cpu":
-            routed_TD, shared_TD = self._routed_cpu(x_TD), self._shared(x_TD)
-        elif get_moe_a2a_backend().is_flashinfer() and not get_is_capture_mode():
-            routed_TD, shared_TD = self._routed(x_TD), self._shared(x_TD)
-        else:
+        if _has_side_stream(x_TD):
             routed_TD, shared_TD = self._routed_beside_shared(x_TD)
+        else:
+            routed_TD, shared_TD = self._routed(x_TD), self._shared(x_TD)
         return routed_TD if shared_TD is None else routed_TD.add_(shared_TD)
 
     def moe_weights(self) -> list[torch.Tensor]:
@@ -152,6 +151,11 @@ class MoEMixer(nn.Module):
         return self.shared_experts(x_TD) if self.shared_experts is not None else None
 
     def _routed(self, x_TD: torch.Tensor) -> torch.Tensor:
+        up_EID = getattr(self.experts, "w13_weight", None)
+        case = ops.experts_case(x_TD, up_EID, top_k=self.spec.experts_per_token)
+        return self._by_layer(x_TD) if choose(case).name == LAYER else self._by_ops(x_TD)
+
+    def _by_layer(self, x_TD: torch.Tensor) -> torch.Tensor:
         # bf16 operands on the matrix units with fp32 sums and result: what the sigmoid needs
         out_dtype: dict[str, Any] = {} if x_TD.dtype == torch.float32 else {"out_dtype": torch.float32}
         logits_TE = torch.mm(x_TD, self.gate.weight.t(), **out_dtype)
@@ -166,7 +170,7 @@ class MoEMixer(nn.Module):
         get_current_device_stream_fast().wait_stream(side)
         return routed_TD, shared_TD
 
-    def _routed_cpu(self, x_TD: torch.Tensor) -> torch.Tensor:
+    def _by_ops(self, x_TD: torch.Tensor) -> torch.Tensor:
         spec = self.spec
         weights_Tk, ids_Tk = ops.route(
             x_TD,
@@ -179,6 +183,11 @@ class MoEMixer(nn.Module):
             top_groups=spec.router_top_groups,
         )
         return ops.experts(x_TD, self.experts.w13_weight, self.experts.w2_weight, weights_Tk, ids_Tk)
+
+
+def _has_side_stream(x_TD: torch.Tensor) -> bool:
+    """Whether the shared expert runs beside the routed ones; FlashInfer's dispatch wants them one after the other."""
+    return x_TD.is_cuda and (get_is_capture_mode() or not get_moe_a2a_backend().is_flashinfer())
 
 
 def _shared_expert_group() -> Literal["tp", "replicated"]:

@@ -7,40 +7,66 @@ before anything looks at that, and tells of an argument of `range`.
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import HTTPException
+from sglang_nemotron.host.door import Door
+from sglang_nemotron.host.requests import check_num_answers, is_ours
+from sglang_nemotron.host.wrapping import Wrap
 
-from sglang_nemotron.host.requests import check_num_answers
-from sglang_nemotron.host.wrapping import wrap_once
-
-_SERVER = "sglang.srt.entrypoints.http_server"
+SERVER = "sglang.srt.entrypoints.http_server"
+_MANAGER = "sglang.srt.managers.tokenizer_manager"
 # where SGLang reads a chat request; elsewhere it says itself what is wrong
 _CHATS = ("/v1/chat/completions", "/invocations")
 _KINDS = {list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number", type(None): "null"}
 
+# whether this process answers for a model of ours; until it knows its model, it answers nothing
+_serves_ours = False
 
-def check_bodies() -> None:
-    """Puts ours around the reading of JSON bodies, where this process answers HTTP; may be repeated."""
-    server: Any = sys.modules.get(_SERVER)
-    if server is not None:
-        wrap_once(((server.ORJSONRequest, "json", _objects),), "refuses_other_than_objects")
+
+def _then_look(init: Callable[..., Any]) -> Callable[..., Any]:
+    # the first moment at which a process that answers HTTP knows its model
+    @functools.wraps(init)
+    def looked(self: Any) -> Any:
+        global _serves_ours
+        result = init(self)
+        _serves_ours = is_ours(self)
+        return result
+
+    return looked
 
 
 def _objects(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     async def json(self: Any) -> Any:
         value = await original(self)
-        if self.url.path.endswith(_CHATS):
-            # SGLang makes its usual answer of it; any other error here would lose its text
-            if not isinstance(value, dict):
-                raise HTTPException(400, f"the body is {_KINDS[type(value)]}; a chat is a JSON object")
-            try:
-                check_num_answers(value)
-            except ValueError as error:
-                raise HTTPException(400, str(error)) from error
+        if _serves_ours and self.url.path.endswith(_CHATS):
+            _check(value)
         return value
 
     return json
+
+
+def _check(value: Any) -> None:
+    from fastapi import HTTPException
+
+    # SGLang makes its usual answer of it; any other error here would lose its text
+    if not isinstance(value, dict):
+        raise HTTPException(400, f"the body is {_KINDS[type(value)]}; a chat is a JSON object")
+    try:
+        check_num_answers(value)
+    except ValueError as error:
+        raise HTTPException(400, str(error)) from error
+
+
+CHAT_BODIES = Door(
+    "chat bodies",
+    "http",
+    "a chat that is no JSON object is a 400",
+    needs=(_MANAGER, SERVER),
+    wraps=(
+        Wrap(_MANAGER, "TokenizerManager", "init_tokenizer_and_processor", _then_look),
+        Wrap(SERVER, "ORJSONRequest", "json", _objects),
+    ),
+    without="goes without our look at the bodies of chats",
+)

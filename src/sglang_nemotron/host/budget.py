@@ -7,12 +7,11 @@ samples, so they are exact under its overlap too. Knows of replies only what `re
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, Final
 
 import torch
 
-from sglang_nemotron.host.names.grammar import BaseGrammarObject, GrammarManager, ReasonerGrammarObject, get_exec
+from sglang_nemotron.host.names.grammar import BaseGrammarObject, ReasonerGrammarObject, get_exec
 from sglang_nemotron.host.prompt_tail import prompt_tail
 from sglang_nemotron.host.reply_flags import BUDGET, TOOLS
 from sglang_nemotron.reply.budget import Budget, BudgetAutomaton, Vocabulary
@@ -181,62 +180,3 @@ def attach(manager: Any, req: Any) -> None:
 
 def _waits_for_reasoning(grammar: Any) -> bool:
     return isinstance(grammar, ReasonerGrammarObject) and grammar.tokens_in_think >= 0 > grammar.tokens_after_end
-
-
-def _attach_or_end(manager: Any, req: Any) -> None:
-    try:
-        attach(manager, req)
-    except ValueError as error:
-        req.set_finish_with_abort(str(error))
-
-
-def open_budget() -> None:
-    """Attaches budgets where SGLang attaches grammars; may be repeated."""
-    if not getattr(GrammarManager.process_req_with_grammar, "attaches_budgets", False):
-        GrammarManager.process_req_with_grammar = _marked(_process(GrammarManager.process_req_with_grammar))
-        GrammarManager.get_ready_grammar_requests = _marked(_ready(GrammarManager.get_ready_grammar_requests))
-
-
-def _marked(function: Any) -> Any:
-    function.attaches_budgets = True
-    return function
-
-
-def _process(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def process(self: Any, req: Any) -> bool:
-        queued = original(self, req)
-        custom = req.sampling_params.custom_params
-        # a grammar that is still compiling gets its budget when it is ready
-        if not queued and custom and BUDGET in custom:
-            _attach_or_end(self, req)
-        return queued
-
-    return process
-
-
-def _ready(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def ready(self: Any) -> Any:
-        reqs = original(self)
-        for req in reqs:
-            if (req.sampling_params.custom_params or {}).get(BUDGET) is not None:
-                _attach_or_end(self, req)
-        return reqs
-
-    return ready
-
-
-def budget_is_ours() -> str | None:
-    """None if SGLang attaches budgets and our masks bar what they should, else what is wrong."""
-    for name in ("process_req_with_grammar", "get_ready_grammar_requests"):
-        if not getattr(getattr(GrammarManager, name, None), "attaches_budgets", False):
-            return f"GrammarManager.{name} attaches no thinking budgets"
-    for dtype, width, clear in ((torch.int32, 2, -1), (torch.bool, 64, 0)):
-        mask = torch.full((2, width), clear, dtype=dtype)
-        allow_only(mask[0], 31)
-        logits = torch.zeros(2, 64)
-        apply_mask(logits, mask)
-        if logits.isfinite().sum(1).tolist() != [1, 64] or not logits[0, 31].isfinite():
-            return "a mask for one token bars others, or not enough"
-    return None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sglang_nemotron.config import OMNI_MODEL_TYPES
+from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.hf_config import NanoConfig
 from sglang_nemotron.host.hf_config_omni import NanoOmniConfig, TransformersOmniConfig
 from sglang_nemotron.host.names import args
@@ -52,3 +53,15 @@ def tokenizers_are_ours() -> str | None:
         if found is not OmniTokenizer:
             return f"SGLang would load a processor for {model_type} with {found}"
     return None
+
+
+CONFIGS = Door(
+    "config",
+    "args",
+    "config classes of text and Omni, and their hybrid cache",
+    opens=open_configs,
+    proof=configs_are_ours,
+)
+TOKENIZER = Door(
+    "tokenizer", "args", "tokenizer of Omni, without remote code", opens=open_tokenizers, proof=tokenizers_are_ours
+)

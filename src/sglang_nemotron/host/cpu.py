@@ -1,12 +1,11 @@
 """The CPU platform: stock SGLang serves without a GPU or a driver. It fills only what the user left unset.
 
-Active only where nothing else can run (see `activate`). SGLang resolves the platform in the middle of its own first
-imports, so this module imports nothing else of SGLang at the top.
+Active only where nothing else can run (`platform.py: activate`). SGLang resolves the platform in the middle of its own
+first imports, so this module imports nothing else of SGLang at the top.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import os
@@ -21,11 +20,9 @@ from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
 
 logger = logging.getLogger(__name__)
 
-FORCE = "SGLANG_NEMOTRON_FORCE_CPU"
 MEMORY_LIMIT = "SGLANG_NEMOTRON_CPU_MEMORY_GIB"
 # how many ranks share the cores, for the processes that the main one starts
 _RANKS = "SGLANG_NEMOTRON_CPU_RANKS"
-CLASS_PATH = "sglang_nemotron.host.cpu:CpuPlatform"
 
 # in every model_type that `config` knows, however it is spelled
 _FAMILY = "nemotron"
@@ -36,37 +33,6 @@ _MAX_TOKENS, _MIN_TOKENS = 262_144, 4_096
 _MAX_SLOTS, _MIN_SLOTS = 512, 32
 _MAX_RUNNING = 32
 _CHUNKED_PREFILL = 4_096
-
-
-def activate() -> str | None:
-    """The platform's class path if this process should serve on the CPU, else None (SGLang's entry point contract)."""
-    if os.environ.get(FORCE, "").lower() in ("1", "true"):
-        return CLASS_PATH
-    if os.environ.get("SGLANG_USE_CPU_ENGINE", "0") == "1" or _other_platform() or _accelerator():
-        return None
-    return CLASS_PATH
-
-
-def _accelerator() -> str | None:
-    """The accelerator torch sees here, if any."""
-    if torch.cuda.is_available():
-        return "cuda"
-    for name in ("xpu", "npu", "mps", "musa"):
-        module = getattr(torch, name, None)
-        if module is not None and module.is_available():
-            return name
-    return None
-
-
-def _other_platform() -> str | None:
-    """Another installed platform plugin: SGLang refuses to choose between two that both activate."""
-    selected = os.environ.get("SGLANG_PLATFORM")
-    if selected:
-        return None if selected == "nemotron_cpu" else selected
-    for entry in importlib.metadata.entry_points(group="sglang.srt.platforms"):
-        if entry.name != "nemotron_cpu":
-            return entry.name
-    return None
 
 
 class CpuPlatform(SRTPlatform):
@@ -149,7 +115,7 @@ class CpuPlatform(SRTPlatform):
 
     def init_backend(self) -> None:
         """Runs in the scheduler, in the middle of importing SGLang's model runner."""
-        from sglang_nemotron.host.patches import plain_pin_memory
+        from sglang_nemotron.host.platform import plain_pin_memory
 
         plain_pin_memory()
 

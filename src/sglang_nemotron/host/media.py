@@ -5,32 +5,24 @@ Every other model passes through untouched: whether a server is ours is asked of
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
-import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
-from sglang_nemotron.host.hf_config_omni import omni_spec_of
-from sglang_nemotron.host.media_pool import Pool
-from sglang_nemotron.host.media_settings import MediaSettings, media_settings
-from sglang_nemotron.host.media_shm import receive_inline, receive_shared
-from sglang_nemotron.host.media_source import Fetched, fetch
-from sglang_nemotron.host.media_spool import let_go, open_bodies
-from sglang_nemotron.host.media_worker import Terms
-from sglang_nemotron.host.names.http import GenerateReqInput, OpenAIServingChat, TokenizerManager
-from sglang_nemotron.host.wrapping import Wrapped, first_unwrapped, wrap_once
+from sglang_nemotron.host.door import Door
+from sglang_nemotron.host.history import results_show_media
+from sglang_nemotron.host.media_spool import let_go
+from sglang_nemotron.host.packages import wants_media
+from sglang_nemotron.host.wrapping import Wrap
 from sglang_nemotron.prompt.cargo import MediaError
 from sglang_nemotron.prompt.options import MediaOptions
-from sglang_nemotron.prompt.parcel import HELD, OPTIONS, Order, Parcel, Service, drop
+from sglang_nemotron.prompt.parcel import HELD, OPTIONS, Parcel, Service, drop
+from sglang_nemotron.prompt.parts import with_slots
 from sglang_nemotron.prompt.splice import check_counts
-from sglang_nemotron.prompt.tags import StandIns, TagEncoder
+from sglang_nemotron.prompt.tags import StandIns
 
-# downloads and base64 of requests, beside the workers that read what they bring
-_NUM_FETCHERS = 8
 # fields of SGLang's request that may say how media are read, where there is no JSON body to look into
 _FIELDS = ("mm_processor_kwargs", "video_config", "images_config")
 _KINDS = (
@@ -38,90 +30,6 @@ _KINDS = (
     ("video_url", "video_data", "videos"),
     ("audio_url", "audio_data", "audios"),
 )
-
-
-# ---- the workshop
-
-
-class Workshop:
-    """Fetches and measures items. stamp: begins the names of the files in between."""
-
-    def __init__(self, settings: MediaSettings, pool: Pool, stamp: str) -> None:
-        self._settings = settings
-        self._pool = pool
-        self._stamp = stamp
-        self._fetchers = ThreadPoolExecutor(_NUM_FETCHERS, thread_name_prefix="nemotron-fetch")
-        # what waits for a worker lies in memory
-        self._held = asyncio.Semaphore(_NUM_FETCHERS + settings.workers)
-
-    async def measure(self, order: Order, item: Any) -> list[Parcel]:
-        gone = asyncio.Event()
-        job = asyncio.ensure_future(self._measure(order, item, gone))
-        try:
-            # a client that goes away must not take a file from under a worker, nor leave one behind
-            return await asyncio.shield(job)
-        except asyncio.CancelledError:
-            gone.set()
-            job.add_done_callback(_forget)
-            raise
-
-    async def _measure(self, order: Order, item: Any, gone: asyncio.Event) -> list[Parcel]:
-        async with self._held:
-            if gone.is_set():
-                return []
-            fetched = await asyncio.get_running_loop().run_in_executor(self._fetchers, self._fetch, order, item)
-            try:
-                return [] if gone.is_set() else await self._pool.measure(order, fetched.path)
-            finally:
-                fetched.drop()
-
-    def _fetch(self, order: Order, item: Any) -> Fetched:
-        settings = self._settings
-        return fetch(
-            item, name=order.name, max_file=settings.max_file, seconds=settings.fetch_seconds, stamp=self._stamp
-        )
-
-    def close(self) -> None:
-        self._fetchers.shutdown(wait=False, cancel_futures=True)
-        self._pool.close()
-
-
-def _forget(job: asyncio.Task[list[Parcel]]) -> None:
-    """For a result that nobody waits for any more; looking at an error keeps asyncio from logging it."""
-    if not job.cancelled() and job.exception() is None:
-        drop(job.result())
-
-
-def _serve(manager: Any) -> None:
-    """Gives the processor of a server its service; ValueError for a setting or a tokenizer that cannot be served."""
-    processor = manager.mm_processor
-    config = manager.model_config
-    spec = omni_spec_of(config.hf_config)
-    settings = media_settings(os.environ, spec.image)
-    stamp = f"sgl_shm_mm_{os.getpid()}_"
-    open_bodies(stamp)
-    terms = Terms(
-        spec=spec,
-        bounds=settings.bounds,
-        pixels=config.dtype,
-        memory=settings.memory,
-        max_file=settings.max_file,
-        timeout=settings.timeout,
-        stamp=stamp,
-    )
-    # where SGLang sends features inside messages, it unpacks no shared memory
-    inline = processor.transport_mode == "default" or processor.skip_tokenizer_init
-    receive = receive_inline if inline else receive_shared
-    processor.nemotron_service = Service(
-        spec=spec,
-        encoder=TagEncoder(processor._tokenizer, spec.tokens),
-        workshop=Workshop(settings, Pool(terms, settings.workers, receive), stamp),
-        options=settings.options,
-        limits=settings.bounds.video,
-        context_length=manager.context_len,
-        # SGLang refuses a prompt that fills the context, and counts a few reserved tokens in
-        max_prompt=manager.context_len - manager.num_reserved_tokens - 1,
-    )
 
 
 def service_of(manager: Any) -> Service | None:
@@ -135,7 +43,9 @@ def _init_processor(original: Callable[..., Any]) -> Callable[..., Any]:
         result = original(self, *args, **kwargs)
         # our class has the field, empty so far; nothing of ours is imported where another model is served
         if hasattr(self.mm_processor, "nemotron_service"):
-            _serve(self)
+            from sglang_nemotron.host.media_workshop import serve
+
+            serve(self)
         return result
 
     return init
@@ -185,6 +95,8 @@ def nest_items(obj: Any) -> None:
 def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def generate(self: Any, obj: Any, request: Any = None) -> Any:
+        from sglang_nemotron.host.names.http import GenerateReqInput
+
         service = service_of(self)
         if service is not None and isinstance(obj, GenerateReqInput) and obj.contains_mm_input():
             # the body is parsed and kept by the time a handler runs
@@ -259,8 +171,11 @@ def _render(original: Callable[..., Any]) -> Callable[..., Any]:
         options = {name: value for name, value in template_kwargs.items() if name != "chat_template"}
         own = {name: value for name, value in template_kwargs.items() if name == "chat_template"}
         typed = StandIns(encoder.tags, messages, tools, options)
+        shown = typed.put(messages)
+        if not results_show_media(tokenizer, template_kwargs.get("chat_template"), service.spec.tokens.image):
+            shown = with_slots(shown, encoder.slot_tags)
         rendered = tokenizer.apply_chat_template(
-            typed.put(messages),
+            shown,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             tools=typed.put(tools, names=True),
@@ -273,17 +188,6 @@ def _render(original: Callable[..., Any]) -> Callable[..., Any]:
         return specials + encoder.encode(rendered, typed), typed.restore(rendered)
 
     return render
-
-
-def _append_prefix(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def append(self: Any, prompt_ids: list[int], assistant_prefix: str) -> list[int]:
-        service = service_of(self.tokenizer_manager)
-        if service is None or not service.encoder.has_tags(assistant_prefix):
-            return original(self, prompt_ids, assistant_prefix)
-        return prompt_ids + service.encoder.plain(assistant_prefix)
-
-    return append
 
 
 def _engine_prompt(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -326,26 +230,26 @@ def _check_template(serving: Any, request: Any, result: Any) -> None:
             raise MediaError(noun, problem, "the operator can pass --chat-template with the checkpoint's own file")
 
 
-# ---- registration
+_MANAGER = "sglang.srt.managers.tokenizer_manager"
+_CHAT = "sglang.srt.entrypoints.openai.serving_chat"
 
-_WRAPPED: tuple[Wrapped, ...] = (
-    (TokenizerManager, "init_tokenizer_and_processor", _init_processor),
-    (TokenizerManager, "generate_request", _generate_request),
-    (TokenizerManager, "_validate_one_request", _validate_one_request),
-    (OpenAIServingChat, "_process_messages", _process_messages),
-    (OpenAIServingChat, "_render_and_encode_chat_template", _render),
-    (OpenAIServingChat, "_append_assistant_prefix_to_prompt_ids", _append_prefix),
-    (OpenAIServingChat, "_engine_prompt", _engine_prompt),
+_RENDERS = ("messages", "tools", "template_kwargs", "encode_kwargs", "use_cache", "add_generation_prompt")
+
+MEDIA = Door(
+    "media",
+    "http",
+    "images, video and sound of requests",
+    needs=(_MANAGER, _CHAT),
+    wraps=(
+        Wrap(_MANAGER, "TokenizerManager", "init_tokenizer_and_processor", _init_processor),
+        Wrap(_MANAGER, "TokenizerManager", "generate_request", _generate_request, takes=("obj", "request")),
+        Wrap(_MANAGER, "TokenizerManager", "_validate_one_request", _validate_one_request, takes=("obj", "input_ids")),
+        Wrap(_CHAT, "OpenAIServingChat", "_process_messages", _process_messages, takes=("request",)),
+        Wrap(_CHAT, "OpenAIServingChat", "_render_and_encode_chat_template", _render, takes=_RENDERS),
+        Wrap(
+            _CHAT, "OpenAIServingChat", "_engine_prompt", _engine_prompt, takes=("processed_messages", "is_multimodal")
+        ),
+    ),
+    without="does not show media to us",
+    wanted=wants_media,
 )
-_MARK = "reads_nemotron_media"
-
-
-def open_media() -> None:
-    """Puts ours around SGLang's methods; may be repeated."""
-    wrap_once(_WRAPPED, _MARK)
-
-
-def media_is_ours() -> str | None:
-    """None if media pass through ours, else what does not."""
-    unwrapped = first_unwrapped(_WRAPPED, _MARK)
-    return unwrapped and f"{unwrapped} does not show media to us"

@@ -9,23 +9,27 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlparse
 
-import pybase64
-
+from sglang_nemotron.host.base64_text import ALPHABET, Decoder
 from sglang_nemotron.host.media_places import in_shared_or_temporary, write_all
 from sglang_nemotron.host.media_spool import Spool, spooled
 from sglang_nemotron.host.names.media import ImageData, VideoData, download_remote_media
 from sglang_nemotron.prompt.cargo import MediaError
 
-# base64 characters decoded at once; a multiple of 4
+# characters of base64 decoded at once
 _PIECE = 2**20
 _MOST_PATH = 4096
+# where the payload of a data URI begins: types have commas of their own ("codecs=vp9,opus"), and a client may wrap one
+# data URI into another
+_PAYLOAD = re.compile(r"; *base64 *,", re.IGNORECASE)
+_MOST_HEAD = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +67,28 @@ def fetch(item: Any, *, name: str, max_file: int, seconds: float, stamp: str) ->
 
 
 def _fetch_text(text: str, name: str, max_file: int, seconds: float, stamp: str) -> Fetched:
+    if text[:1].isspace():
+        text = text.lstrip()
     scheme = text[:8].lower()
     if scheme.startswith(("http://", "https://")):
-        downloaded = _download(text, name, seconds)
+        downloaded = _download(text.rstrip(), name, seconds)
         return _keep(lambda: [downloaded], name, max_file, stamp)
     if scheme.startswith("data:"):
-        head, comma, _ = text[:1024].partition(",")
-        if not comma:
+        start = _payload(text[:_MOST_HEAD])
+        if not start:
             raise MediaError(name, "the data URI has no comma after its type")
-        return _keep(lambda: _decoded(text, len(head) + 1, name, max_file), name, max_file, stamp)
+        return _keep(lambda: _decoded(text, start, name, max_file), name, max_file, stamp)
     if scheme.startswith("file://"):
         return Fetched(unquote(urlparse(text).path), ours=False)
     if len(text) < _MOST_PATH and "\0" not in text and os.path.isfile(text):
         return Fetched(text, ours=False)
     return _keep(lambda: _decoded(text, 0, name, max_file), name, max_file, stamp)
+
+
+def _payload(head: str) -> int:
+    """Where the payload of a data URI that begins so begins; 0 if nowhere. One that claims no base64 is base64 too."""
+    ends = [found.end() for found in _PAYLOAD.finditer(head)]
+    return ends[-1] if ends else head.find(",") + 1
 
 
 def _download(url: str, name: str, seconds: float) -> bytes:
@@ -88,47 +100,63 @@ def _download(url: str, name: str, seconds: float) -> bytes:
 
 
 def _decoded(text: str, start: int, name: str, max_file: int) -> Iterator[bytes]:
+    """The bytes of base64 that begins at `start`, after the head of a data URI if that is not 0."""
     spool = spooled(text[start : start + 100])
     if spool is not None:
-        yield from _unspooled(spool, name, max_file)
+        yield from _unspooled(spool, start > 0, name, max_file)
         return
-    num_chars = len(text) - start
-    if num_chars * 3 // 4 > max_file + 2:
-        raise MediaError(name, f"the file has about {num_chars * 3 // 4} bytes", f"at most {max_file}")
-    if not num_chars:
+    if start == len(text):
         raise MediaError(name, "the file is empty (0 bytes)")
-    # padding ends the data: without this, each piece could bring its own
-    padding = text.find("=", start)
-    if 0 <= padding < len(text) - 2:
-        raise _no_media(name, text, start)
-    for begin in range(start, len(text), _PIECE):
-        try:
-            yield pybase64.b64decode(text[begin : begin + _PIECE], validate=True)
-        except ValueError as error:
-            raise _no_media(name, text, start) from error
+    pieces = (text[begin : begin + _PIECE] for begin in range(start, len(text), _PIECE))
+    yield from _bytes_of(
+        _Text((piece.encode("ascii") for piece in pieces), len(text) - start, text[start : start + 60]),
+        Decoder(uri=start > 0, escaped=False),
+        name,
+        max_file,
+    )
 
 
-def _unspooled(spool: Spool, name: str, max_file: int) -> Iterator[bytes]:
+def _unspooled(spool: Spool, uri: bool, name: str, max_file: int) -> Iterator[bytes]:
     """As `_decoded`, of base64 that never was in the body."""
-    num_chars, descriptor = spool.size(), spool.file.fileno()
-    if num_chars * 3 // 4 > max_file + 2:
-        raise MediaError(name, f"the file has about {num_chars * 3 // 4} bytes", f"at most {max_file}")
+    size, descriptor = spool.size(), spool.file.fileno()
+    begin = os.pread(descriptor, 60, 0).decode("ascii")
     if spool.broken:
-        raise _no_media(name, os.pread(descriptor, 60, 0).decode("ascii"), 0)
-    for begin in range(0, num_chars, _PIECE):
-        piece = os.pread(descriptor, min(_PIECE, num_chars - begin), begin)
-        padding = piece.find(b"=")
-        if padding >= 0 and begin + padding < num_chars - 2:
-            raise _no_media(name, piece[:60].decode("ascii"), 0)
-        try:
-            yield pybase64.b64decode(piece, validate=True)
-        except ValueError as error:
-            raise _no_media(name, piece[:60].decode("ascii"), 0) from error
+        raise _no_media(name, begin)
+    pieces = (os.pread(descriptor, min(_PIECE, size - at), at) for at in range(0, size, _PIECE))
+    yield from _bytes_of(_Text(pieces, size, begin), Decoder(uri=uri, escaped=True), name, max_file)
 
 
-def _no_media(name: str, text: str, start: int) -> MediaError:
-    told = text[start : start + 60]
-    return MediaError(name, f"{told!r} is no URL, no file here and no base64", "give one of these")
+class _Text(NamedTuple):
+    """Base64 in pieces, so many characters in all, which begin so."""
+
+    pieces: Iterator[bytes]
+    num_chars: int
+    begin: str
+
+
+def _bytes_of(text: _Text, decoder: Decoder, name: str, max_file: int) -> Iterator[bytes]:
+    found = looked = False
+    try:
+        for piece in text.pieces:
+            # of the usual form, whose last line may have an end; others are counted as they are decoded
+            if not looked and text.num_chars * 3 // 4 > max_file + 10 and not piece.translate(None, ALPHABET + b"="):
+                raise MediaError(name, f"the file has about {text.num_chars * 3 // 4} bytes", f"at most {max_file}")
+            looked = True
+            made = decoder.feed(piece)
+            found = found or bool(made)
+            yield made
+        made = decoder.finish()
+    except MediaError:
+        raise
+    except ValueError as error:
+        raise _no_media(name, text.begin) from error
+    if not found and not made:
+        raise MediaError(name, "the file is empty (0 bytes)")
+    yield made
+
+
+def _no_media(name: str, begin: str) -> MediaError:
+    return MediaError(name, f"{begin!r} is no URL, no file here and no base64", "give one of these")
 
 
 def _keep(pieces: Callable[[], Iterable[bytes]], name: str, max_file: int, stamp: str) -> Fetched:

@@ -10,38 +10,46 @@ from __future__ import annotations
 import functools
 import os
 import re
-import sys
 import tempfile
 import uuid
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import pybase64
-
+from sglang_nemotron.host.base64_text import ALPHABET
+from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.media_places import in_shared_or_temporary, write_all
+from sglang_nemotron.host.packages import wants_media
+from sglang_nemotron.host.wrapping import Wrap
 
 # shorter strings stay where they are; the first so many bytes also decide whether a string is base64
 LONG = 2**18
 REFERENCE = "nemotron-spool:"
-# where media are sent: after a key that texts do not have (quotes in a text are escaped), and the head of a data URI
+# where media are sent: after a key that texts do not have (quotes in a text are escaped), and the head of a data URI,
+# in which a type may have quotes, and some encoders escape a slash
 _BEGIN = re.compile(
     rb'"(?:url|data|image_url|image_data|video_data|audio_data)"[ \n]{0,4}:[ \n]{0,4}\[?[ \n]{0,4}'
-    rb'"(?:data:[A-Za-z0-9.+/;=_-]{0,80};base64,)?'
+    rb'"(?:data:(?:[A-Za-z0-9.+/;=_, -]|\\[/"]){0,80}; ?base64,)?'
 )
-_BEFORE = 64
+_BEFORE = 160
 # bytes copied at once from memory to disk
 _PIECE = 2**20
-_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+# of base64 as it may be written in a JSON string; what it means is for whoever reads it, in a thread
+_BASE64 = ALPHABET + b"=-_%\\ "
 # the rest of a JSON string, up to its closing quote, or to a backslash whose character is still to come
 _REST = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _SERVER = "sglang.srt.entrypoints.http_server"
+# how the names of files begin; None where no server of Omni reads bodies
+_stamp: str | None = None
 _ENDPOINTS = ("/v1/chat/completions", "/generate", "/v1/messages")
 
 
 class Spool:
-    """Base64 in a file without a name, which goes with this object. broken: other characters followed the file's."""
+    """Base64 in a file without a name, which goes with this object, as it was sent: with the escapes of JSON.
+
+    broken: other characters followed the file's.
+    """
 
     broken = False
 
@@ -90,20 +98,22 @@ def let_go(request: Any) -> None:
     getattr(request, "nemotron_spools", []).clear()
 
 
-def open_bodies(stamp: str) -> None:
-    """Lets SGLang's HTTP server read its bodies through us, where it has one; may be repeated."""
-    server: Any = sys.modules.get(_SERVER)
-    if server is None or "body" in vars(server.ORJSONRequest):
-        return
+def spool_bodies(stamp: str) -> None:
+    """From now on this process leaves long base64 of its requests in files whose names begin with `stamp`."""
+    global _stamp
+    _stamp = stamp
 
+
+def _short(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
     async def body(self: Any) -> bytes:
         # endpoints that keep what they were sent would keep references that are gone
-        if self.url.path not in _ENDPOINTS or hasattr(self, "_body"):
-            return await super(server.ORJSONRequest, self).body()
-        self._body, self.nemotron_spools = await short_body(self.stream(), stamp)
+        if _stamp is None or self.url.path not in _ENDPOINTS or hasattr(self, "_body"):
+            return await original(self)
+        self._body, self.nemotron_spools = await short_body(self.stream(), _stamp)
         return self._body
 
-    server.ORJSONRequest.body = body
+    return body
 
 
 class Body:
@@ -115,11 +125,13 @@ class Body:
         # bytes whose place is not decided: the end of a chunk where a long string may have begun
         self._pending = b""
         self._spool: Spool | None = None
-        # whether a chunk ended with the backslash of a broken string
+        # whether a chunk ended with a backslash whose character is still to come
         self._escaped = False
         self.spools: list[Spool] = []
 
     def add(self, chunk: bytes) -> None:
+        if not chunk:
+            return
         if self._spool is None:
             self._pending += chunk
             # a body of short strings stays what it is; only a tail as long as a long string is looked at
@@ -151,20 +163,19 @@ class Body:
         _spools[name] = self._spool
         self.spools.append(self._spool)
         self._keep(self._pending[: begin.end()] + name.encode(), b"")
+        self._escaped = (len(rest) - len(rest.rstrip(b"\\"))) % 2 == 1
         self._spool.write(rest)
 
     def _go_on(self, chunk: bytes) -> None:
         spool = self._spool
         assert spool is not None
-        # base64 has no escapes, so that its first quote is the last
-        end = -1 if spool.broken else chunk.find(b'"')
+        end = self._closing_quote(chunk)
         part = chunk if end < 0 else chunk[:end]
-        if spool.broken or not _all_base64(part):
+        if not spool.broken and _all_base64(part):
+            spool.write(part)
+        else:
             # whoever reads the item says so. The rest is let go: to parse it would hold the event loop
             spool.broken = True
-            end = self._closing_quote(chunk)
-        else:
-            spool.write(part)
         if end >= 0:
             self._spool = None
             self._pending = b""
@@ -173,7 +184,9 @@ class Body:
             self.add(chunk[end + 1 :])
 
     def _closing_quote(self, chunk: bytes) -> int:
-        """Where the broken string ends in this chunk; -1 if it goes on."""
+        """Where the string ends in this chunk; -1 if it goes on."""
+        if not self._escaped and b"\\" not in chunk:
+            return chunk.find(b'"')
         rest = _REST.match(chunk, 1 if self._escaped else 0)
         end = rest.end() if rest is not None else len(chunk)
         self._escaped = chunk[end : end + 1] == b"\\"
@@ -186,12 +199,7 @@ class Body:
 
 def _all_base64(data: bytes) -> bool:
     """Whether these characters, from anywhere within a text, could be base64. In the event loop: it must be quick."""
-    try:
-        # at a tenth of the cost of looking at each character, which only what has padding needs
-        pybase64.b64decode(memoryview(data)[: len(data) // 4 * 4], validate=True)
-    except ValueError:
-        return not data.translate(None, _BASE64)
-    return not data[len(data) // 4 * 4 :].translate(None, _BASE64)
+    return not data.translate(None, _BASE64)
 
 
 async def short_body(chunks: AsyncIterator[bytes], stamp: str) -> tuple[bytes, list[Spool]]:
@@ -208,3 +216,15 @@ def _nameless(stamp: str, folder: Path) -> BinaryIO:
     file = open(path, "x+b", buffering=0)  # noqa: SIM115
     os.unlink(path)
     return file
+
+
+MEDIA_BODIES = Door(
+    "media bodies",
+    "http",
+    "long base64 of a request's body goes to files",
+    needs=(_SERVER,),
+    # SGLang's class has this method from Starlette's
+    wraps=(Wrap(_SERVER, "ORJSONRequest", "body", _short, inherited=True),),
+    without="does not leave long base64 in files",
+    wanted=wants_media,
+)

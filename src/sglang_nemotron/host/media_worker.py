@@ -235,4 +235,6 @@ def _cap_memory(memory: int) -> None:
 def main() -> None:
     # an interrupt at the terminal goes to the server, which then closes the socket
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    serve(Connection(int(sys.argv[1])))
+    # a server that is gone before this worker is ready has no use for it
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        serve(Connection(int(sys.argv[1])))

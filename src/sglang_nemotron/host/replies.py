@@ -1,41 +1,42 @@
 """SGLang's parser classes over the reply grammar: a reply's text goes in, in pieces or whole; SGLang's fields come out.
 
-Registered under private names, which `reply_flags` declares for our architectures alone; SGLang's own entries stay as
-they are. What SGLang does not hand a parser (the request's tools, its prompt) is given to ours behind its constructor.
+What SGLang does not hand a parser (the request's tools, its prompt) is given to ours behind its constructor, by
+`parsers.py`, which also registers them.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from sglang_nemotron.host.names.replies import (
     BaseFormatDetector,
     BaseReasoningFormatDetector,
-    FunctionCallParser,
     ReasoningAndText,
-    ReasoningParser,
     Tool,
     ToolCallItem,
 )
-from sglang_nemotron.host.reply_flags import ALIASES, PARSER
+from sglang_nemotron.host.reply_ends import Ended, ended
+from sglang_nemotron.reply.events import CallArguments, CallStarted, ContentDelta, Event
 from sglang_nemotron.reply.markup import CALL_HEADER, THINK_CLOSE, THINK_OPEN
 from sglang_nemotron.reply.reasoning import Opening, ReasoningStage, opening
 from sglang_nemotron.reply.schema import ToolSpec
-from sglang_nemotron.reply.tools import CallArguments, CallStarted, ContentDelta, Event, ToolStage
+from sglang_nemotron.reply.tools import ToolStage
 
 
 class PromptTail(str):
-    """The end of a prompt, as SGLang carries it from a request to its parsers, and whether thoughts go apart."""
+    """The end of a prompt, as SGLang carries it from a request to its parsers; whether thoughts go apart, and whether
+    the request takes one call at most."""
 
-    __slots__ = ("reasoning_apart",)
+    __slots__ = ("one_call", "reasoning_apart")
     reasoning_apart: bool
+    one_call: bool
 
-    def __new__(cls, text: str, *, reasoning_apart: bool) -> PromptTail:
+    def __new__(cls, text: str, *, reasoning_apart: bool, one_call: bool = False) -> PromptTail:
         tail = super().__new__(cls, text)
         tail.reasoning_apart = reasoning_apart
+        tail.one_call = one_call
         return tail
 
     @property
@@ -43,6 +44,11 @@ class PromptTail(str):
         """Whether the first character of what the tool parser gets begins a line."""
         seen = opening(self)
         return seen.line_start or (seen.thinking and self.reasoning_apart)
+
+    @property
+    def content_thinks(self) -> bool:
+        """Whether what the tool parser gets begins inside a think block."""
+        return opening(self).thinking and not self.reasoning_apart
 
 
 class NanoReasoning(BaseReasoningFormatDetector):
@@ -123,23 +129,27 @@ class CallsAndText(NamedTuple):
 class NanoTools(BaseFormatDetector):
     """`reply.tools.ToolStage` as SGLang's tool-call detector; one object reads one reply.
 
-    `prev_tool_call_arr` stays empty: SGLang completes unfinished arguments from it, and ours are always finished.
+    `prev_tool_call_arr` stays empty: SGLang completes unfinished arguments from it, and ours are finished, or must not
+    be. Those it finds in `incomplete_tool_call_indices`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.bot_token = CALL_HEADER
-        # whether the first character that arrives begins a line
+        # whether the first character that arrives begins a line, and a think block is open there
         self.line_start = True
+        self.thinking = False
+        self.max_calls: int | None = None
+        self.incomplete_tool_call_indices: set[int] = set()
         self._stage: ToolStage | None = None
 
     def has_tool_call(self, text: str) -> bool:
-        return CALL_HEADER in text
+        return bool(_MAY_CALL.search(text))
 
     def detect_and_parse(self, text: str, tools: Sequence[Tool]) -> CallsAndText:
         """Parse a whole reply: each call is one item."""
         stage = self._new_stage(tools)
-        content, items = _collected([*stage.feed(text), *stage.finish()])
+        content, items = _collected([*stage.feed(text), *self._finished(stage)])
         whole: dict[int, ToolCallItem] = {}
         for item in items:
             call = whole.setdefault(item.tool_index, item)
@@ -156,7 +166,14 @@ class NanoTools(BaseFormatDetector):
 
     def finish(self, tools: Sequence[Tool]) -> CallsAndText:
         """The reply has ended: give back what was held, and close a call that is open."""
-        return CallsAndText(*_collected(self._stage.finish() if self._stage is not None else []))
+        return CallsAndText(*_collected(self._finished(self._stage) if self._stage is not None else []))
+
+    def _finished(self, stage: ToolStage) -> list[Event]:
+        how = ended.get() or Ended()
+        events = stage.finish(cut=how.cut, stop=how.stop)
+        if stage.unfinished is not None:
+            self.incomplete_tool_call_indices.add(stage.unfinished)
+        return events
 
     def structure_info(self) -> Any:
         """Only asked for where `get_structural_tag_name` names nothing."""
@@ -170,9 +187,11 @@ class NanoTools(BaseFormatDetector):
         # SGLang types the parameters as any object; `reply_http` has checked them
         functions: list[Any] = [tool.function for tool in tools]
         specs = [ToolSpec(function.name, function.parameters) for function in functions if function.name]
-        return ToolStage(specs, line_start=self.line_start)
+        return ToolStage(specs, line_start=self.line_start, thinking=self.thinking, max_calls=self.max_calls)
 
 
+# no call is without this; the parser knows whether it is one
+_MAY_CALL = re.compile(r"<function=[^<>\n]+>")
 _NOTHING = CallsAndText("", [])
 
 
@@ -208,77 +227,3 @@ def tool_names(request: Any) -> tuple[str, ...]:
         tools.extend(getattr(message, "tools", None) or ())
     names = (getattr(getattr(tool, "function", tool), "name", None) for tool in tools)
     return tuple(name for name in names if name)
-
-
-# ---- registration
-
-
-def open_parsers() -> None:
-    """Adds our names to SGLang's maps, and shows our parsers the request; may be repeated."""
-    for name in (PARSER, *ALIASES):
-        ReasoningParser.DetectorMap.setdefault(name, NanoReasoning)
-    FunctionCallParser.ToolCallParserEnum.setdefault(PARSER, NanoTools)
-    _wrap_constructor(ReasoningParser, _show_request)
-    _wrap_constructor(FunctionCallParser, _show_prompt)
-
-
-def _wrap_constructor(owner: type, show: Any) -> None:
-    original = owner.__init__
-    if getattr(original, "shows_requests_to_nemotron", False):
-        return
-    signature = inspect.signature(original)
-
-    # SGLang's own signature, whatever it is in this release
-    @functools.wraps(original)
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        if isinstance(self.detector, NanoReasoning | NanoTools):
-            show(self.detector, signature.bind(self, *args, **kwargs).arguments)
-
-    init.shows_requests_to_nemotron = True  # type: ignore[attr-defined]
-    owner.__init__ = init  # type: ignore[method-assign]
-
-
-def _show_request(detector: Any, given: dict[str, Any]) -> None:
-    request = given.get("request")
-    prompt = given.get("prefix")
-    if prompt is None:
-        prompt = getattr(request, "_response_parser_prefix", "")
-    detector.see(prompt, tool_names(request))
-
-
-def _show_prompt(detector: Any, given: dict[str, Any]) -> None:
-    prompt = given.get("prefix", "")
-    if isinstance(prompt, PromptTail):
-        detector.line_start = prompt.content_begins_line
-    elif prompt:
-        detector.line_start = opening(prompt).line_start
-
-
-def parsers_are_ours() -> str | None:
-    """None if SGLang's parsers read a reply our way under our names, else what they did."""
-    for table, name, ours in (
-        (ReasoningParser.DetectorMap, PARSER, NanoReasoning),
-        (FunctionCallParser.ToolCallParserEnum, PARSER, NanoTools),
-    ):
-        if table.get(name) is not ours:
-            return f"the parser {name} is {table.get(name)}"
-    call = f"{CALL_HEADER}f>\n</function>\n</tool_call>"
-    reasoning = ReasoningParser(PARSER, force_reasoning=True, request=_Request(), prefix=f"{THINK_OPEN}\n")  # type: ignore[arg-type]
-    found = reasoning.parse_non_stream(f"r\n{call}")
-    if found != ("r", call):
-        return f"SGLang does not show the reasoning parser a request's tools: it read {found}"
-    tail = PromptTail("no line start", reasoning_apart=False)
-    tools = FunctionCallParser([Tool(function={"name": "f"})], PARSER, prefix=tail)  # type: ignore[arg-type]
-    if tools.parse_non_stream(call)[1]:
-        return "SGLang does not show the tool-call parser the prompt"
-    return None
-
-
-class _Request:
-    """The fields of a chat request that our parsers look at."""
-
-    tool_choice = "auto"
-    tools = (Tool(function={"name": "f"}),)  # type: ignore[arg-type]
-    messages = ()
-    chat_template_kwargs = None

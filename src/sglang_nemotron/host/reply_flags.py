@@ -6,24 +6,24 @@ Runs in the main process before SGLang publishes its arguments; other models kee
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import logging
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sglang_nemotron.config import is_nano
+from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.names.flags import (
     declare_resolution,
     load_tokenizer,
     model_config_of,
     reasoning_parser_names,
     resolving_view,
-    template_detection,
     tool_parser_names,
 )
 from sglang_nemotron.host.refusal import ARCHITECTURES
+from sglang_nemotron.host.wrapping import Wrap
 from sglang_nemotron.reply.markup import THINK_CLOSE, THINK_OPEN
 
 logger = logging.getLogger(__name__)
@@ -36,10 +36,13 @@ READ_AS_OURS = {
     "reasoning_parser": (PARSER, *ALIASES, "nemotron_3", "deepseek-r1", "auto"),
     "tool_call_parser": (PARSER, "qwen3_coder", "auto"),
 }
-# keys of a request's custom parameters, written by `reply_http` alone: [tokens, grace], and the declared tools
+# keys of a request's custom parameters, written by ours alone: [tokens, grace], and the declared tools
 BUDGET = "__nemotron_thinking_budget"
 TOOLS = "__nemotron_tools"
+# of a chat with stop strings: the declared tools, or False where thoughts do not go apart
+STOPS = "__nemotron_stops"
 _TAGS = {"reasoning_parser": (THINK_OPEN, THINK_CLOSE), "tool_call_parser": ("<tool_call>", "<function=")}
+_DETECTION = "sglang.srt.parser.template_detection"
 _ENGINE = "sglang.srt.entrypoints.engine"
 
 
@@ -50,35 +53,37 @@ def is_ours(hf_config: Any) -> bool:
 
 
 def open_flags() -> None:
-    """Lets the command line take our names, and puts our choice behind SGLang's; may be repeated."""
+    """Lets the command line take our names; may be repeated."""
     for listed, names in ((reasoning_parser_names, (PARSER, *ALIASES)), (tool_parser_names, (PARSER,))):
         listed.extend(name for name in names if name not in listed)
-    resolve = template_detection.resolve_auto_parsers
-    if not getattr(resolve, "chooses_nemotron_parsers", False):
-
-        @functools.wraps(resolve)
-        def resolved(server_args: Any) -> None:
-            resolve(server_args)
-            choose_parsers(server_args)
-
-        resolved.chooses_nemotron_parsers = True  # type: ignore[attr-defined]
-        template_detection.resolve_auto_parsers = resolved
-    # the one caller holds a reference of its own
-    if _ENGINE in sys.modules:
-        engine: Any = importlib.import_module(_ENGINE)
-        engine.resolve_auto_parsers = template_detection.resolve_auto_parsers
 
 
-def flags_are_ours() -> str | None:
-    """None if our names are accepted and our choice will be asked for, else what is wrong."""
+def names_are_accepted() -> str | None:
     missing = [name for name in (PARSER, *ALIASES) if name not in reasoning_parser_names]
     if missing or PARSER not in tool_parser_names:
         return f"SGLang's list of parser names lacks {missing or PARSER}"
-    for name in ("sglang.srt.parser.template_detection", _ENGINE):
-        resolve = getattr(sys.modules.get(name), "resolve_auto_parsers", None)
-        if name in sys.modules and not getattr(resolve, "chooses_nemotron_parsers", False):
-            return f"{name}.resolve_auto_parsers does not ask for our choice of parsers"
     return None
+
+
+def _then_choose(resolve: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(resolve)
+    def resolved(server_args: Any) -> None:
+        resolve(server_args)
+        choose_parsers(server_args)
+
+    return resolved
+
+
+FLAGS = Door(
+    "parser flags",
+    "args",
+    "which reply parsers a server uses",
+    opens=open_flags,
+    proof=names_are_accepted,
+    # our choice stands behind SGLang's; the one caller holds a reference of its own
+    wraps=(Wrap(_DETECTION, "", "resolve_auto_parsers", _then_choose, takes=("server_args",), held_by=(_ENGINE,)),),
+    without="does not ask for our choice of parsers",
+)
 
 
 def choose_parsers(server_args: Any) -> None:

@@ -5,20 +5,15 @@ its thinking budget under one private name. Models whose replies are not ours to
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sglang_nemotron.host.names.http import (
-    GenerateReqInput,
-    OpenAIServingChat,
-    OpenAIServingResponses,
-    TokenizerManager,
-    normalize_json_schema_types,
-)
+from sglang_nemotron.host.door import Door
+from sglang_nemotron.host.parsers import PARSERS
 from sglang_nemotron.host.prompt_tail import prompt_tail
-from sglang_nemotron.host.replies import PromptTail
 from sglang_nemotron.host.reply_flags import BUDGET, PARSER, TOOLS, is_ours
-from sglang_nemotron.host.wrapping import Wrapped, first_unwrapped, wrap_once
+from sglang_nemotron.host.stop_requests import take_stops
+from sglang_nemotron.host.wrapping import Wrap
 from sglang_nemotron.reply.budget import BUDGET_NAMES, GRACE_NAME, read_budget
 from sglang_nemotron.reply.reasoning import opening
 from sglang_nemotron.reply.schema import check_tools
@@ -35,6 +30,8 @@ _OURS = "nemotron_replies_are_ours"
 
 def check_request_tools(request: Any) -> None:
     """ValueError, naming tool and place, for tools that a reply could not call or whose schema cannot be read."""
+    from sglang_nemotron.host.names.http import normalize_json_schema_types
+
     declared = [tool.model_dump() for tool in getattr(request, "tools", None) or ()]
     for message in getattr(request, "messages", None) or ():
         declared.extend(tool.model_dump() for tool in getattr(message, "tools", None) or ())
@@ -45,16 +42,54 @@ def check_request_tools(request: Any) -> None:
     check_tools(declared)
 
 
+def order_tool_results(request: Any) -> None:
+    """Puts results that stand together into the order of the calls that they answer: templates render them by place.
+
+    Results that answer no call before them stay where they are.
+    """
+    messages = list(request.messages)
+    start = 0
+    while start < len(messages):
+        end = start
+        while end < len(messages) and messages[end].role == "tool":
+            end += 1
+        if end - start > 1:
+            messages[start:end] = _in_order(messages[start:end], _calls_before(messages, start))
+        start = max(end, start + 1)
+    if any(new is not old for new, old in zip(messages, request.messages, strict=True)):
+        request.messages = messages
+
+
+def _calls_before(messages: Sequence[Any], end: int) -> list[str]:
+    """The ids of the calls in the assistant's messages right before `end`; some endpoints send one message per call."""
+    start = end
+    while start > 0 and messages[start - 1].role == "assistant":
+        start -= 1
+    return [call.id for message in messages[start:end] for call in message.tool_calls or () if call.id]
+
+
+def _in_order(results: list[Any], calls: list[str]) -> list[Any]:
+    places = [at for at, result in enumerate(results) if result.tool_call_id in calls]
+    answers = sorted((results[at] for at in places), key=lambda result: calls.index(result.tool_call_id))
+    ordered = list(results)
+    for at, answer in zip(places, answers, strict=True):
+        ordered[at] = answer
+    return ordered
+
+
 def _process_messages(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def process(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         if PARSER not in (self.reasoning_parser, self.tool_call_parser):
             return original(self, request, *args, **kwargs)
+        from sglang_nemotron.host.replies import PromptTail
+
         check_request_tools(request)
+        order_tool_results(request)
         result = original(self, request, *args, **kwargs)
         apart = self.reasoning_parser == PARSER and request.separate_reasoning
         text = prompt_tail(result.prompt_ids or result.prompt, self.tokenizer_manager.tokenizer)
-        tail = PromptTail(text, reasoning_apart=apart)
+        tail = PromptTail(text, reasoning_apart=apart, one_call=request.parallel_tool_calls is False)
         request._response_parser_prefix = tail
         setattr(result, _TAIL, tail)
         if self.reasoning_parser == PARSER:
@@ -147,35 +182,43 @@ def _answers_ours(manager: Any) -> bool:
     return getattr(manager, _OURS)
 
 
+def _tells_thoughts_apart(manager: Any) -> bool:
+    return manager.config_value("reasoning_parser") == PARSER
+
+
 def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def generate(self: Any, obj: Any, request: Any = None) -> Any:
+        from sglang_nemotron.host.names.http import GenerateReqInput
+
         if isinstance(obj, GenerateReqInput) and _answers_ours(self):
             # the body is parsed and kept by the time a handler runs
             body = getattr(request, "_json", None)
             path = request.url.path if isinstance(body, dict) else ""
-            take_budget(obj, body if isinstance(body, dict) else {}, messages_api=path.endswith("/v1/messages"))
+            body = body if isinstance(body, dict) else {}
+            take_budget(obj, body, messages_api=path.endswith("/v1/messages"))
+            take_stops(obj, body, path, names=_declared_names(body), apart=_tells_thoughts_apart(self))
         return original(self, obj, request)
 
     return generate
 
 
-# ---- registration
+_CHAT = "sglang.srt.entrypoints.openai.serving_chat"
+_RESPONSES = "sglang.srt.entrypoints.openai.serving_responses"
+_MANAGER = "sglang.srt.managers.tokenizer_manager"
 
-_WRAPPED: tuple[Wrapped, ...] = (
-    (OpenAIServingChat, "_process_messages", _process_messages),
-    (OpenAIServingResponses, "_make_request", _make_request),
-    (TokenizerManager, "generate_request", _generate_request),
+REPLIES = Door(
+    "replies",
+    "http",
+    "what the parsers see of a request; tools and budgets checked",
+    needs=(_CHAT,),
+    # an HTTP worker opens the rows of its own stage alone
+    opens=PARSERS.open,
+    proof=PARSERS.is_ours,
+    wraps=(
+        Wrap(_CHAT, "OpenAIServingChat", "_process_messages", _process_messages, takes=("request",)),
+        Wrap(_RESPONSES, "OpenAIServingResponses", "_make_request", _make_request, takes=("request",)),
+        Wrap(_MANAGER, "TokenizerManager", "generate_request", _generate_request, takes=("obj", "request")),
+    ),
+    without="does not show requests to our parsers",
 )
-_MARK = "reads_nemotron_replies"
-
-
-def open_requests() -> None:
-    """Puts ours around SGLang's methods; may be repeated."""
-    wrap_once(_WRAPPED, _MARK)
-
-
-def requests_are_ours() -> str | None:
-    """None if requests pass through ours, else which do not."""
-    unwrapped = first_unwrapped(_WRAPPED, _MARK)
-    return unwrapped and f"{unwrapped} does not show requests to our parsers"

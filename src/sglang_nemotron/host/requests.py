@@ -12,13 +12,15 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from sglang_nemotron.host.names.http import TokenizerManager
+from sglang_nemotron.host.door import Door
+from sglang_nemotron.host.packages import wants_media
 from sglang_nemotron.host.refusal import ARCHITECTURES, Refused
-from sglang_nemotron.host.wrapping import Wrapped, first_unwrapped, wrap_once
+from sglang_nemotron.host.wrapping import Wrap
 
 # answers to one prompt
 MAX_ANSWERS = 1024
 
+_MANAGER = "sglang.srt.managers.tokenizer_manager"
 _METHOD = "_validate_one_request"
 _INIT = "init_tokenizer_and_processor"
 
@@ -49,27 +51,14 @@ def check_num_answers(sampling_params: Any) -> None:
         raise ValueError(f"n is {count}; allowed: 1 to {MAX_ANSWERS} answers to one prompt. Send several requests")
 
 
-def _is_ours(manager: Any) -> bool:
+def is_ours(manager: Any) -> bool:
     return any(name in ARCHITECTURES for name in manager.model_config.hf_config.architectures or ())
-
-
-def _then_check_bodies(init: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(init)
-    def checked(self: Any) -> Any:
-        result = init(self)
-        if _is_ours(self):
-            from sglang_nemotron.host.bodies import check_bodies
-
-            check_bodies()
-        return result
-
-    return checked
 
 
 def _check_first(validate: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(validate)
     def checked(self: Any, obj: Any, input_ids: Any) -> Any:
-        if _is_ours(self):
+        if is_ours(self):
             vocab_size = self.model_config.vocab_size
             # a prompt of embeddings has no ids
             if input_ids is not None:
@@ -82,23 +71,9 @@ def _check_first(validate: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-_WRAPPED: tuple[Wrapped, ...] = (
-    # the first moment at which a process that answers HTTP knows its model
-    (TokenizerManager, _INIT, _then_check_bodies),
-    (TokenizerManager, _METHOD, _check_first),
-)
-_MARK = "checks_requests"
+def _unknown_ids_are_refused() -> str | None:
+    from sglang_nemotron.host.names.http import TokenizerManager
 
-
-def open_check() -> None:
-    """Puts the checks in front of SGLang's own validation of a request; may be repeated."""
-    wrap_once(_WRAPPED, _MARK)
-
-
-def is_checked() -> str | None:
-    """None if SGLang's method refuses an id outside the vocabulary of one of our models, else what is not checked."""
-    if unwrapped := first_unwrapped(_WRAPPED, _MARK):
-        return f"{unwrapped} goes without our check of requests"
     config = SimpleNamespace(hf_config=SimpleNamespace(architectures=list(ARCHITECTURES)), vocab_size=4)
     manager = SimpleNamespace(model_config=config)
     try:
@@ -106,6 +81,20 @@ def is_checked() -> str | None:
     except ValueError as error:
         return None if "input_ids holds 4" in str(error) else f"SGLang's validation says {error}"
     return "SGLang's validation lets an unknown token id pass"
+
+
+REQUESTS = Door(
+    "requests",
+    "http",
+    "token ids checked against the vocabulary",
+    needs=(_MANAGER,),
+    proof=_unknown_ids_are_refused,
+    wraps=(Wrap(_MANAGER, "TokenizerManager", _METHOD, _check_first, takes=("obj", "input_ids")),),
+    without="goes without our check of requests",
+)
+
+
+# ---- the media processor of a server of Omni
 
 
 def check_processor(manager: Any) -> None:
@@ -133,16 +122,13 @@ def _then_check_processor(init: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-_PROCESSOR_WRAPPED: tuple[Wrapped, ...] = ((TokenizerManager, _INIT, _then_check_processor),)
-_PROCESSOR_MARK = "checks_processor"
-
-
-def open_processor_check() -> None:
-    """Looks at the media processor as soon as SGLang has one; may be repeated."""
-    wrap_once(_PROCESSOR_WRAPPED, _PROCESSOR_MARK)
-
-
-def processor_is_checked() -> str | None:
-    if unwrapped := first_unwrapped(_PROCESSOR_WRAPPED, _PROCESSOR_MARK):
-        return f"{unwrapped} is not followed by our check of the media processor"
-    return None
+PROCESSOR = Door(
+    "media processor",
+    "http",
+    "the media processor that SGLang found is ours",
+    needs=(_MANAGER,),
+    # looks at the processor as soon as SGLang has one
+    wraps=(Wrap(_MANAGER, "TokenizerManager", _INIT, _then_check_processor),),
+    without="is not followed by our check of the media processor",
+    wanted=wants_media,
+)

@@ -7,6 +7,7 @@ ends the server before any scheduler starts, as the last lines of its output.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sglang_nemotron.config import DecoderSpec, check_parallel
 from sglang_nemotron.host.names.args import NemotronHConfig, envs, platforms, resolving_view
+from sglang_nemotron.ops.forms import check_overrides
 
 if TYPE_CHECKING:
     from sglang_nemotron.config_omni import OmniSpec
@@ -119,6 +121,7 @@ def resolve(server_args: Any, hf_config: Any, *, http_app: str) -> dict[str, Any
 def check_server(view: Any, spec: DecoderSpec, *, http_app: str, limits: tuple[Limit, ...] = LIMITS) -> None:
     """ValueError for flags and splits that the decoder, or whatever `limits` stand for, does not serve."""
     check_flags(view, on_cpu=on_our_cpu(), limits=limits)
+    check_overrides(os.environ)
     _check_workers(view, http_app)
     check_parallel(spec, view.tp_size, ep_size=view.ep_size, pp_size=view.pp_size)
 

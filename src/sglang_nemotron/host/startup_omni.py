@@ -24,6 +24,10 @@ from sglang_nemotron.prompt import libraries
 logger = logging.getLogger(__name__)
 
 _APART = "towers and decoder run in one process here"
+_TOWERS_CHOOSE = (
+    "the towers choose their attention by device and dtype, and the log says which (op full_attention); "
+    "SGLANG_NEMOTRON_OPS=full_attention=torch or =sglang chooses for them"
+)
 _REPLICAS = "the towers are split or repeated over all ranks of tensor parallelism, which then see the same media"
 
 
@@ -39,7 +43,7 @@ OMNI_LIMITS: tuple[Limit, ...] = (
     ),
     flag("enable_prefix_mm_cache", _APART),
     flag("enable_mm_global_cache", _APART),
-    flag("mm_attention_backend", "the towers call torch's own attention, so the flag would have no effect"),
+    flag("mm_attention_backend", _TOWERS_CHOOSE),
     flag("enable_lora", "adapters of a decoder inside another model are not wired"),
 )
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.names.args import arch_tables
+from sglang_nemotron.host.wrapping import rebind
 
 TEXT = "NemotronHForCausalLM"
 # as published, and as transformers saves it
@@ -28,7 +30,7 @@ def open_tables() -> None:
     for name in TABLES:
         table: frozenset[str] = getattr(arch_tables, name)
         if not table.issuperset(OMNI):
-            setattr(arch_tables, name, table | set(OMNI))
+            rebind(arch_tables, name, table | set(OMNI))
 
 
 def tables_are_ours() -> str | None:
@@ -56,13 +58,18 @@ def _unsafe(architecture: str, overlap: bool) -> str | None:
     )
     config = SimpleNamespace(architectures=[architecture], model_type="", layer_types=[])
     model_config_of = arch_tables.model_config_of
-    arch_tables.model_config_of = lambda _: SimpleNamespace(hf_config=config)
+    rebind(arch_tables, "model_config_of", lambda _: SimpleNamespace(hf_config=config))
     try:
         decided = arch_tables._mamba_radix_cache_resolution(view)
     finally:
-        arch_tables.model_config_of = model_config_of
+        rebind(arch_tables, "model_config_of", model_config_of)
     strategy = decided.get("mamba_radix_cache_strategy", "auto")
     runs_overlap = not decided.get("disable_overlap_schedule", not overlap)
     if decided.get("uses_mamba_radix_cache") and not (runs_overlap and strategy in ("auto", "no_buffer")):
         return None
     return f"SGLang would run {architecture} with {strategy} and overlap {'on' if runs_overlap else 'off'}: {decided}"
+
+
+ARCHITECTURES = Door(
+    "tables", "args", "Omni where SGLang lists text by architecture", opens=open_tables, proof=tables_are_ours
+)

@@ -1,22 +1,17 @@
-"""Numbers without weights: the public functions of this room, each chosen once by device and said out loud.
+"""Numbers without weights: the public functions of this room, each served by one of its forms.
 
-Twins live beside this file: `x_reference.py` (plain fp32, sequential), `x_torch.py` (a CPU form quick enough to
-serve) and device forms. Choosing is not falling back: a form that fails raises. Imports no Triton by itself.
+Forms live beside this file: `x_reference.py` (plain fp32, sequential), `x_torch.py` (a CPU form quick enough to
+serve) and device forms. `forms.py` has the table that chooses, out loud. Imports no Triton by itself.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
-import logging
 from collections.abc import Callable, Sequence
-from types import ModuleType
 
 import torch
 
 from sglang_nemotron.ops.cargo import Float8Scales, GridSnapshots, KernelGrid, Ragged, Snapshots
-
-logger = logging.getLogger(__name__)
+from sglang_nemotron.ops.forms import Case, case, module_for
 
 __all__ = [
     "Float8Scales",
@@ -28,6 +23,7 @@ __all__ = [
     "conv1d_step",
     "copy_states",
     "experts",
+    "experts_case",
     "experts_fp8",
     "full_attention",
     "gated_norm",
@@ -35,29 +31,6 @@ __all__ = [
     "ssd_prefill",
     "ssm_step",
 ]
-
-# which module serves an op on which device; CUDA borrows SGLang's kernels until ours replace them one by one
-FORMS: dict[str, dict[str, str]] = {
-    "conv1d": {"cpu": "conv1d_torch", "cuda": "conv1d_sglang"},
-    "ssd": {"cpu": "ssd_torch", "cuda": "ssd_sglang"},
-    "ssm_step": {"cpu": "ssm_step_torch", "cuda": "ssm_step_sglang"},
-    "full_attention": {"cpu": "full_attention_torch", "cuda": "full_attention_sglang"},
-    "gated_norm": {"cpu": "gated_norm_torch", "cuda": "gated_norm_sglang"},
-    "router": {"cpu": "router_torch", "cuda": "router_torch"},
-    "experts": {"cpu": "experts_torch", "cuda": "experts_triton"},
-    "experts_fp8": {"cpu": "experts_fp8_reference", "cuda": "experts_fp8_triton"},
-    "track": {"cpu": "track_torch", "cuda": "track_sglang"},
-}
-
-
-@functools.cache
-def _form(op: str, device_type: str) -> ModuleType:
-    forms = FORMS[op]
-    if device_type not in forms:
-        raise ValueError(f"op {op!r} has no form for device {device_type!r}; it has {sorted(forms)}")
-    module = importlib.import_module(f"sglang_nemotron.ops.{forms[device_type]}")
-    logger.info("op %s on %s: %s", op, device_type, forms[device_type])
-    return module
 
 
 def full_attention(
@@ -67,7 +40,8 @@ def full_attention(
 
     Returns [T, H, D] in the dtype of q. `lengths` are the sequences' tokens and add up to T.
     """
-    return _form("full_attention", q_THD.device.type).full_attention(q_THD, k_THD, v_THD, lengths=lengths)
+    form = module_for(case("full_attention", q_THD, None, {"H": q_THD.shape[1], "D": q_THD.shape[2]}))
+    return form.full_attention(q_THD, k_THD, v_THD, lengths=lengths)
 
 
 def conv1d_prefill(
@@ -83,7 +57,8 @@ def conv1d_prefill(
 
     Returns y_TC in the dtype of x. `state_SCW` keeps the last K-1 raw inputs of each slot.
     """
-    form = _form("conv1d", x_TC.device.type)
+    sizes = {"C": weight_CK.shape[0], "K": weight_CK.shape[1]}
+    form = module_for(case("conv1d", x_TC, state_SCW, sizes, ("prefill",)))
     return form.conv1d_prefill(x_TC, weight_CK, bias_C, state_SCW, batch=batch, snapshots=snapshots)
 
 
@@ -96,7 +71,9 @@ def conv1d_step(
     slots_B: torch.Tensor,
 ) -> torch.Tensor:
     """One token of each row through the convolution; rows with a negative slot are padding."""
-    return _form("conv1d", x_BC.device.type).conv1d_step(x_BC, weight_CK, bias_C, state_SCW, slots_B=slots_B)
+    sizes = {"C": weight_CK.shape[0], "K": weight_CK.shape[1]}
+    form = module_for(case("conv1d", x_BC, state_SCW, sizes, ("step",)))
+    return form.conv1d_step(x_BC, weight_CK, bias_C, state_SCW, slots_B=slots_B)
 
 
 def ssd_prefill(
@@ -117,7 +94,11 @@ def ssd_prefill(
 
     h <- exp(dt A) h + dt x (outer) B; y = C h + D x, with dt = softplus(dt + bias) clamped to `dt_limit`.
     """
-    return _form("ssd", x_THP.device.type).ssd_prefill(
+    _, H, P, N = state_SHPN.shape
+    form = module_for(
+        case("ssd", x_THP, state_SHPN, {"H": H, "P": P, "G": B_TGN.shape[1], "N": N, "Q": batch.chunk_size})
+    )
+    return form.ssd_prefill(
         x_THP,
         dt_TH,
         A_H,
@@ -146,7 +127,9 @@ def ssm_step(
     dt_limit: tuple[float, float] = (0.0, float("inf")),
 ) -> torch.Tensor:
     """One token of each row through the recurrence of `ssd_prefill`; rows with a negative slot are padding."""
-    return _form("ssm_step", x_BHP.device.type).ssm_step(
+    _, H, P, N = state_SHPN.shape
+    form = module_for(case("ssm_step", x_BHP, state_SHPN, {"H": H, "P": P, "G": B_BGN.shape[1], "N": N}))
+    return form.ssm_step(
         x_BHP, dt_BH, A_H, B_BGN, C_BGN, D_H, dt_bias_H, state_SHPN, slots_B=slots_B, dt_limit=dt_limit
     )
 
@@ -166,8 +149,8 @@ def gated_norm(
     With `reduce_sum` a group spans ranks: it sums the [T, num_groups] squares over them, and `group_size` is the
     number of channels of the whole group.
     """
-    # a group that spans ranks needs its sum in the middle, which the device kernel cannot do
-    form = _form("gated_norm", "cpu" if reduce_sum is not None else x_TI.device.type)
+    traits = ("spans_ranks",) if reduce_sum is not None else ()
+    form = module_for(case("gated_norm", x_TI, weight_I, {"I": x_TI.shape[1], "Q": num_groups}, traits))
     return form.gated_norm(
         x_TI, gate_TI, weight_I, num_groups=num_groups, eps=eps, reduce_sum=reduce_sum, group_size=group_size
     )
@@ -185,7 +168,9 @@ def route(
     top_groups: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sigmoid router: (weights_Tk fp32, ids_Tk int64); the bias moves the selection, never the weights."""
-    return _form("router", x_TD.device.type).route(
+    E, D = weight_ED.shape
+    form = module_for(case("router", x_TD, weight_ED, {"D": D, "E": E, "k": top_k, "Q": num_groups}))
+    return form.route(
         x_TD,
         weight_ED,
         bias_E,
@@ -205,7 +190,19 @@ def experts(
     ids_Tk: torch.Tensor,
 ) -> torch.Tensor:
     """Routed experts, non-gated: sum over k of weight * down(relu(up x)^2); ids < 0 belong to other ranks."""
-    return _form("experts", x_TD.device.type).experts(x_TD, up_EID, down_EDI, weights_Tk, ids_Tk)
+    form = module_for(experts_case(x_TD, up_EID, top_k=ids_Tk.shape[1]))
+    return form.experts(x_TD, up_EID, down_EDI, weights_Tk, ids_Tk)
+
+
+def experts_case(x_TD: torch.Tensor, up_EID: torch.Tensor | None, *, top_k: int) -> Case:
+    """What the choice of the experts' form looks at; `decoder/` asks before it routes, as a layer has its own router.
+
+    Weights that lie in another order than [E, I, D], for SGLang's kernels alone, are "packed"; None stands for them.
+    """
+    if up_EID is None or up_EID.dim() != 3 or up_EID.shape[2] != x_TD.shape[1]:
+        return case("experts", x_TD, up_EID, {"k": top_k}, ("packed",))
+    num_experts, width, hidden = up_EID.shape
+    return case("experts", x_TD, up_EID, {"D": hidden, "I": width, "E": num_experts, "k": top_k})
 
 
 def experts_fp8(
@@ -217,7 +214,9 @@ def experts_fp8(
     scales: Float8Scales,
 ) -> torch.Tensor:
     """`experts` with FP8 weights and activations, static scales per tensor; [T, D] in x's dtype."""
-    form = _form("experts_fp8", x_TD.device.type)
+    num_experts, width, hidden = up_EID.shape
+    sizes = {"D": hidden, "I": width, "E": num_experts, "k": ids_Tk.shape[1]}
+    form = module_for(case("experts_fp8", x_TD, up_EID, sizes))
     return form.experts_fp8(x_TD, up_EID, down_EDI, weights_Tk, ids_Tk, scales)
 
 
@@ -230,4 +229,6 @@ def copy_states(
     mask_B: torch.Tensor,
 ) -> None:
     """Copy slot src to slot dst in every layer, for the rows whose mask is set (states kept for the prefix cache)."""
-    _form("track", ssm_LSHPN.device.type).copy_states(conv_LSCW, ssm_LSHPN, src_B=src_B, dst_B=dst_B, mask_B=mask_B)
+    L, _, H, P, N = ssm_LSHPN.shape
+    form = module_for(case("track", ssm_LSHPN[0], conv_LSCW, {"L": L, "H": H, "P": P, "N": N}))
+    form.copy_states(conv_LSCW, ssm_LSHPN, src_B=src_B, dst_B=dst_B, mask_B=mask_B)

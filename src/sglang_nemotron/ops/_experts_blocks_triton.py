@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from sglang_nemotron.ops import expert_sort_triton
+from sglang_nemotron.ops import _expert_sort_triton
 from sglang_nemotron.ops._launch_triton import device_wait, float8_values, launch_options, relu2_values
 from sglang_nemotron.ops.cargo import Float8Scales
 from sglang_nemotron.ops.schedules import ExpertSchedule, Tile
@@ -245,9 +245,9 @@ def experts_in_blocks(
     top_k, device = ids_Tk.shape[1], x_TD.device
     rows_TD = x_TD
     if scales is None:
-        pairs_n, blocks_b3 = expert_sort_triton.sort_pairs(ids_Tk, num_experts=num_experts, block_rows=schedule.rows)
+        pairs_n, blocks_b3 = _expert_sort_triton.sort_pairs(ids_Tk, num_experts=num_experts, block_rows=schedule.rows)
     else:
-        pairs_n, blocks_b3, rows_TD = expert_sort_triton.sort_pairs_quantising(
+        pairs_n, blocks_b3, rows_TD = _expert_sort_triton.sort_pairs_quantising(
             ids_Tk, x_TD, scales.x, num_experts=num_experts, block_rows=schedule.rows
         )
     num_pairs = pairs_n.shape[0]

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from sglang_nemotron.prompt.cargo import MediaError
+from sglang_nemotron.prompt.file_kinds import other_than
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
 
 BLOCK = 65_536
+FORMAT_NAMES = "WAV, MP3, FLAC, OGG, or AAC or Opus in MP4, WebM or MKV"
 # what FFmpeg may take the bytes for: media that carry their own data. Its playlist formats (hls, concat, dash, ...)
 # would open other files and addresses that the bytes name
 FFMPEG_FORMATS = (
@@ -211,13 +213,11 @@ def _ffmpeg(data: bytes, name: str, limits: AudioLimits) -> Iterator[tuple[np.nd
     try:
         container = _open(data)
     except FFmpegError as error:
-        raise MediaError(
-            name, "not an audio file that can be read", "WAV, MP3, FLAC, OGG, or AAC or Opus in MP4, WebM or MKV"
-        ) from error
+        raise _no_audio_file(data, name) from error
     with container:
         stream: Any = container.streams.best("audio")
         if stream is None:
-            raise MediaError(name, "the file has no audio track")
+            raise _no_track(data, name, bool(container.streams.video))
         _check_header(name, limits, stream.codec_context.sample_rate, stream.codec_context.channels)
         # without a length of its own, a track may rightly end before its container
         promised = None
@@ -245,6 +245,21 @@ def _ffmpeg(data: bytes, name: str, limits: AudioLimits) -> Iterator[tuple[np.nd
             yield _joined(pending), pending[0].rate
         if promised is not None and promised - found > MAX_MISSING_SECONDS:
             raise _truncated(name, promised, found)
+
+
+def _no_audio_file(data: bytes, name: str) -> MediaError:
+    other = other_than("audio", data)
+    if other is None:
+        return MediaError(name, "not an audio file that can be read", FORMAT_NAMES)
+    return MediaError(name, f"not an audio file, but {other[0]}", f"{other[1]}send {FORMAT_NAMES}")
+
+
+def _no_track(data: bytes, name: str, has_video: bool) -> MediaError:
+    if other_than("audio", data) is not None:
+        return _no_audio_file(data, name)
+    if has_video:
+        return MediaError(name, "the file has no audio track, only video", "send it as a video")
+    return MediaError(name, "the file has no audio track")
 
 
 class _Frame(NamedTuple):

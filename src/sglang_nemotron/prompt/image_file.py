@@ -18,11 +18,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sglang_nemotron.prompt.cargo import CHANNELS, MediaError
+from sglang_nemotron.prompt.file_kinds import kind_of, other_than
 from sglang_nemotron.prompt.image_memory import pixels_of
 from sglang_nemotron.prompt.image_progress import JPEGS, Decoding, WatchedFile, load
 
@@ -30,8 +32,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image, Transpose
     from PIL.ImageFile import ImageFile
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+# as Pillow names them; the last is read where Pillow can
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 FORMAT_NAMES = "PNG, JPEG, WebP, GIF, BMP or TIFF"
+FORMAT_NAMES_WITH_AVIF = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
+UNREAD = ("a HEIC picture", "a JPEG XL picture")
 # decoding a progressive JPEG costs one pass over the image per scan; cameras and browsers' encoders write up to a dozen
 PASSES_AT_FULL_SIZE = 16
 MAX_PNG_CHUNKS = 1_000_000
@@ -45,6 +50,19 @@ DECODER_ERRORS = (
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_SCAN = b"\xff\xda"
 _ORIENTATION = 0x0112
+
+
+@cache
+def reads_avif() -> bool:
+    """Whether Pillow was built with AVIF: its wheels are, from 11.3 on."""
+    from PIL import features
+
+    return "avif" in features.modules and bool(features.check("avif"))
+
+
+def format_names() -> str:
+    """What can be sent, for errors."""
+    return FORMAT_NAMES_WITH_AVIF if reads_avif() else FORMAT_NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +116,11 @@ def _opened(data: bytes, name: str, limits: ImageLimits) -> Iterator[ImageFile]:
 
     _check_file(data, name, limits)
     try:
-        with Image.open(WatchedFile(data), formats=FORMATS) as image:
+        with Image.open(WatchedFile(data), formats=FORMATS if reads_avif() else FORMATS[:-1]) as image:
             _check_costs(image, data, name, limits)
             yield image
     except UnidentifiedImageError:
-        raise MediaError(name, "not an image, or one whose header is broken", f"send {FORMAT_NAMES}") from None
+        raise _unknown(data, name) from None
     except Image.DecompressionBombError as error:
         raise MediaError(name, _claim(error), f"at most {limits.max_pixels:,} pixels") from None
     except MemoryError:
@@ -111,6 +129,21 @@ def _opened(data: bytes, name: str, limits: ImageLimits) -> Iterator[ImageFile]:
         raise
     except DECODER_ERRORS as error:
         raise MediaError(name, f"damaged or incomplete image file: {_first_line(error)}") from error
+
+
+def _unknown(data: bytes, name: str) -> MediaError:
+    send = f"send {format_names()}"
+    other = other_than("image", data)
+    if other is not None:
+        return MediaError(name, f"not an image, but {other[0]}", other[1] + send)
+    kind = kind_of(data)
+    if kind is not None and kind.label == "an AVIF picture" and not reads_avif():
+        return MediaError(
+            name, "an AVIF picture, which this server's Pillow cannot read", f"install Pillow 11.3 or later, or {send}"
+        )
+    if kind is not None and kind.label in UNREAD:
+        return MediaError(name, f"{kind.label}, which is not read", send)
+    return MediaError(name, "not an image, or one whose header is broken", send)
 
 
 def _claim(error: Exception) -> str:
@@ -125,7 +158,7 @@ def _first_line(error: Exception) -> str:
 
 def _check_file(data: bytes, name: str, limits: ImageLimits) -> None:
     if not data:
-        raise MediaError(name, "the file is empty", f"send {FORMAT_NAMES}")
+        raise MediaError(name, "the file is empty", f"send {format_names()}")
     if len(data) > limits.max_bytes:
         raise MediaError(name, f"the file has {len(data):,} bytes", f"at most {limits.max_bytes:,} bytes")
 

@@ -77,6 +77,8 @@ class TagEncoder:
 
     def __init__(self, tokenizer: Any, tokens: MediaTokens) -> None:
         self.tags = media_tags(tokens)
+        # a part of a message -> the tag that stands for one item
+        self.slot_tags = {"image": tokens.image, "video": tokens.video, "audio": tokens.sound}
         vocab = tokenizer.get_vocab()
         self._ids = {tag: vocab[tag] for tag in self.tags if tag in vocab and tag != tokens.video}
         self._ids[tokens.video] = VIDEO_SLOT

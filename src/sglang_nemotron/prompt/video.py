@@ -58,10 +58,10 @@ def video_grid(width: int, height: int, rule: VideoRule) -> tuple[int, int]:
 
 
 def timestamps(indices: Sequence[int], source_fps: float | None) -> list[float] | None:
-    """Seconds that the text states for each sampled frame; None where the frame rate is unknown.
+    """Seconds that the text states for each sampled frame at a constant rate; None where the frame rate is unknown.
 
-    index * whole milliseconds per frame at the average rate: 29.97 fps counts 33 ms a frame. In a video of variable
-    frame rate this differs from the time on screen, as it does in the reference: transformers' processor.
+    index * whole milliseconds per frame: 29.97 fps counts 33 ms a frame. Source: transformers' processor. For a
+    variable rate, `video_times.py` has the frames' own.
     """
     if not source_fps:
         return None
@@ -112,7 +112,7 @@ def video_clip(
 ) -> VideoClip:
     """Packs resized frames. frames_TChw: from `new_frames`, of which the first `num_frames` are filled.
 
-    The rest of the last tubelet is filled here with the last frame. seconds: as `timestamps` gives them.
+    The rest of the last tubelet is filled here with the last frame. seconds: as of `headings`.
     Raises ValueError for a pruning rate outside [0, 1).
     """
     frames_TChw[num_frames:] = frames_TChw[num_frames - 1]

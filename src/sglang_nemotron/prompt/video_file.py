@@ -15,13 +15,16 @@ from typing import Any, BinaryIO
 
 from sglang_nemotron.config_omni import VideoRule
 from sglang_nemotron.prompt.cargo import MediaError, VideoClip
+from sglang_nemotron.prompt.file_kinds import HEAD, is_still
 from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
 from sglang_nemotron.prompt.resize import Memory, new_pixels
 from sglang_nemotron.prompt.video import sample_indices, timestamps, video_clip
 from sglang_nemotron.prompt.video_boxes import is_whole
+from sglang_nemotron.prompt.video_faults import check_size, no_track, no_video
 from sglang_nemotron.prompt.video_index import VideoIndex, known_by, scan
 from sglang_nemotron.prompt.video_resize import resize_all
 from sglang_nemotron.prompt.video_threads import num_to_decode
+from sglang_nemotron.prompt.video_times import Stamps, variable_ticks
 
 # containers of one video, none of which can name another file or address (a playlist could: HLS, DASH, concat)
 FORMATS = "mov,matroska,gif,avi,mpegts,mpeg,flv,ogg,asf"
@@ -54,14 +57,11 @@ def read_clip(
     source: the file's bytes, or its path. name: how errors call it ("video 2"). threads: for resizing; there are 2 to
     10 more for decoding beside it. memory: makes what the frames are written to; a clip in a narrower type than float32
     is never in memory in both.
-    Variable frame rate: frames are taken by their position in the file, and times are told at the average rate.
-    The pixel aspect ratio is not applied, and a file whose frames change size is brought to its first frame's grid, as
-    the reference does. Raises MediaError.
+    Which frames and which times: as of `VideoFile.sample`. The pixel aspect ratio is not applied, and a file whose
+    frames change size is brought to its first frame's grid, as the reference does. Raises MediaError.
     """
     with VideoFile(source, name=name, limits=limits, threads=threads) as video:
-        indices = sample_indices(
-            video.num_frames, video.fps, fps=options.fps, max_frames=min(options.max_frames, limits.max_video_frames)
-        )
+        indices, seconds = video.sample(options.fps, min(options.max_frames, limits.max_video_frames))
         frames, grid = resize_all(
             video.frames(indices),
             len(indices),
@@ -69,13 +69,13 @@ def read_clip(
             size=(video.width, video.height),
             workers=threads,
             memory=memory,
-            check=lambda width, height: _check_size(name, width, height, limits),
+            check=lambda width, height: check_size(name, width, height, limits),
         )
         return video_clip(
             frames,
             num_frames=len(indices),
             grid=grid,
-            seconds=timestamps(indices, video.fps),
+            seconds=seconds,
             rule=rule,
             pruning_rate=rule.pruning_rate if options.pruning_rate is None else options.pruning_rate,
         )
@@ -84,9 +84,9 @@ def read_clip(
 class VideoFile:
     """One opened and indexed video; a context manager. Raises MediaError from its making on.
 
-    num_frames: shown frames. fps: the container's average rate, None if it tells none. width, height: as told, before
-    rotation; frames may differ. seconds: from the first to the end of the last frame. has_sound: whether there is an
-    audio track. threads: as of `read_clip`.
+    num_frames: shown frames. fps: the container's rate, None if it tells none; where the rate varies, frames a second
+    on average. width, height: as told, before rotation; frames may differ. seconds: from the first to the end of the
+    last frame. has_sound: whether there is an audio track. threads: as of `read_clip`.
     """
 
     def __init__(self, source: bytes | str | Path, *, name: str, limits: MediaLimits, threads: int = 2) -> None:
@@ -95,6 +95,8 @@ class VideoFile:
         self._file = _open_source(source, name, limits)
         # the one that was indexed, until its frames are read
         self._indexed: Any = None
+        # of each frame, where the frame rate varies
+        self._stamps: Stamps | None = None
         try:
             self._index = self._read_header_and_index()
         except BaseException:
@@ -135,7 +137,7 @@ class VideoFile:
     def _is_told(self, decoder: Any) -> bool:
         """Whether a header says enough of a track. One that tells an absurd size may be wrong: its frames know."""
         try:
-            _check_size(self._name, decoder.width, decoder.height, self._limits)
+            check_size(self._name, decoder.width, decoder.height, self._limits)
         except (AttributeError, MediaError):
             return False
         return decoder.name == "h264"
@@ -156,21 +158,24 @@ class VideoFile:
         try:
             return av.open(self._file, mode="r", options=told)
         except (FFmpegError, ValueError, IndexError, OSError) as error:
-            raise MediaError(
-                self._name,
-                f"is not a video file that can be read, or is cut off: {_reason(error)}",
-                f"containers {FORMATS.replace(',', ', ')}",
-            ) from error
+            raise no_video(self._name, self._head(), _reason(error), FORMATS) from error
 
     def _stream(self, container: Any) -> Any:
         """The first video track that is not a cover picture, ready to decode."""
+        pictures = [stream for stream in container.streams.video if int(stream.disposition) & ATTACHED_PICTURE]
         for stream in container.streams.video:
-            if not int(stream.disposition) & ATTACHED_PICTURE:
+            if stream not in pictures:
                 return stream
-        kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
-        raise MediaError(self._name, f"has no video track, only {', '.join(kinds)}", "send sound as audio")
+        kinds = {stream.type for stream in container.streams if stream not in pictures}
+        raise no_track(self._name, self._head(), ", ".join(sorted(kinds)) or "nothing")
+
+    def _head(self) -> bytes:
+        self._file.seek(0)
+        return self._file.read(HEAD)
 
     def _read_header_and_index(self) -> VideoIndex:
+        if is_still(self._head()):
+            raise no_video(self._name, self._head(), "a picture", FORMATS)
         limits, container = self._limits, self._open()
         self._indexed = container
         stream = self._stream(container)
@@ -182,7 +187,7 @@ class VideoFile:
                 f"codecs {', '.join(CODECS)}",
             )
         self.width, self.height = decoder.width, decoder.height
-        _check_size(self._name, self.width, self.height, limits)
+        check_size(self._name, self.width, self.height, limits)
         claimed = _claimed_seconds(container, stream)
         self._check_seconds(claimed)
         self.has_sound = bool(container.streams.audio)
@@ -193,7 +198,21 @@ class VideoFile:
         if rate <= 0 and index.seconds > 0 and len(index.pts) > 1:
             rate = len(index.pts) / index.seconds
         self.fps = rate or None
+        ticks_N = variable_ticks(index.pts, stream.time_base, rate) if index.timed else None
+        if ticks_N is not None:
+            self._stamps = Stamps(ticks_N, stream.time_base, index.seconds)
+            self.fps = len(index.pts) / index.seconds if index.seconds > 0 else None
         return index
+
+    def sample(self, fps: float, max_frames: int) -> tuple[list[int], list[float] | None]:
+        """(positions in order of presentation, increasing; the seconds that are told for each, None if none are known).
+
+        At a constant frame rate as the reference does, by position; where it varies, by the frames' own time stamps.
+        """
+        if self._stamps is not None:
+            return self._stamps.sample(fps, max_frames)
+        indices = sample_indices(self.num_frames, self.fps, fps=fps, max_frames=max_frames)
+        return indices, timestamps(indices, self.fps)
 
     def _again(self) -> tuple[Any, Iterator[Any]]:
         """A container, to be closed, and the packets of its video track from the first one on.
@@ -345,24 +364,6 @@ def _open_source(source: bytes | str | Path, name: str, limits: MediaLimits) -> 
         file.close()
         raise problem
     return file
-
-
-def _check_size(name: str, width: int, height: int, limits: MediaLimits) -> None:
-    if width < 1 or height < 1:
-        # FFmpeg leaves the size out when the file claims one above the limit that it was told
-        problem = "states no picture size that can be used: damaged, cut off, or too large"
-        raise MediaError(name, problem, f"at most {limits.max_video_pixels:,} pixels a frame")
-    if width * height > limits.max_video_pixels:
-        raise MediaError(
-            name,
-            f"is {width}x{height}, {width * height:,} pixels",
-            f"at most {limits.max_video_pixels:,} pixels a frame",
-        )
-    aspect = max(width / height, height / width)
-    if aspect > limits.max_video_aspect:
-        raise MediaError(
-            name, f"is {width}x{height}", f"the long side at most {limits.max_video_aspect:g} times the short one"
-        )
 
 
 def _claimed_seconds(container: Any, stream: Any) -> float | None:

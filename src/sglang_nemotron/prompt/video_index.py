@@ -79,7 +79,7 @@ def scan(container: Any, stream: Any, *, name: str, max_packets: int, deadline: 
     chosen = [stream] if counted else [*container.streams.video, *container.streams.audio]
     shown: list[tuple[int | None, int, int]] = []
     keys: list[tuple[int, int | None]] = []
-    num_packets, end, first = 0, 0.0, None
+    num_packets, end, first, slots = 0, 0.0, None, 0
     try:
         for number, packet in enumerate(container.demux(chosen)):
             if time.monotonic() > deadline:
@@ -97,20 +97,24 @@ def scan(container: Any, stream: Any, *, name: str, max_packets: int, deadline: 
             if packet.is_keyframe:
                 keys.append((num_packets, packet.pts))
             first = first or known_by(packet)
+            slots = max(slots, (packet.dts or 0) + 1)
             num_packets += 1
     except FFmpegError as error:
         raise MediaError(name, f"is damaged or cut off after {num_packets} frames: {error.strerror}") from error
     if not shown or first is None:
         raise MediaError(name, "has a video track without frames", "at least 1 frame")
-    _check_whole(container, stream, name=name, num_packets=num_packets, end=end)
+    if container.format.name == "avi" and slots > num_packets:
+        # it counts a frame that is repeated, and stores nothing for it
+        end, counted = float(slots * stream.time_base), False
+    _check_whole(container, stream, name=name, num_packets=num_packets, end=end, counted=counted)
     return _index(stream, shown, keys, first)
 
 
-def _check_whole(container: Any, stream: Any, *, name: str, num_packets: int, end: float) -> None:
-    if stream.frames:
+def _check_whole(container: Any, stream: Any, *, name: str, num_packets: int, end: float, counted: bool) -> None:
+    if counted:
         if num_packets < stream.frames:
             raise MediaError(name, f"is cut off: {num_packets} frames of the {stream.frames} that its header states")
-    elif container.duration and "matroska" in container.format.name:
+    elif container.duration and container.format.name in ("avi", "matroska,webm"):
         claimed = container.duration / 1_000_000
         if end < claimed * (1 - MISSING_SHARE) - MISSING_SECONDS:
             raise MediaError(name, f"is cut off: {end:.1f} seconds of the {claimed:.1f} that its header states")

@@ -1,26 +1,45 @@
 """Where a parameter's value ends: the text at a `<` inside a value comes in, a verdict comes out.
 
 A value may hold anything, the grammar's own tags included; only what follows a tag tells a real end from text. All
-lookahead is bounded (`markup.MAX_NAME`, `markup.MAX_SPACE`). Knows nothing of types, events or SGLang.
+lookahead is bounded (`markup`). Knows nothing of types, events or SGLang.
 
 Write P, F, T for `</parameter>`, `</function>`, `</tool_call>`; whitespace may stand between them. P counts in any
 column (a model may write `<parameter=a>1</parameter>`), F and T as the first tag of an ending only at a line start
-(F, within a quotation, in any column).
+(F, within a quotation, in any column). "Text ends" includes a text that stops inside the next tag.
 
-======================================  ================================================================================
-at the tag                              the value
-======================================  ================================================================================
-P F T, P T, F T                         ends, and so does the call (a missing tag is forgiven)
-P `<parameter=NAME>`                    ends; NAME is any name that this call has not given yet
-line start `<parameter=NAME>` newline   ends (P is missing); NAME must be declared and not given yet
-P, P F, F, T, then the text ends        ends (the rest is missing); a next tag that the text cuts off is dropped
-P, P F, F, T, then a declared call      ends; that call begins
-anything else                           goes on: the tag is text
-======================================  ================================================================================
+Strong ends
+-----------
+===========================================  ===========================================================================
+P F T, P T, line start F T                   a missing tag is forgiven
+P `<parameter=NAME>`                         NAME is not given yet, and declared or behind a value without an open
+                                             parameter of its own
+line start `<parameter=NAME>` newline        P is missing; NAME is declared and not given yet, and no function of the
+                                             value's own is open
+P, P F, line start F or T, the text ends     the rest is missing
+the same, then a declared call               that call begins; in a loose form, only behind a value without an open
+                                             parameter (F: function) of its own
+===========================================  ===========================================================================
 
-Values that quote whole calls: `<tool_call>`, newline, `<function=ANY>` at a line start inside a value opens a quotation
-and its F T closes it. Within a quotation nothing ends the value but the last closing tags of the reply. So a quoted
-call that is whole survives, and one that is not takes in the parameters and calls behind it up to there.
+Weak ends
+---------
+They count where P begins a line, or the type has no text in it, and no parameter of the value's own is open:
+
+===========================================  ===========================================================================
+P P                                          a doubled tag
+P F                                          whatever follows
+P `<parameter=NAME>`                         NAME was given before
+P and a line of words without `<`, then      at most `markup.MAX_WORDS` characters; the words are no part of the value
+   F, T, a declared parameter or call,
+   or the text ends
+===========================================  ===========================================================================
+
+Anything else is text. `<parameter` or `<function`, followed by `=`, `>` or space and at last `>`, opens one of the
+value's own unless it closes itself (`/>`); a P or F that ends nothing closes it.
+
+Values that quote whole calls (`markup.quotation`): the header opens a quotation and its F T closes it. Within a
+quotation only a strong end counts whose P closes none of the parameters that the quotation opened, and the last closing
+tags of the reply. So a quoted call that is whole survives; one that breaks off inside a parameter takes in what follows
+up to there.
 """
 
 from __future__ import annotations
@@ -31,23 +50,30 @@ from typing import NamedTuple
 
 from .markup import (
     CALL_CLOSE,
-    CALL_HEADER,
+    CLOSERS,
     FUNCTION_CLOSE,
+    MAX_NAME,
     MORE,
     NO,
     PARAMETER_CLOSE,
     PARAMETER_OPEN,
+    SPACE,
+    Line,
     Names,
     after_space,
+    any_call,
     call_header,
     is_cut,
+    is_cut_closer,
+    line_of_words,
     named_tag,
+    quotation,
 )
 
-_CLOSERS = (PARAMETER_CLOSE, FUNCTION_CLOSE, CALL_CLOSE)
-_P, _F, _T = 1, 2, 4
+_OWN_PARAMETER = "<parameter"
+_OWN_FUNCTION = "<function"
 # what may follow the `<` of a tag that matters; the empty string is the end of the text
-_SECOND = ("/", "p", "t", "")
+_SECOND = ("/", "p", "f", "t", "")
 
 
 class Verdict(Enum):
@@ -56,17 +82,20 @@ class Verdict(Enum):
     TEXT = "text"
     # cannot be told before more text comes
     MORE = "more"
-    # the value ends, the call goes on
-    NEXT = "next"
-    # the value and the call end
-    OVER = "over"
+    # the value ends before the tag
+    END = "end"
     # a quoted call opens or closes; the tag is text
     QUOTE = "quote"
     UNQUOTE = "unquote"
+    # a parameter or a function of the value's own opens or closes; the tag is text
+    PARAMETER = "parameter"
+    PARAMETER_END = "parameter end"
+    FUNCTION = "function"
+    FUNCTION_END = "function end"
 
 
 class Ending(NamedTuple):
-    """A verdict, and where the text behind what was judged goes on."""
+    """A verdict, and where the text behind what was judged goes on (for an end: at the tag itself)."""
 
     verdict: Verdict
     at: int
@@ -81,87 +110,177 @@ class Known(NamedTuple):
     declared: Set[str]
     # parameters that this call has given, the present one included
     given: Set[str]
-    # quoted calls that are open
-    quoted: int
+    # the value's type has no text in it, so that no tag can be text
+    plain: bool = False
+    # quoted calls that are open, and their parameters; parameters and functions of the value's own that are open
+    quoted: int = 0
+    quoted_parameters: int = 0
+    parameters: int = 0
+    functions: int = 0
+
+    def behind(self, verdict: Verdict) -> Known:
+        """What is known behind a tag that is text."""
+        match verdict:
+            case Verdict.QUOTE:
+                return self._replace(quoted=self.quoted + 1)
+            case Verdict.UNQUOTE:
+                inside = self.quoted_parameters if self.quoted > 1 else 0
+                return self._replace(quoted=self.quoted - 1, quoted_parameters=inside)
+            case Verdict.PARAMETER | Verdict.PARAMETER_END:
+                step = 1 if verdict is Verdict.PARAMETER else -1
+                if self.quoted:
+                    return self._replace(quoted_parameters=self.quoted_parameters + step)
+                return self._replace(parameters=self.parameters + step)
+            case Verdict.FUNCTION:
+                return self._replace(functions=self.functions + 1)
+            case Verdict.FUNCTION_END:
+                return self._replace(functions=self.functions - 1)
+        return self
 
 
 def ending(text: str, at: int, begins_line: bool, known: Known, final: bool) -> Ending:
     """Judge the `<` at `at` inside a value; `final` says that no text comes after `text`."""
     if text[at + 1 : at + 2] not in _SECOND:
         return Ending(Verdict.TEXT, at + 1)
-    closers = _CLOSERS if begins_line else _CLOSERS[:2] if known.quoted else _CLOSERS[:1]
-    for index, tag in enumerate(closers):
-        if text.startswith(tag, at):
-            return _closing(text, at, index, known, final)
-    if not final and any(is_cut(tag, text, at) for tag in closers):
+    if not final and (is_cut_closer(text, at) or is_cut(_OWN_PARAMETER, text, at) or is_cut(_OWN_FUNCTION, text, at)):
         return Ending(Verdict.MORE, at)
-    if begins_line:
-        if text.startswith(PARAMETER_OPEN, at) or is_cut(PARAMETER_OPEN, text, at):
-            return _next_unclosed(text, at, known, final)
-        quotation = named_tag(text, at, CALL_HEADER)
-        if quotation > 0:
-            return Ending(Verdict.QUOTE, quotation)
-        if quotation == MORE and not final:
-            return Ending(Verdict.MORE, at)
-    return Ending(Verdict.TEXT, at + 1)
+    if text.startswith("</", at):
+        return _closing(text, at, begins_line, known, final)
+    if text.startswith(_OWN_PARAMETER, at):
+        return _opening(text, at, begins_line, known, final)
+    if text.startswith(_OWN_FUNCTION, at):
+        return _own(text, at, _OWN_FUNCTION, Verdict.FUNCTION, known, final)
+    quoted = quotation(text, at, begins_line)
+    if quoted > 0:
+        return Ending(Verdict.QUOTE, quoted)
+    return Ending(Verdict.MORE, at) if quoted == MORE and not final else Ending(Verdict.TEXT, at + 1)
 
 
-def _next_unclosed(text: str, at: int, known: Known, final: bool) -> Ending:
-    """Judge a `<parameter=` at a line start, whose value before it was not closed."""
-    end = NO if known.quoted else named_tag(text, at, PARAMETER_OPEN)
-    if end == MORE and not final:
-        tail = text[at + len(PARAMETER_OPEN) :]
-        if any(name.startswith(tail) and name not in known.given for name in known.declared):
-            return Ending(Verdict.MORE, at)
-    if end > 0:
-        name = text[at + len(PARAMETER_OPEN) : end - 1]
-        if name in known.declared and name not in known.given:
-            if end == len(text) and not final:
-                return Ending(Verdict.MORE, at)
-            if end == len(text) or text[end] == "\n":
-                return Ending(Verdict.NEXT, at)
-    return Ending(Verdict.TEXT, at + 1)
+def _closing(text: str, at: int, begins_line: bool, known: Known, final: bool) -> Ending:
+    """Judge a closing tag."""
+    is_parameter = text.startswith(PARAMETER_CLOSE, at)
+    if known.quoted and (known.quoted_parameters or not is_parameter):
+        judged = _quoted_closing(text, at, final)
+        is_own = judged.verdict is Verdict.TEXT and is_parameter
+        return Ending(Verdict.PARAMETER_END, judged.at) if is_own else judged
+    if is_parameter:
+        verdict = _parameter_end(text, at + len(PARAMETER_CLOSE), begins_line, known, final)
+        if verdict is Verdict.TEXT and known.parameters and not known.quoted:
+            verdict = Verdict.PARAMETER_END
+    elif text.startswith(FUNCTION_CLOSE, at):
+        behind = after_space(text, at + len(FUNCTION_CLOSE))
+        loose = not known.functions
+        verdict = _behind(text, behind, (CALL_CLOSE,), known, loose, final) if begins_line else Verdict.TEXT
+        if verdict is Verdict.TEXT and known.functions:
+            verdict = Verdict.FUNCTION_END
+    elif begins_line and text.startswith(CALL_CLOSE, at):
+        verdict = _behind(text, after_space(text, at + len(CALL_CLOSE)), (), known, True, final)
+    else:
+        verdict = Verdict.TEXT
+    return Ending(verdict, at if verdict in (Verdict.END, Verdict.MORE) else at + 1)
 
 
-def _closing(text: str, at: int, first: int, known: Known, final: bool) -> Ending:
-    """Judge a closing tag, which is `_CLOSERS[first]`, by what follows it."""
-    seen, end = 0, at
+def _behind(text: str, at: int, wanted: tuple[str, ...], known: Known, loose: bool, final: bool) -> Verdict:
+    """Judge closing tags by what follows at `at`: one of the `wanted` tags, the end of the text, or a call (in a loose
+    form only if `loose`)."""
+    if any(text.startswith(tag, at) for tag in wanted):
+        return Verdict.END
+    if at == len(text) or any(is_cut(tag, text, at) for tag in wanted):
+        return Verdict.END if final else Verdict.MORE
+    call = any_call(text, at, known.tools) if loose else call_header(text, at, known.tools)
+    if call == MORE:
+        # a header that the end of the text cut never became a call
+        return Verdict.END if final else Verdict.MORE
+    return Verdict.END if call > 0 else Verdict.TEXT
+
+
+def _parameter_end(text: str, end: int, begins_line: bool, known: Known, final: bool) -> Verdict:
+    """Judge a P that ends at `end`."""
+    at = after_space(text, end)
+    outside = not known.parameters and not known.quoted
+    weak = outside and (begins_line or known.plain)
+    if text.startswith(FUNCTION_CLOSE, at):
+        behind = after_space(text, at + len(FUNCTION_CLOSE))
+        return Verdict.END if weak else _behind(text, behind, (CALL_CLOSE,), known, outside, final)
+    if weak and text.startswith(PARAMETER_CLOSE, at):
+        return Verdict.END
+    parameter = named_tag(text, at, PARAMETER_OPEN)
+    if parameter > 0:
+        name = text[at + len(PARAMETER_OPEN) : parameter - 1]
+        strong = name not in known.given and (outside or name in known.declared)
+        return Verdict.END if strong or weak else Verdict.TEXT
+    if parameter == MORE:
+        return Verdict.END if final else Verdict.MORE
+    wanted = CLOSERS if weak else (FUNCTION_CLOSE, CALL_CLOSE)
+    verdict = _behind(text, at, wanted, known, outside, final)
+    if verdict is not Verdict.TEXT or not weak or at == len(text) or text[at] in SPACE:
+        return verdict
+    return _words_end(text, at, known, final)
+
+
+def _words_end(text: str, at: int, known: Known, final: bool) -> Verdict:
+    """Judge a P by the line of words at `at` behind it."""
+    line = line_of_words(text, at, final)
+    if not isinstance(line, Line):
+        return Verdict.MORE if line == MORE else Verdict.TEXT
+    verdict = _behind(text, line.end, (FUNCTION_CLOSE, CALL_CLOSE), known, True, final)
+    parameter = named_tag(text, line.end, PARAMETER_OPEN)
+    if parameter == MORE:
+        return Verdict.END if final else Verdict.MORE
+    declared = parameter > 0 and text[line.end + len(PARAMETER_OPEN) : parameter - 1] in known.declared
+    return Verdict.END if declared else verdict
+
+
+def _quoted_closing(text: str, at: int, final: bool) -> Ending:
+    """Judge a closing tag within a quoted call: its own, unless they are the last of the reply."""
+    first = next((index for index, tag in enumerate(CLOSERS[:2]) if text.startswith(tag, at)), None)
+    if first is None:
+        return Ending(Verdict.TEXT, at + 1)
+    seen, end = [], at
     for index in range(first, 3):
         start = after_space(text, end) if seen else end
-        if text.startswith(_CLOSERS[index], start):
-            seen |= 1 << index
-            end = start + len(_CLOSERS[index])
+        if text.startswith(CLOSERS[index], start):
+            seen.append(CLOSERS[index])
+            end = start + len(CLOSERS[index])
     behind = after_space(text, end)
-    whole = bool(seen & _T) and seen != _T
-    if whole and not known.quoted:
-        return Ending(Verdict.OVER, end)
-    if behind == len(text):
+    whole = CALL_CLOSE in seen
+    if behind == len(text) or (not whole and any(is_cut(tag, text, behind) for tag in CLOSERS[first + len(seen) :])):
         if not final:
             return Ending(Verdict.MORE, at)
         # the last closing tags of a reply close the call itself, whatever it quotes
-        return Ending(Verdict.OVER, behind) if whole or not known.quoted else Ending(Verdict.TEXT, at + 1)
-    if whole:
-        return Ending(Verdict.UNQUOTE, end) if seen == _F | _T else Ending(Verdict.TEXT, at + 1)
-    cut = any(is_cut(tag, text, behind) for tag in _CLOSERS[seen.bit_length() :])
-    if known.quoted:
-        return Ending(Verdict.MORE, at) if cut and not final else Ending(Verdict.TEXT, at + 1)
-    return _closed(text, at, behind, cut, seen == _P, known, final)
+        if whole:
+            return Ending(Verdict.END, at)
+    if seen == [FUNCTION_CLOSE, CALL_CLOSE]:
+        return Ending(Verdict.UNQUOTE, end)
+    return Ending(Verdict.TEXT, at + 1)
 
 
-def _closed(text: str, at: int, behind: int, cut: bool, parameter: bool, known: Known, final: bool) -> Ending:
-    """Judge closing tags that leave the call open, with text at `behind` that is not a further closing tag.
+def _opening(text: str, at: int, begins_line: bool, known: Known, final: bool) -> Ending:
+    """Judge a `<parameter` inside a value."""
+    outside = begins_line and not known.quoted and not known.functions
+    end = named_tag(text, at, PARAMETER_OPEN) if outside else NO
+    if end > 0 and text[at + len(PARAMETER_OPEN) : end - 1] in known.declared - known.given:
+        # the tag of the value before it is missing
+        if end == len(text) and not final:
+            return Ending(Verdict.MORE, at)
+        if end == len(text) or text[end] == "\n":
+            return Ending(Verdict.END, at)
+    return _own(text, at, _OWN_PARAMETER, Verdict.PARAMETER, known, final)
 
-    `cut`: it may become one; `parameter`: the tags are P alone, so another parameter may follow.
-    """
-    header = call_header(text, behind, known.tools)
-    if header > 0:
-        return Ending(Verdict.OVER, behind)
-    follows = named_tag(text, behind, PARAMETER_OPEN) if parameter else NO
-    if follows > 0 and text[behind + len(PARAMETER_OPEN) : follows - 1] not in known.given:
-        return Ending(Verdict.NEXT, behind)
-    if not final:
-        return Ending(Verdict.MORE, at) if cut or MORE in (header, follows) else Ending(Verdict.TEXT, at + 1)
-    if cut or follows == MORE:
-        return Ending(Verdict.OVER, len(text))
-    # a header that was cut never became a call
-    return Ending(Verdict.OVER, behind) if header == MORE else Ending(Verdict.TEXT, at + 1)
+
+def _own(text: str, at: int, opening: str, verdict: Verdict, known: Known, final: bool) -> Ending:
+    """Judge an opening tag that is text: `verdict` if it opens one of the value's own."""
+    start = at + len(opening)
+    if known.quoted and verdict is Verdict.FUNCTION:
+        return Ending(Verdict.TEXT, at + 1)
+    if start < len(text) and text[start] not in f"=>{SPACE}":
+        return Ending(Verdict.TEXT, at + 1)
+    # a name and the `=` before it
+    longest = MAX_NAME + 1
+    end = text.find(">", start, start + longest + 1)
+    inside = text[start : end if end >= 0 else start + longest + 1]
+    if "<" in inside or len(inside) > longest or inside.endswith("/"):
+        return Ending(Verdict.TEXT, at + 1)
+    if end < 0:
+        return Ending(Verdict.TEXT, at + 1) if final else Ending(Verdict.MORE, at)
+    return Ending(verdict, at + 1)

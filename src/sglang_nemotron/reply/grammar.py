@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from .events import CallArguments, CallStarted, ContentDelta, Event, ReasoningDelta
 from .reasoning import ReasoningStage
 from .schema import ToolSpec
-from .tools import CallArguments, CallStarted, ContentDelta, Event, ReasoningDelta, ToolStage
+from .tools import ToolStage
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class ReplyParser:
 
     `tools` are the declared tools (`schema.check_tools`). `thinking` and `line_start` say how the reply begins
     (`reasoning.opening`). `reasoning=False` leaves the think block in the content, `tools_enabled=False` leaves calls
-    there; a declared call still ends the think block then. The rest is `reasoning.ReasoningStage`'s.
+    there; a declared call still ends the think block then. The rest is `reasoning.ReasoningStage`'s and
+    `tools.ToolStage`'s.
     """
 
     __slots__ = ("_reasoning", "_tools")
@@ -51,6 +53,7 @@ class ReplyParser:
         force_nonempty_content: bool = False,
         stream_reasoning: bool = True,
         line_start: bool = True,
+        max_calls: int | None = None,
     ) -> None:
         self._reasoning = None
         if reasoning:
@@ -63,7 +66,14 @@ class ReplyParser:
             )
         # behind a think block, content begins a line
         content_begins_line = line_start or (reasoning and thinking)
-        self._tools = ToolStage(tools, line_start=content_begins_line) if tools_enabled and tools else None
+        self._tools = None
+        if tools_enabled and tools:
+            self._tools = ToolStage(
+                tools,
+                line_start=content_begins_line,
+                thinking=thinking and not reasoning,
+                max_calls=max_calls,
+            )
 
     def feed(self, text: str) -> list[Event]:
         """Take the next piece of the reply; returns what it settles, in order."""
@@ -75,8 +85,9 @@ class ReplyParser:
         events = self._content(rest)
         return [ReasoningDelta(reasoning), *events] if reasoning else events
 
-    def finish(self) -> list[Event]:
-        """The reply has ended; returns what was held back. Every call is complete JSON then."""
+    def finish(self, *, cut: bool = False, stop: str = "") -> list[Event]:
+        """The reply has ended; returns what was held back. Every call is complete JSON then, except one that was `cut`
+        inside a value (`tools.ToolStage.finish`)."""
         events: list[Event] = []
         if self._reasoning is not None:
             reasoning, rest = self._reasoning.finish()
@@ -85,7 +96,7 @@ class ReplyParser:
             if rest:
                 events.extend(self._content(rest))
         if self._tools is not None:
-            events.extend(self._tools.finish())
+            events.extend(self._tools.finish(cut=cut, stop=stop))
         return events
 
     def _content(self, text: str) -> list[Event]:
@@ -125,8 +136,11 @@ def parse_reply(
     tools_enabled: bool = True,
     force_nonempty_content: bool = False,
     line_start: bool = True,
+    max_calls: int | None = None,
+    cut: bool = False,
+    stop: str = "",
 ) -> Reply:
-    """Parse a whole reply; the options are `ReplyParser`'s."""
+    """Parse a whole reply; the options are `ReplyParser`'s and its `finish`'s."""
     parser = ReplyParser(
         tools,
         thinking=thinking,
@@ -134,5 +148,6 @@ def parse_reply(
         tools_enabled=tools_enabled,
         force_nonempty_content=force_nonempty_content,
         line_start=line_start,
+        max_calls=max_calls,
     )
-    return collect([*parser.feed(text), *parser.finish()])
+    return collect([*parser.feed(text), *parser.finish(cut=cut, stop=stop)])

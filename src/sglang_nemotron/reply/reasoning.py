@@ -30,6 +30,7 @@ Requests
 * `stream_reasoning=False`: reasoning comes out in one piece, when the block ends or the text does.
 * `force_nonempty_content`: a reply whose rest is blank (and holds no call) gives its reasoning as content instead,
   never both. That can be told only at the first visible character of the rest, so reasoning is held until then.
+  It is content in every respect then, so that a call in a loose form (`tools`) is a call.
 * `separate_reasoning=False`: this stage is left out; the whole text is content and calls.
 * `continue_final_message`, history, Omni's `/think` and `/no_think`: all of these show in the rendered prompt alone.
   Ask `opening(prompt)`, not the request, whether the reply begins in a think block. `reasoning_content` in the history

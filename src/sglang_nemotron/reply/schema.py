@@ -1,22 +1,17 @@
-"""What a tool's JSON schema says about its parameters: declared tools come in, checked; a parameter's text goes out as
-a JSON literal of the declared type. Knows nothing of tags, streams or SGLang.
+"""What a tool's JSON schema says about its parameters: declared tools come in, checked; the JSON types of each
+parameter go out. Knows nothing of tags, streams or SGLang.
 """
 
 from __future__ import annotations
 
-import ast
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from json.encoder import encode_basestring
 from typing import Any, Final
 
 from .markup import MAX_NAME
+from .values import ANY, JSON_TYPES, STRING, ValueType
 
-JSON_TYPES: Final = ("string", "integer", "number", "boolean", "array", "object", "null")
-ANY: Final = frozenset(JSON_TYPES)
 # names that are no JSON schema types but common in tools; SGLang's server rewrites these and more before we see them
 ALIASES: Final = {
     "str": "string",
@@ -34,15 +29,6 @@ ALIASES: Final = {
     "map": "object",
 }
 
-_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)", re.ASCII)
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", re.ASCII)
-_LOOSE_NUMBER = re.compile(r"([+-]?)([0-9]*)(?:\.([0-9]*))?([eE][+-]?[0-9]+)?", re.ASCII)
-_SCALAR_PREFIX = re.compile(r"-?[0-9][0-9.eE+-]*|-", re.ASCII)
-# longer numerals are kept as strings: common JSON readers refuse them (Python's stops at 4300 digits)
-_MAX_NUMERAL: Final = 1000
-# longest text that is also tried as a Python literal
-_MAX_PYTHON: Final = 65536
-
 
 @dataclass(frozen=True)
 class ToolSpec:
@@ -55,130 +41,6 @@ class ToolSpec:
     def types(self) -> tuple[dict[str, ValueType], ValueType]:
         """The types of the declared parameters by name, and the type of any other name (`parameter_types`)."""
         return parameter_types(self.parameters)
-
-
-@dataclass(frozen=True)
-class ValueType:
-    """The JSON types that a parameter's schema allows, and its enumerated values (None: not enumerated)."""
-
-    types: frozenset[str]
-    members: tuple[Any, ...] | None = None
-
-    @property
-    def streams(self) -> bool:
-        """Whether any text at all is a value of this type as it stands, so that it can be passed on as it comes."""
-        return self.types == _STRING_ONLY and all(isinstance(member, str) for member in self.members or ())
-
-    def undecided(self, text: str) -> bool:
-        """Whether a value that begins like this may still turn out to be something else than a string."""
-        if self.waits(text):
-            return True
-        if len(text) > _MAX_NUMERAL:
-            return False
-        words = [word for word, kind in _WORDS.items() if kind in self.types]
-        numeral = not self.types.isdisjoint(("integer", "number")) and _SCALAR_PREFIX.fullmatch(text)
-        return bool(numeral) or text.isspace() or any(word.startswith(text) for word in words)
-
-    def waits(self, text: str) -> bool:
-        """Whether a value that begins like this stays undecided until its end, whatever comes next."""
-        if "string" not in self.types or self.members is not None:
-            return True
-        bracket = "" if self.types.isdisjoint(("array", "object")) else text[: _MAX_NUMERAL + 1].lstrip()[:1]
-        return bracket in ("[", "{")
-
-
-_STRING_ONLY: Final = frozenset(("string",))
-_WORDS: Final = {"null": "null", "true": "boolean", "false": "boolean"}
-STRING: Final = ValueType(_STRING_ONLY)
-
-
-def literal(text: str, wanted: ValueType) -> str | None:
-    """The JSON literal for a parameter's text, or None if the text is no value of the wanted type.
-
-    Where a string is allowed too, only exact JSON (`12`, `true`, `null`, `{...}`) is taken for something else. Where
-    it is not, surrounding space, `True`, `None`, `+1`, `.5` and Python's spelling of lists and dicts are accepted.
-    """
-    if wanted.members is not None:
-        found = _member(text, wanted.members)
-        if found is not None:
-            return found
-    if wanted.types == _STRING_ONLY:
-        return encode_basestring(text)
-    strict = "string" in wanted.types
-    bare = text if strict else text.strip()
-    found = _word(bare, wanted.types, strict) or _numeral(bare, wanted.types, strict) or _container(bare, wanted.types)
-    if found is None and strict:
-        return encode_basestring(text)
-    return found
-
-
-def as_json(text: str, wanted: ValueType) -> str:
-    """The JSON literal for a parameter's text; text that is no value of the wanted type stays a string, unaltered."""
-    found = literal(text, wanted)
-    return encode_basestring(text) if found is None else found
-
-
-def _member(text: str, members: tuple[Any, ...]) -> str | None:
-    if text in [member for member in members if isinstance(member, str)]:
-        return encode_basestring(text)
-    for member in members:
-        if not isinstance(member, str) and json.dumps(member) == text.strip():
-            return json.dumps(member)
-    return None
-
-
-def _word(text: str, types: frozenset[str], strict: bool) -> str | None:
-    if "null" in types and (text == "null" or (not strict and text == "None")):
-        return "null"
-    if "boolean" in types:
-        lowered = text if strict else text.lower()
-        if lowered in ("true", "false"):
-            return lowered
-    return None
-
-
-def _numeral(text: str, types: frozenset[str], strict: bool) -> str | None:
-    if len(text) > _MAX_NUMERAL or types.isdisjoint(("integer", "number")):
-        return None
-    if strict and "number" not in types:
-        return text if _INTEGER.fullmatch(text) else None
-    if not strict:
-        loose = _LOOSE_NUMBER.fullmatch(text)
-        if loose is None or not (loose[2] or loose[3]):
-            return None
-        sign = "-" if loose[1] == "-" else ""
-        fraction = f".{loose[3]}" if loose[3] else ""
-        text = f"{sign}{(loose[2] or '').lstrip('0') or '0'}{fraction}{loose[4] or ''}"
-        if "number" not in types and fraction and not loose[4] and not loose[3].strip("0"):
-            text = text.partition(".")[0]
-    return text if _NUMBER.fullmatch(text) else None
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _container(text: str, types: frozenset[str]) -> str | None:
-    if types.isdisjoint(("array", "object")) or not text.lstrip().startswith(("[", "{")):
-        return None
-    try:
-        # what is JSON already goes through as it is: number spellings, key order, repeated keys
-        json.loads(text, parse_constant=_refuse_constant)
-        return text.strip()
-    except (ValueError, RecursionError):
-        pass
-    try:
-        # raw newlines inside its strings
-        return json.dumps(json.loads(text, strict=False, parse_constant=_refuse_constant), ensure_ascii=False)
-    except (ValueError, RecursionError):
-        pass
-    if len(text) > _MAX_PYTHON:
-        return None
-    try:
-        value = ast.literal_eval(text.strip())
-        return json.dumps(value, ensure_ascii=False, allow_nan=False) if isinstance(value, (list, dict)) else None
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return None
 
 
 def parameter_types(parameters: Mapping[str, Any] | None) -> tuple[dict[str, ValueType], ValueType]:

@@ -1,119 +1,130 @@
 """Second half of the reply grammar: content with tool calls in it goes in, content and calls come out as events.
 
 Takes what `reasoning.ReasoningStage` hands on, or a whole reply where no reasoning is parsed. Knows where a call, its
-parameters and their values begin and end; what a value means is `schema`'s, where it ends is `endings`'.
+parameters and their values begin and end; what a value means is `values`', where it ends is `endings`'.
 
 A call
 ------
-`<tool_call>`, newline, `<function=NAME>` at a line start, NAME declared, begins a call; every other tag outside a call
-is text. "Line start" is behind a newline, at the start of the content, or directly behind a call. Then parameters, then
-`</function>`, then `</tool_call>`, with at most `markup.MAX_SPACE` whitespace characters between them. Any other text
-between the tags, or more whitespace, ends the call as if its missing tags stood there, and is content. A call that has
-begun is never taken back: the text may end anywhere and its arguments are still one whole JSON object.
+The strict form begins a call at once: `<tool_call>`, newline, `<function=NAME>` at a line start, NAME declared. "Line
+start" is behind a newline, at the start of the content, or directly behind a call. A looser form
+(`markup.loose_header`: `<tool_call>` anywhere, blanks or one line of words, `<function=NAME>`; or `<function=NAME>`
+alone, first on its line) begins one as soon as a parameter or the function's end follows, unless Markdown quotes it
+(`markdown`) or it stands in an open think block. Every other tag outside a call is text.
+
+Then parameters, then `</function>`, then `</tool_call>`, with at most `markup.MAX_SPACE` whitespace characters between
+them. A closing tag written twice is one. One line of words between two tags is content. Any other text between the
+tags, or more whitespace, ends the call as if its missing tags stood there, and is content. A call that has begun is
+never taken back: the text may end anywhere and its arguments are still one whole JSON object, unless the reply was cut
+inside a value (`finish`).
 
 A value is the text between `<parameter=NAME>` and its end, less one newline at either side. Values that can only be
 strings come out as they arrive; others in one piece, when they end. A value that is not of its declared type stays a
-string. A name is never written twice: a second `<parameter=NAME>` is text of the value before it.
+string. A name is never written twice: of two values in a row the last counts, one that comes behind a written one is
+content.
 
-Whitespace. One newline before `<tool_call>` and one after `</tool_call>` are markup, as is all whitespace between the
-tags of a call. All other whitespace is kept.
+Whitespace. The line break and the indentation before the header of a call, one newline after `</tool_call>`, and all
+whitespace between the tags of a call are markup. All other whitespace is kept. `output.Joint` keeps the text before a
+call apart from the text behind it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from .arguments import Arguments, inner
 from .endings import Known, Verdict, ending
+from .events import Event
+from .markdown import Markdown
 from .markup import (
     CALL_CLOSE,
     CALL_HEADER,
     CALL_OPEN,
+    CLOSERS,
     FUNCTION_CLOSE,
+    FUNCTION_OPEN,
     MORE,
     NO,
     PARAMETER_CLOSE,
     PARAMETER_OPEN,
+    SPACE,
+    THINK_CLOSE,
+    Header,
+    Line,
     Names,
     after_space,
+    any_call,
+    before_newline,
     call_header,
+    closer,
     is_cut,
+    is_cut_closer,
+    line_of_words,
+    loose_header,
+    margin,
     named_tag,
 )
+from .output import Output
 from .schema import ToolSpec
 
-
-@dataclass(frozen=True, slots=True)
-class ReasoningDelta:
-    """More of the reasoning."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ContentDelta:
-    """More of the answer."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallStarted:
-    """A tool call begins; `index` counts the calls of the reply from 0."""
-
-    index: int
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallArguments:
-    """More of a call's arguments; all fragments of one call, joined, are one JSON object."""
-
-    index: int
-    json_fragment: str
-
-
-Event = ReasoningDelta | ContentDelta | CallStarted | CallArguments
-
-_TEXT, _BODY, _VALUE, _TAIL = range(4)
+_TEXT, _BODY, _VALUE, _TAIL, _BEHIND = range(5)
+# what may begin a call, or end a think block that nobody took away
+_MARKS = (CALL_OPEN, FUNCTION_OPEN, THINK_CLOSE)
+_MARK = re.compile("|".join(_MARKS))
+_MARGIN = " \t\n"
+# a shorter fragment may begin another tag
+_SURE = "</par"
 
 
 class ToolStage:
     """Splits content and calls, incrementally. Time is linear in the text.
 
-    `feed` and `finish` return events in the order of the text; joined over any cutting of the same text they are equal.
-    Memory is the longest value that cannot be told to be a string.
+    `feed` and `finish` return events in the order of the text, words between the tags of a call behind it; joined over
+    any cutting of the same text they are equal. Memory is the longest value that cannot be told to be a string.
     """
 
     __slots__ = (
-        "_arguments",
         "_buffer",
+        "_cut",
         "_declared",
-        "_events",
-        "_index",
         "_known",
         "_line_start",
+        "_markdown",
+        "_out",
+        "_seen",
         "_skip_newline",
         "_specs",
         "_state",
+        "_thinking",
     )
 
-    def __init__(self, tools: Sequence[ToolSpec], *, line_start: bool = True) -> None:
-        """`line_start`: the first character begins a line (`reasoning.opening`; always so behind a think block)."""
+    def __init__(
+        self,
+        tools: Sequence[ToolSpec],
+        *,
+        line_start: bool = True,
+        thinking: bool = False,
+        max_calls: int | None = None,
+    ) -> None:
+        """`line_start`: the first character begins a line (`reasoning.opening`; always so behind a think block).
+        `thinking`: the text begins inside a think block that nobody takes away. Calls behind the first `max_calls` are
+        read and dropped."""
         self._specs = {spec.name: spec for spec in tools}
         self._declared = Names(self._specs)
+        # the text did not end by itself
+        self._cut = False
         self._state = _TEXT
         # text that waits for more, and whether its first character begins a line when no newline in it says so
         self._buffer = ""
         self._line_start = line_start
         # a newline that comes next is markup
         self._skip_newline = False
-        self._index = -1
-        self._events: list[Event] = []
-        # of the call that is open, or was last
-        self._arguments = Arguments(ToolSpec(""))
-        self._known = Known(self._declared, frozenset(), frozenset(), 0)
+        self._thinking = thinking
+        self._markdown = Markdown()
+        # how much of the text at hand `_markdown` has seen
+        self._seen = 0
+        self._out = Output(self._specs, max_calls)
+        # of the value that is open
+        self._known = Known(self._declared, frozenset(), frozenset())
 
     def feed(self, text: str) -> list[Event]:
         """Take the next piece of content."""
@@ -124,33 +135,29 @@ class ToolStage:
         # most pieces hold no tag
         if "<" in text or self._skip_newline or self._state not in (_TEXT, _VALUE):
             return self._run(text, final=False)
-        if text[-1] != "\n":
-            self._buffer = ""
-            self._line_start = False
-        else:
-            # the newline may belong to a tag
-            self._buffer = "\n"
-            text = text[:-1]
-            if not text:
-                return []
-            self._line_start = text[-1] == "\n"
-        if self._state == _TEXT:
-            return [ContentDelta(text)]
-        if self._arguments.streaming:
-            return [CallArguments(self._index, inner(text))]
-        self._arguments.add(text)
-        fragment = self._arguments.take()
-        return [CallArguments(self._index, fragment)] if fragment else []
+        self._hold(text, 0, len(text))
+        return self._out.take()
 
-    def finish(self) -> list[Event]:
-        """The text has ended: give back what was held and close what is open."""
-        return self._run(self._buffer, final=True)
+    def finish(self, *, cut: bool = False, stop: str = "") -> list[Event]:
+        """The text has ended: give back what was held and close what is open.
+
+        `cut`: a stop string or a limit of tokens ended it, so that a value that is open stays unfinished. `stop`: that
+        string, which the text lacks; one that is the next closing tag of a call counts as if it stood there.
+        """
+        stop = stop.strip()
+        events = self._run(self._buffer + stop, final=False) if self._closes(stop) else []
+        self._cut = cut
+        return events + self._run(self._buffer, final=True)
+
+    @property
+    def unfinished(self) -> int | None:
+        """Behind `finish`: the index of a call that the end of the reply cut inside a value."""
+        return self._out.unfinished
 
     def _run(self, text: str, final: bool) -> list[Event]:
         """Work through `text`, which begins where the buffer began, and keep in the buffer what waits for more."""
-        self._events = []
         self._buffer = ""
-        steps = {_TEXT: self._text, _BODY: self._body, _VALUE: self._in_value, _TAIL: self._tail}
+        steps = {_TEXT: self._text, _BODY: self._body, _VALUE: self._in_value, _TAIL: self._tail, _BEHIND: self._behind}
         at: int | None = 0
         while at is not None:
             if self._skip_newline and at < len(text):
@@ -158,65 +165,157 @@ class ToolStage:
                 self._line_start = True
                 at += text[at] == "\n"
             at = steps[self._state](text, at, final)
-        self._flush()
-        return self._events
+        if final:
+            self._out.finish()
+        return self._out.take()
 
     # each step works from `at` and returns where the next one begins, or None when the text is used up
 
     def _text(self, text: str, start: int, final: bool) -> int | None:
         """Outside of calls."""
-        at = text.find(CALL_OPEN, start)
-        while at >= 0:
-            header = call_header(text, at, self._declared) if self._begins_line(text, start, at) else NO
-            if header > 0:
-                self._content(text[start : _before_newline(text, start, at)])
-                self._start(text[at + len(CALL_HEADER) : header - 1])
-                return header
+        hold = -1
+        for mark in _MARK.finditer(text, start):
+            if mark[0] == THINK_CLOSE:
+                self._thinking = False
+                continue
+            header = self._header(text, start, mark.start())
+            if isinstance(header, Header):
+                self._begin(text, start, mark.start(), header)
+                return header.end
             if header == MORE and not final:
+                hold = mark.start()
                 break
-            at = text.find(CALL_OPEN, at + 1)
-        if at < 0 and not final:
-            at = text.rfind("<", max(start, len(text) - len(CALL_OPEN)))
-            if at >= 0 and not (is_cut(CALL_OPEN, text, at) and self._begins_line(text, start, at)):
-                at = -1
-        keep = len(text) if final else self._keep(text, start, at)
-        self._content(text[start:keep])
+        else:
+            hold = text.rfind("<", max(start, len(text) - len(CALL_OPEN)))
+            if hold >= 0 and not any(is_cut(mark, text, hold) for mark in _MARKS):
+                hold = -1
+        self._hold(text, start, hold if hold >= 0 else len(text))
+        if final:
+            self._out.content(self._buffer)
+            self._buffer = ""
         return None
+
+    def _header(self, text: str, start: int, at: int) -> Header | int:
+        """The call that begins at `at` in content, or NO, or MORE."""
+        begins_line = self._begins_line(text, start, at)
+        strict = self._strict(text, at) if begins_line else NO
+        if isinstance(strict, Header) or self._thinking:
+            return strict
+        self._read_markdown(text, start, at)
+        if self._markdown.quotes:
+            return strict
+        if text.startswith(FUNCTION_OPEN, at) and not begins_line and margin(text, start, at, self._line_start) == at:
+            return NO
+        loose = loose_header(text, at, self._declared)
+        return MORE if loose == NO and strict == MORE else loose
+
+    def _strict(self, text: str, at: int) -> Header | int:
+        end = call_header(text, at, self._declared)
+        return Header(text[at + len(CALL_HEADER) : end - 1], "", end) if end > 0 else end
+
+    def _read_markdown(self, text: str, start: int, at: int) -> None:
+        """Show the content before `at` to `_markdown`, each character once."""
+        seen = max(self._seen, start)
+        if at > seen:
+            self._markdown.feed(text[seen:at])
+        self._seen = max(seen, at)
+
+    def _begin(self, text: str, start: int, at: int, header: Header) -> None:
+        """Pass on the content before a call, and the words in its header, and begin it."""
+        self._out.content(text[start : margin(text, start, at, self._line_start)])
+        self._out.aside(header.words)
+        self._read_markdown(text, start, at)
+        self._markdown.end_line()
+        self._seen = 0
+        self._start(header.name)
 
     def _body(self, text: str, start: int, final: bool) -> int | None:
         """Inside a call, where a parameter or the end of the function may come."""
         at = after_space(text, start)
         parameter = named_tag(text, at, PARAMETER_OPEN)
         if parameter > 0:
-            name = text[at + len(PARAMETER_OPEN) : parameter - 1]
-            self._arguments.open(name)
-            self._known = self._known._replace(quoted=0)
+            self._out.arguments.open(text[at + len(PARAMETER_OPEN) : parameter - 1])
+            plain = self._out.arguments.plain
+            self._known = self._known._replace(plain=plain, quoted=0, quoted_parameters=0, parameters=0, functions=0)
             self._state, self._skip_newline = _VALUE, True
             return parameter
-        if text.startswith(FUNCTION_CLOSE, at):
-            self._close(_TAIL)
-            return at + len(FUNCTION_CLOSE)
-        if text.startswith(CALL_CLOSE, at):
-            self._close(_TEXT)
-            return at + len(CALL_CLOSE)
-        if at == len(text) or parameter == MORE or is_cut(FUNCTION_CLOSE, text, at) or is_cut(CALL_CLOSE, text, at):
-            if final:
-                self._close(_TEXT)
-            else:
-                self._buffer = text[start:]
+        tag = closer(text, at)
+        if tag:
+            self._skip_newline = True
+            if tag != PARAMETER_CLOSE:
+                self._close(_TAIL if tag == FUNCTION_CLOSE else _BEHIND)
+            return at + len(tag)
+        if at == len(text) or parameter == MORE or is_cut_closer(text, at):
+            self._wait(text, start, final)
             return None
+        strict = self._strict(text, at)
+        header = strict if isinstance(strict, Header) else loose_header(text, at, self._declared)
+        if isinstance(header, Header):
+            self._close(_TEXT)
+            self._out.aside(header.words)
+            self._start(header.name)
+            return header.end
+        line = line_of_words(text, at, final) if text[at] not in SPACE else NO
+        follows = self._follows(text, line.end) if isinstance(line, Line) else line
+        if MORE in (strict, header, follows) and not final:
+            self._wait(text, start, final)
+            return None
+        if isinstance(line, Line) and follows != NO:
+            self._out.within(line.words)
+            return line.end
         self._close(_TEXT)
         self._skip_newline = False
         return start
 
+    def _follows(self, text: str, at: int) -> int:
+        """Whether a tag that goes on with a call, or ends it, stands at `at`: a position, NO, or MORE; so does the end
+        of the text."""
+        if closer(text, at):
+            return at
+        parameter = named_tag(text, at, PARAMETER_OPEN)
+        call = any_call(text, at, self._declared)
+        if parameter > 0 or call > 0:
+            return at
+        more = at == len(text) or is_cut_closer(text, at) or MORE in (parameter, call)
+        return MORE if more else NO
+
+    def _wait(self, text: str, start: int, final: bool) -> None:
+        """Nothing more to read in a call for now."""
+        if final:
+            self._close(_TEXT)
+        else:
+            self._buffer = text[start:]
+
     def _tail(self, text: str, start: int, final: bool) -> int | None:
         """Behind `</function>`, where `</tool_call>` may come. The call is complete already."""
         at = after_space(text, start)
-        if text.startswith(CALL_CLOSE, at):
-            self._state, self._skip_newline = _TEXT, True
-            return at + len(CALL_CLOSE)
-        if at == len(text) or is_cut(CALL_CLOSE, text, at):
+        tag = closer(text, at)
+        if tag:
+            self._go(_BEHIND if tag == CALL_CLOSE else _TAIL)
+            return at + len(tag)
+        if at == len(text) or is_cut_closer(text, at):
             self._buffer = "" if final else text[start:]
+            return None
+        line = line_of_words(text, at, final) if text[at] not in SPACE else NO
+        if isinstance(line, Line) and closer(text, line.end):
+            self._out.aside(line.words)
+            return line.end
+        more = line == MORE or (isinstance(line, Line) and is_cut_closer(text, line.end))
+        if more and not final:
+            self._buffer = text[start:]
+            return None
+        self._state = _TEXT
+        return start
+
+    def _behind(self, text: str, start: int, final: bool) -> int | None:
+        """Behind `</tool_call>`, where it may be written again."""
+        at = after_space(text, start)
+        tag = closer(text, at)
+        if tag:
+            self._go(_BEHIND)
+            return at + len(tag)
+        if not final and (at == len(text) or is_cut_closer(text, at)):
+            self._buffer = text[start:]
             return None
         self._state = _TEXT
         return start
@@ -225,77 +324,77 @@ class ToolStage:
         """Inside a parameter's value."""
         at = text.find("<", start)
         while at >= 0:
-            begins_line = self._begins_line(text, start, at)
-            verdict, behind = ending(text, at, begins_line, self._known, final)
+            verdict, behind = ending(text, at, self._begins_line(text, start, at), self._known, final)
             if verdict is Verdict.MORE:
                 break
-            if verdict is Verdict.NEXT or verdict is Verdict.OVER:
-                self._arguments.add(text[start : _before_newline(text, start, at)])
-                self._arguments.end()
-                self._line_start = True
-                if verdict is Verdict.OVER:
-                    self._close(_TEXT)
-                else:
-                    self._state = _BODY
+            if verdict is Verdict.END:
+                self._out.arguments.add(text[start : before_newline(text, start, at)])
+                self._out.end_value()
+                self._state, self._line_start = _BODY, True
                 return behind
-            if verdict is not Verdict.TEXT:
-                step = 1 if verdict is Verdict.QUOTE else -1
-                self._known = self._known._replace(quoted=self._known.quoted + step)
+            self._known = self._known.behind(verdict)
             at = text.find("<", behind)
-        if final:
-            at = _cut_closer(text, start)
-        keep = self._keep(text, start, at)
-        self._arguments.add(text[start:keep])
-        if final:
-            self._arguments.end(cut=self._buffer)
-            self._buffer = ""
-            self._close(_TEXT)
+        if not final:
+            self._hold(text, start, at if at >= 0 else len(text))
+            return None
+        self._last_value(text, start)
         return None
+
+    def _last_value(self, text: str, start: int) -> None:
+        """Close a value that the text ends in; one that was cut off stays unfinished."""
+        at = text.rfind("<", max(start, len(text) - len(PARAMETER_CLOSE)))
+        fragment = text[at:] if at >= 0 and is_cut_closer(text, at) else ""
+        # what may be the end of a closing tag is one at a line start; in a line, only `</par` can be nothing else
+        is_tag = bool(fragment) and (self._begins_line(text, start, at) or fragment.startswith(_SURE))
+        self._hold(text, start, at if fragment else len(text))
+        rest = "" if is_tag else self._buffer
+        self._buffer = ""
+        if self._cut and not (is_tag and len(fragment) >= len(_SURE)):
+            self._out.arguments.add(rest)
+            self._out.abandon()
+        else:
+            self._out.end_value(rest)
+            self._out.close()
+        self._go(_TEXT)
 
     def _begins_line(self, text: str, start: int, at: int) -> bool:
         return text[at - 1] == "\n" if at > start else self._line_start
 
-    def _keep(self, text: str, start: int, at: int) -> int:
-        """Put the text from `at` (-1: none) into the buffer, with a newline before it; returns where it begins."""
-        keep = _before_newline(text, start, at if at >= 0 else len(text))
+    def _closes(self, stop: str) -> bool:
+        """Whether a stop string is a closing tag that may come here."""
+        if stop not in CLOSERS or self._state not in (_BODY, _VALUE, _TAIL):
+            return False
+        if self._state != _VALUE or stop == PARAMETER_CLOSE:
+            return not self._known.quoted
+        return not self._known.quoted and (self._buffer.endswith("\n") or (not self._buffer and self._line_start))
+
+    def _hold(self, text: str, start: int, at: int) -> None:
+        """Pass on the text before `at`, and put the rest into the buffer with what before it may be markup: a newline,
+        and in content the indentation."""
+        if self._state == _TEXT:
+            # a piece rarely ends in what margins are made of
+            keep = margin(text, start, at, self._line_start) if at == start or text[at - 1] in _MARGIN else at
+            self._read_markdown(text, start, keep)
+            self._seen -= keep
+            self._out.content(text[start:keep])
+        else:
+            keep = before_newline(text, start, at)
+            self._out.arguments.add(text[start:keep])
         if keep > start:
             self._line_start = text[keep - 1] == "\n"
         self._buffer = text[keep:]
-        return keep
-
-    def _content(self, text: str) -> None:
-        if text:
-            self._events.append(ContentDelta(text))
 
     def _start(self, name: str) -> None:
-        self._index += 1
-        self._events.append(CallStarted(self._index, name))
-        self._arguments = Arguments(self._specs[name])
-        self._known = Known(self._declared, self._arguments.declared, self._arguments.given, 0)
-        self._state, self._skip_newline, self._line_start = _BODY, True, True
+        self._out.start(name)
+        arguments = self._out.arguments
+        self._known = Known(self._declared, arguments.declared, arguments.given)
+        self._go(_BODY)
 
     def _close(self, state: int) -> None:
         """Complete the arguments of the call and go on in `state`."""
-        self._arguments.close()
-        self._flush()
+        self._out.close()
+        self._go(state)
+
+    def _go(self, state: int) -> None:
+        """Go on behind a tag, where a newline is markup and a line begins."""
         self._state, self._skip_newline, self._line_start = state, True, True
-
-    def _flush(self) -> None:
-        fragment = self._arguments.take()
-        if fragment:
-            self._events.append(CallArguments(self._index, fragment))
-
-
-def _before_newline(text: str, start: int, at: int) -> int:
-    """`at`, or the position of the newline right before it, not before `start`."""
-    return at - 1 if at > start and text[at - 1] == "\n" else at
-
-
-def _cut_closer(text: str, start: int) -> int:
-    """Where the text ends inside a closing tag that it began (at a line start, or `</parameter>`), or -1."""
-    at = text.rfind("<", max(start, len(text) - len(PARAMETER_CLOSE)))
-    if at < 0:
-        return -1
-    begins_line = at == start or text[at - 1] == "\n"
-    tags = (PARAMETER_CLOSE, FUNCTION_CLOSE, CALL_CLOSE) if begins_line else (PARAMETER_CLOSE,)
-    return at if any(is_cut(tag, text, at) for tag in tags) else -1

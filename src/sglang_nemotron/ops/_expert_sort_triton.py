@@ -178,7 +178,7 @@ def _sort(
 
 
 def sort_pairs(ids_Tk: torch.Tensor, *, num_experts: int, block_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Same contract as `expert_sort_reference.sort_pairs`; ids outside [0, num_experts) are skipped alike."""
+    """Same contract as `_expert_sort_reference.sort_pairs`; ids outside [0, num_experts) are skipped alike."""
     pairs_n, blocks_b3, _ = _sort(ids_Tk, None, None, num_experts, block_rows)
     return pairs_n, blocks_b3
 
@@ -186,7 +186,7 @@ def sort_pairs(ids_Tk: torch.Tensor, *, num_experts: int, block_rows: int) -> tu
 def sort_pairs_quantising(
     ids_Tk: torch.Tensor, x_TD: torch.Tensor, scale: torch.Tensor, *, num_experts: int, block_rows: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Same contract as `expert_sort_reference.sort_pairs_quantising`, in the same launches."""
+    """Same contract as `_expert_sort_reference.sort_pairs_quantising`, in the same launches."""
     if not x_TD.is_contiguous():
         raise ValueError(f"hidden states are contiguous, not of strides {x_TD.stride()}")
     pairs_n, blocks_b3, quantised_TD = _sort(ids_Tk, x_TD, scale, num_experts, block_rows)

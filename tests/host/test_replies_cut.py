@@ -1,0 +1,133 @@
+"""Replies that a stop string or a limit of tokens cut: a call that is cut inside a value is never shown as whole."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from reply_room import OPENAI_TOOLS
+from reply_through import Asked, parsers, request_of
+from sglang.srt.entrypoints.anthropic.serving import AnthropicServing
+from sglang.srt.entrypoints.openai.protocol import (
+    ChatCompletionResponse,
+    ChatCompletionResponseChoice,
+    ChatMessage,
+    FunctionResponse,
+    ToolCall,
+    UsageInfo,
+)
+from sglang.srt.entrypoints.openai.serving_chat import OpenAIServingChat, _incomplete_tool_call_indices
+from sglang.srt.managers.io_struct import GenerateReqInput
+
+from sglang_nemotron.host import reply_ends
+from sglang_nemotron.host.parsers import PARSERS
+from sglang_nemotron.host.reply_flags import PARSER
+
+TOOLS = tuple(OPENAI_TOOLS)
+HEAD = "<tool_call>\n<function=set>\n<parameter=i>\n1\n</parameter>\n<parameter=s>\nls"
+LENGTH = {"type": "length", "length": 9}
+EOS = {"type": "stop", "matched": 11}
+
+
+def stopped(text: str) -> dict[str, Any]:
+    return {"type": "stop", "matched": text}
+
+
+# text, how it ended, the arguments (None: unfinished), what SGLang says of it
+ROWS: list[tuple[str, dict[str, Any], Any, str]] = [
+    (HEAD, EOS, {"i": 1, "s": "ls"}, "tool_calls"),
+    (HEAD, LENGTH, None, "length"),
+    (HEAD, stopped("STOP"), None, "stop"),
+    (HEAD + "\n", stopped("</parameter>"), {"i": 1, "s": "ls"}, "tool_calls"),
+    (HEAD + "\n", stopped("\n</parameter>\n"), {"i": 1, "s": "ls"}, "tool_calls"),
+    (HEAD + "\n</parameter>\n", stopped("</function>"), {"i": 1, "s": "ls"}, "tool_calls"),
+    (HEAD + "\n</parameter>\n</function>\n", stopped("</tool_call>"), {"i": 1, "s": "ls"}, "tool_calls"),
+    (HEAD + "\n", stopped("</function>"), {"i": 1, "s": "ls"}, "tool_calls"),
+    (HEAD + " ", stopped("</function>"), None, "stop"),
+    (HEAD + "\n</parameter>\n", LENGTH, {"i": 1, "s": "ls"}, "length"),
+    (HEAD + "\n</para", LENGTH, {"i": 1, "s": "ls"}, "length"),
+    (HEAD + "\n</", LENGTH, None, "length"),
+    ("<tool_call>\n<function=set>\n<parameter=i>\n1}", LENGTH, None, "length"),
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _open() -> None:
+    PARSERS.open()
+
+
+@pytest.mark.parametrize(("text", "reason", "arguments", "says"), ROWS)
+def test_streamed(text: str, reason: dict[str, Any], arguments: Any, says: str) -> None:
+    _, parser = parsers(Asked(tools=TOOLS, thinking=False), stream=True)
+    assert parser is not None
+
+    async def outputs() -> Any:
+        for at, character in enumerate(text):
+            yield {"text": character, "meta_info": {"finish_reason": reason if at == len(text) - 1 else None}}
+
+    async def read() -> str:
+        fragments: list[str] = []
+        generate = reply_ends._generate_request(lambda self, obj, request: outputs())
+        async for output in generate(SimpleNamespace(nemotron_ends_are_told=True), GenerateReqInput(text="t")):
+            fragments += [item.parameters for item in parser.parse_stream_chunk(output["text"])[1]]
+            if output["meta_info"]["finish_reason"]:
+                fragments += [item.parameters for item in parser.parse_stream_end()[1]]
+        return "".join(fragments)
+
+    found = asyncio.run(read())
+    assert_arguments(found, arguments)
+    # SGLang's stream says tool_calls where it finds none of these
+    assert _incomplete_tool_call_indices(parser) == (set() if arguments else {0})
+
+
+@pytest.mark.parametrize(("text", "reason", "arguments", "says"), ROWS)
+def test_whole(text: str, reason: dict[str, Any], arguments: Any, says: str) -> None:
+    process = reply_ends._process_tool_calls(OpenAIServingChat._process_tool_calls)
+    serving = SimpleNamespace(
+        tool_call_parser=PARSER,
+        tokenizer_manager=SimpleNamespace(tokenizer=None),
+        _process_tool_call_id=lambda call, count: "id",
+    )
+    request = request_of(Asked(tools=TOOLS, thinking=False))
+    prefix = request._response_parser_prefix
+    calls, _, finish = process(serving, text, request.tools, dict(reason), "auto", 0, prefix)
+    assert_arguments(calls[-1].function.arguments, arguments)
+    assert finish["type"] == says
+    assert finish.get("matched") == (None if says == "tool_calls" else reason.get("matched"))
+    assert reply_ends.ended.get() is None
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_messages_leave_it_out(ours: bool) -> None:
+    calls = [
+        ToolCall(id=f"id{at}", function=FunctionResponse(name="set", arguments=arguments))
+        for at, arguments in enumerate(('{"i": 1}', '{"s": "ls'))
+    ]
+    message = ChatMessage(role="assistant", content="I look.", tool_calls=calls)
+    choice = ChatCompletionResponseChoice(index=0, message=message, finish_reason="length")
+    response = ChatCompletionResponse(id="r", model="m", choices=[choice], usage=UsageInfo())
+    chat = SimpleNamespace(tool_call_parser=PARSER if ours else "qwen3_coder")
+    convert = reply_ends._convert_response(AnthropicServing._convert_response)
+    found = convert(SimpleNamespace(openai_serving_chat=chat), response)
+    used = [block.input for block in found.content if block.type == "tool_use"]
+    assert used == ([{"i": 1}] if ours else [{"i": 1}, {}])
+    assert found.stop_reason == "max_tokens"
+
+
+def assert_arguments(found: str, expected: Any) -> None:
+    if expected is None:
+        assert found.startswith("{") and ("ls" in found or "1}" in found)
+        with pytest.raises(ValueError):
+            json.loads(found)
+    else:
+        assert json.loads(found) == expected
+
+
+def test_other_parsers_are_told_nothing() -> None:
+    seen: list[Any] = []
+    process = reply_ends._process_tool_calls(lambda self, *args: seen.append((args, reply_ends.ended.get())))
+    process(SimpleNamespace(tool_call_parser="qwen3_coder"), "t", [], LENGTH)
+    assert seen == [(("t", [], LENGTH), None)]

@@ -1,0 +1,172 @@
+"""The table of forms: what serves which call, the user's own choice, one line in the log, and no row that is dead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sglang_nemotron import ops
+from sglang_nemotron.ops import forms
+from sglang_nemotron.ops.forms import FORMS, LAYER, OPS, OVERRIDE, REFERENCE, Case, choose, forms_of
+
+HOPPER, BLACKWELL = (9, 0), (10, 0)
+# rows that serve where the user names them, and nowhere else yet
+ASKED_FOR = {("experts", "triton")}
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No override of this machine's, and a log in which nothing was said yet."""
+    monkeypatch.delenv(OVERRIDE, raising=False)
+    forms._overrides.cache_clear()
+    forms._say.cache_clear()
+
+
+def a_case(op: str, device: str = "cpu", capability: tuple[int, int] = (0, 0), **changes: Any) -> Case:
+    made = Case(op, device, capability, torch.bfloat16, torch.bfloat16, 4, (("D", 8), ("H", 2)))
+    return made._replace(**changes)
+
+
+def chosen(op: str, *place: Any, **changes: Any) -> str:
+    return choose(a_case(op, *place, **changes)).name
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_cpu_is_served_by_torch(op: str) -> None:
+    assert chosen(op) == "torch"
+
+
+def test_cuda_is_served_by_sglangs_kernels_and_layer() -> None:
+    named = {op: chosen(op, "cuda", HOPPER) for op in OPS}
+    assert named.pop("experts") == LAYER and named.pop("router") == "torch"
+    assert named.pop("experts_fp8") == "triton"
+    assert set(named.values()) == {"sglang"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"capability": (8, 0)}, "sglang"),
+        ({"capability": (8, 9), "dtype": torch.float16}, "sglang"),
+        ({"capability": BLACKWELL}, "torch"),
+        ({"capability": (7, 5)}, "torch"),
+        ({"dtype": torch.float32}, "torch"),
+    ],
+)
+def test_flash_attention_serves_where_it_is_built(changes: dict[str, Any], name: str) -> None:
+    assert chosen("full_attention", "cuda", **{"capability": HOPPER, **changes}) == name
+
+
+def test_a_norm_over_ranks_is_torchs() -> None:
+    assert chosen("gated_norm", "cuda", HOPPER, traits=("spans_ranks",)) == "torch"
+
+
+def test_every_row_serves_some_call() -> None:
+    reached = set()
+    for op in OPS:
+        for place in (("cpu",), ("cuda", HOPPER), ("cuda", BLACKWELL)):
+            for traits in ((), ("spans_ranks",), ("packed",)):
+                for dtype in (torch.float32, torch.bfloat16):
+                    reached.add((op, chosen(op, *place, traits=traits, dtype=dtype)))
+    assert reached | ASKED_FOR == {(row.op, row.name) for row in FORMS} and not reached & ASKED_FOR
+
+
+@pytest.mark.parametrize(
+    ("changes", "serves"),
+    [
+        ({}, True),
+        ({"dtype": torch.float32}, False),
+        ({"stored": torch.float8_e4m3fn}, False),
+        ({"traits": ("packed",)}, False),
+    ],
+)
+def test_experts_on_our_kernels_where_asked_for(
+    changes: dict[str, Any], serves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(OVERRIDE, "experts=triton")
+    if serves:
+        assert chosen("experts", "cuda", HOPPER, **changes) == "triton"
+    else:
+        with pytest.raises(ValueError, match="asks for experts=triton, which does not serve"):
+            chosen("experts", "cuda", HOPPER, **changes)
+
+
+def test_fp8_experts_need_a_card_that_multiplies_fp8() -> None:
+    assert [chosen("experts_fp8", "cuda", place) for place in ((8, 0), (8, 9), HOPPER, BLACKWELL)] == [
+        *("torch", "triton", "triton", "triton")
+    ]
+
+
+def test_every_file_of_a_form_has_a_row() -> None:
+    folder = Path(forms.__file__).parent
+    files = {file.stem for file in folder.glob("[a-z]*_*.py")}
+    rows = {f"{row.op}_{row.name}" for row in FORMS if row.name != LAYER}
+    assert files == rows | {f"{op}_{REFERENCE}" for op in OPS}
+
+
+def test_a_device_without_a_form_is_named() -> None:
+    with pytest.raises(ValueError, match=r"no form of op 'ssd' serves .*xpu.*; it has sglang \(cuda\), torch \(cpu\)"):
+        chosen("ssd", "xpu")
+
+
+# ---- the user's own choice
+
+
+def test_an_override_serves_its_op_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(OVERRIDE, "full_attention=torch, router=reference")
+    assert chosen("full_attention", "cuda", HOPPER) == "torch" and chosen("router") == REFERENCE
+    assert chosen("gated_norm", "cuda", HOPPER) == "sglang"
+    assert forms.module_for(a_case("router")).__name__.endswith("ops.router_reference")
+
+
+def test_an_override_that_cannot_serve_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(OVERRIDE, "gated_norm=sglang")
+    assert chosen("gated_norm", "cuda", HOPPER) == "sglang"
+    with pytest.raises(ValueError, match="SGLANG_NEMOTRON_OPS asks for gated_norm=sglang, which does not serve"):
+        chosen("gated_norm", "cuda", HOPPER, traits=("spans_ranks",))
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed"),
+    [
+        ("gated_norm=fast", "allowed: gated_norm=sglang|torch|reference"),
+        ("gated_norm", "allowed: gated_norm=sglang|torch|reference"),
+        ("norm=torch", "allowed: one of conv1d, "),
+    ],
+)
+def test_an_override_of_nothing_is_refused(text: str, allowed: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        forms.check_overrides({OVERRIDE: text})
+    assert repr(text) in str(refused.value) and allowed in str(refused.value)
+    forms.check_overrides({})
+
+
+# ---- said once
+
+
+def test_each_choice_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger=forms.__name__):
+        for rows in (1, 2, 3):
+            x = torch.randn(rows, 8)
+            ops.gated_norm(x, x, torch.ones(8), num_groups=2, eps=1e-5)
+        ops.gated_norm(x, x, torch.ones(8), num_groups=2, eps=1e-5, reduce_sum=lambda squares: squares)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "op gated_norm on cpu: torch (torch.float32, stored torch.float32, I=8 Q=2)",
+        "op gated_norm on cpu: torch (torch.float32, stored torch.float32, I=8 Q=2 spans_ranks)",
+    ]
+
+
+def test_packed_experts_are_told_from_plain_ones() -> None:
+    x_TD = torch.zeros(3, 8)
+    plain = ops.experts_case(x_TD, torch.zeros(4, 6, 8), top_k=2)
+    assert (plain.size("E"), plain.size("I"), plain.size("D"), plain.size("k"), plain.traits) == (4, 6, 8, 2, ())
+    for packed in (None, torch.zeros(4, 6, 4, dtype=torch.uint8), torch.zeros(4, 2, 3, 8)):
+        assert ops.experts_case(x_TD, packed, top_k=2).traits == ("packed",)
+
+
+def test_rows_of_an_op_are_in_order() -> None:
+    assert [row.name for row in forms_of("full_attention")] == ["sglang", "torch"]
