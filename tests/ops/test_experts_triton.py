@@ -53,9 +53,13 @@ on_schedules = pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
 if not INTERPRETED:
 
     def test_in_the_interpreter() -> None:
+        from support.waiting import NET_S
+
         environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu", str(HERE)]
-        run = subprocess.run(command, env=environment, cwd=HERE.parents[2], capture_output=True, text=True, timeout=600)
+        run = subprocess.run(
+            command, env=environment, cwd=HERE.parents[2], capture_output=True, text=True, timeout=NET_S
+        )
         assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
         passed = re.search(r"(\d+) passed", run.stdout)
         assert passed and int(passed[1]) >= 50, run.stdout[-500:]
@@ -153,8 +157,7 @@ def test_fp8_equals_reference(schedule: ExpertSchedule, shape: Any, tokens: int)
     assert torch.equal(kernels(schedule).experts_fp8(*given, scales), found)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="needs no interpreter")
-@pytest.mark.parametrize("tokens", [1, 7, 40])
+@pytest.mark.parametrize("tokens", [1, 7])
 def test_fp8_in_torch_equals_reference(tokens: int) -> None:
     given, scales = quantised(inputs(tokens, (8, 3, 96, 80), "cpu"))
     given = skip_some(given) if tokens > 1 else given
