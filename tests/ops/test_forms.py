@@ -13,8 +13,6 @@ from sglang_nemotron.ops import forms
 from sglang_nemotron.ops.forms import FORMS, LAYER, OPS, OVERRIDE, REFERENCE, Case, choose, forms_of
 
 HOPPER, BLACKWELL = (9, 0), (10, 0)
-# rows that serve where the user names them, and nowhere else yet
-ASKED_FOR = {("experts", "triton")}
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +69,8 @@ def test_every_row_serves_some_call() -> None:
             for traits in ((), ("spans_ranks",), ("packed",)):
                 for dtype in (torch.float32, torch.bfloat16):
                     reached.add((op, chosen(op, *place, traits=traits, dtype=dtype)))
-    assert reached | ASKED_FOR == {(row.op, row.name) for row in FORMS} and not reached & ASKED_FOR
+    reached.add(("experts", chosen("experts", "cuda", HOPPER, traits=("called",))))
+    assert reached == {(row.op, row.name) for row in FORMS}
 
 
 @pytest.mark.parametrize(
@@ -83,14 +82,18 @@ def test_every_row_serves_some_call() -> None:
         ({"traits": ("packed",)}, False),
     ],
 )
-def test_experts_on_our_kernels_where_asked_for(
-    changes: dict[str, Any], serves: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("asked_for", [False, True])
+def test_experts_on_our_kernels_where_called_or_asked_for(
+    changes: dict[str, Any], serves: bool, asked_for: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(OVERRIDE, "experts=triton")
+    if asked_for:
+        monkeypatch.setenv(OVERRIDE, "experts=triton")
+    else:
+        changes = {**changes, "traits": (*changes.get("traits", ()), "called")}
     if serves:
         assert chosen("experts", "cuda", HOPPER, **changes) == "triton"
     else:
-        with pytest.raises(ValueError, match="asks for experts=triton, which does not serve"):
+        with pytest.raises(ValueError, match="which does not serve" if asked_for else "no form of op 'experts' serves"):
             chosen("experts", "cuda", HOPPER, **changes)
 
 

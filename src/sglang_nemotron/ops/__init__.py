@@ -190,7 +190,8 @@ def experts(
     ids_Tk: torch.Tensor,
 ) -> torch.Tensor:
     """Routed experts, non-gated: sum over k of weight * down(relu(up x)^2); ids < 0 belong to other ranks."""
-    form = module_for(experts_case(x_TD, up_EID, top_k=ids_Tk.shape[1]))
+    asked = experts_case(x_TD, up_EID, top_k=ids_Tk.shape[1])
+    form = module_for(asked._replace(traits=(*asked.traits, "called")))
     return form.experts(x_TD, up_EID, down_EDI, weights_Tk, ids_Tk)
 
 

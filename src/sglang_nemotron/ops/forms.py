@@ -94,6 +94,11 @@ def _group_on_one_rank(case: Case) -> bool:
     return "spans_ranks" not in case.traits
 
 
+def _asked_by_a_layer(case: Case) -> bool:
+    """A call of `ops.experts` has no layer that could compute it."""
+    return "called" not in case.traits
+
+
 def _half_weights(case: Case) -> bool:
     """Our kernels for experts: activations and weights of one 16-bit type, weights as [E, I, D]."""
     return case.dtype in (torch.bfloat16, torch.float16) and case.stored == case.dtype and "packed" not in case.traits
@@ -117,8 +122,7 @@ FORMS: tuple[Form, ...] = (
     Form("full_attention", "sglang", ("cuda",), _flash_is_built),
     Form("full_attention", "torch", ("cpu", "cuda")),
     # SGLang's FusedMoE brings its own router, so on CUDA `route` is called where another form of the experts serves
-    Form("experts", LAYER, ("cuda",)),
-    # taken where the user asks for it, until decoder/ hands its layers over
+    Form("experts", LAYER, ("cuda",), _asked_by_a_layer),
     Form("experts", "triton", ("cuda",), _half_weights),
     Form("experts", "torch", ("cpu",)),
     Form("experts_fp8", "triton", ("cuda",), _float8_is_built),
