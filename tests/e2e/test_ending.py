@@ -14,8 +14,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_death import is_free
 
+from e2e.test_death import is_free
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS, CheckpointSpec
 from sglang_nemotron.cli.server import ServerProcess
 from sglang_nemotron.host.ending import _shared_files

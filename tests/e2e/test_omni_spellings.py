@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from omni_media import film, photo, recording
-from serving import OMNI
 
 from sglang_nemotron.cli.server import ServerProcess
+from support.serving import OMNI
 from support.waiting import NET_S
 
 SPELLINGS: dict[str, Callable[[bytes], str]] = {

@@ -10,8 +10,8 @@ import av
 import numpy as np
 import pytest
 from PIL import Image, features
-from test_audio_file import SPEECH, muxed, tones, written
 
+from media.test_audio_file import SPEECH, muxed, tones, written
 from sglang_nemotron.media.audio.file import read_audio
 from sglang_nemotron.media.file_kinds import kind_of
 from sglang_nemotron.media.image import file as image_file

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from mamba_step_cases import case
-from ops_cases import assert_near, form
 
 from sglang_nemotron.ops.step import StochasticRounding
+from support.mamba_step_cases import case
+from support.ops_cases import assert_near, form
 
 CPU = torch.device("cpu")
 # of the largest value: sums in another order; in bf16 nearly equal values may be rounded to either side, thrice

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from mamba_step_cases import Step, case
-from ops_cases import assert_near, form
-from triton_cases import DEVICE, FULL_SIZE, INTERPRETED, ON_TRITON, on_device
 
 from sglang_nemotron.ops.step import StochasticRounding
+from support.mamba_step_cases import Step, case
+from support.ops_cases import assert_near, form
+from support.triton_cases import DEVICE, FULL_SIZE, INTERPRETED, ON_TRITON, on_device
 
 pytestmark = ON_TRITON
 REFERENCE = form("mamba_step", "reference")

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from ops_cases import NAN, assert_near, form
-from triton_cases import DEVICE, FULL_SIZE, ON_TRITON
+
+from support.ops_cases import NAN, assert_near, form
+from support.triton_cases import DEVICE, FULL_SIZE, ON_TRITON
 
 pytestmark = ON_TRITON
 REFERENCE = form("router", "reference")

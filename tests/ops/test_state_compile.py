@@ -9,7 +9,8 @@ import os
 from typing import Any
 
 import pytest
-from ops_cases import form
+
+from support.ops_cases import form
 
 # the process that interprets has kernels that cannot be compiled
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

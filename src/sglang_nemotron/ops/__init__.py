@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from sglang_nemotron.ops.batch import GridSnapshots, KernelGrid, RaggedBatch, Snapshots
+from sglang_nemotron.ops.batch import Float8Scales, GridSnapshots, KernelGrid, RaggedBatch, Snapshots
 from sglang_nemotron.ops.forms import Case, case, module_for
 from sglang_nemotron.ops.step import StepWeights, StochasticRounding
 
 __all__ = [
+    "Float8Scales",
     "GridSnapshots",
     "KernelGrid",
     "RaggedBatch",
@@ -26,6 +27,7 @@ __all__ = [
     "copy_states",
     "experts",
     "experts_case",
+    "experts_fp8",
     "full_attention",
     "gated_norm",
     "mamba_step",
@@ -221,7 +223,8 @@ def experts(
     ids_Tk: torch.Tensor,
 ) -> torch.Tensor:
     """Routed experts, non-gated: sum over k of weight * down(relu(up x)^2); ids < 0 belong to other ranks."""
-    form = module_for(experts_case(x_TD, up_EID, top_k=ids_Tk.shape[1]))
+    asked = experts_case(x_TD, up_EID, top_k=ids_Tk.shape[1])
+    form = module_for(asked._replace(traits=(*asked.traits, "called")))
     return form.experts(x_TD, up_EID, down_EDI, weights_Tk, ids_Tk)
 
 
@@ -234,6 +237,21 @@ def experts_case(x_TD: torch.Tensor, up_EID: torch.Tensor | None, *, top_k: int)
         return case("experts", x_TD, up_EID, {"k": top_k}, ("packed",))
     num_experts, width, hidden = up_EID.shape
     return case("experts", x_TD, up_EID, {"D": hidden, "I": width, "E": num_experts, "k": top_k})
+
+
+def experts_fp8(
+    x_TD: torch.Tensor,
+    up_EID: torch.Tensor,
+    down_EDI: torch.Tensor,
+    weights_Tk: torch.Tensor,
+    ids_Tk: torch.Tensor,
+    scales: Float8Scales,
+) -> torch.Tensor:
+    """`experts` with FP8 weights and activations, static scales per tensor; [T, D] in x's dtype."""
+    num_experts, width, hidden = up_EID.shape
+    sizes = {"D": hidden, "I": width, "E": num_experts, "k": ids_Tk.shape[1]}
+    form = module_for(case("experts_fp8", x_TD, up_EID, sizes))
+    return form.experts_fp8(x_TD, up_EID, down_EDI, weights_Tk, ids_Tk, scales)
 
 
 def copy_states(

@@ -107,6 +107,21 @@ def _from_ampere_on(case: Case) -> bool:
     return case.capability >= (8, 0)
 
 
+def _asked_by_a_layer(case: Case) -> bool:
+    """A call of `ops.experts` has no layer that could compute it."""
+    return "called" not in case.traits
+
+
+def _half_weights(case: Case) -> bool:
+    """Our kernels for experts: activations and weights of one 16-bit type, weights as [E, I, D]."""
+    return case.dtype in (torch.bfloat16, torch.float16) and case.stored == case.dtype and "packed" not in case.traits
+
+
+def _float8_is_built(case: Case) -> bool:
+    """Matrix units for FP8: Ada, Hopper and later."""
+    return case.capability >= (8, 9) and case.dtype in (torch.bfloat16, torch.float16)
+
+
 # an op's forms stand in order of preference. CUDA borrows SGLang's kernels until ours replace them one by one
 FORMS: tuple[Form, ...] = (
     Form("conv1d", "sglang", ("cuda",)),
@@ -120,8 +135,11 @@ FORMS: tuple[Form, ...] = (
     Form("full_attention", "sglang", ("cuda",), _flash_is_built),
     Form("full_attention", "torch", ("cpu", "cuda")),
     # SGLang's FusedMoE brings its own router, so on CUDA `route` is called where another form of the experts serves
-    Form("experts", LAYER, ("cuda",)),
+    Form("experts", LAYER, ("cuda",), _asked_by_a_layer),
+    Form("experts", "triton", ("cuda",), _half_weights),
     Form("experts", "torch", ("cpu",)),
+    Form("experts_fp8", "triton", ("cuda",), _float8_is_built),
+    Form("experts_fp8", "torch", ("cpu", "cuda")),
     Form("router", "triton", ("cuda",), _one_group_of_experts, on_request=True),
     Form("router", "torch", ("cpu", "cuda")),
     # no layer calls it yet: mixers step through conv1d, ssm_step and gated_norm

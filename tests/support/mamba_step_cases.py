@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from ops_cases import NAN
-from triton_cases import DEVICE
 
 from sglang_nemotron.ops.step import StepWeights, StochasticRounding
+from support.ops_cases import NAN
+from support.triton_cases import DEVICE
 
 
 @dataclass(frozen=True)
