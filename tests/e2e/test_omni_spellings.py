@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from omni_media import film, photo, recording
 
 from sglang_nemotron.cli.server import ServerProcess
+from support.omni_media import film, photo, recording
 from support.serving import OMNI
 from support.waiting import NET_S
 

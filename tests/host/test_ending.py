@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import os
 import signal
@@ -16,7 +17,6 @@ import psutil
 import pytest
 
 from sglang_nemotron.host import ending
-from sglang_nemotron.sglang_api.http import SignalHandler
 from support.children import end_with_parent
 from support.waiting import NET_S, eventually
 
@@ -232,7 +232,7 @@ def test_elsewhere_no_handler_is_touched(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_start_ends_where_a_server_would_wait(
     status: str | None, ends: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sglang.srt.managers.tokenizer_manager import ServerStatus
+    from sglang.srt.managers.tokenizer_manager import ServerStatus, SignalHandler
 
     told: list[tuple[str, int | None]] = []
     manager = types.SimpleNamespace(server_status=status and ServerStatus[status], gracefully_exit=False)
@@ -242,8 +242,9 @@ def test_a_start_ends_where_a_server_would_wait(
     monkeypatch.setattr(ending, "_end", lambda signum: told.append(("ended", signum)))
     import uvicorn
 
-    for owner, name, wrap in ending._handlers():
-        monkeypatch.setattr(owner, name, wrap(getattr(owner, name)))
+    for wrap in ending.SIGNALS.wraps:
+        (owner,) = wrap.places()
+        monkeypatch.setattr(owner, wrap.name, wrap.around(inspect.unwrap(getattr(owner, wrap.name))))
     handler: Any = SignalHandler(manager)
     handler.sigterm_handler()
     server = uvicorn.Server(uvicorn.Config("nothing:app"))
