@@ -58,14 +58,8 @@ class Start:
         return found
 
     def children(self, word: str) -> list[psutil.Process]:
-        found = []
-        for process in self.group():
-            try:
-                if process.pid != self.process.pid and word in " ".join(process.cmdline()):
-                    found.append(process)
-            except psutil.NoSuchProcess:
-                continue
-        return found
+        others = (process for process in self.group() if process.pid != self.process.pid)
+        return [process for process in others if word in _command(process)]
 
     def reached(self, holds: Callable[[Start], bool]) -> None:
         assert eventually(lambda: holds(self) or self.process.poll() is not None), self.log()[-3000:]
@@ -112,9 +106,17 @@ MOMENTS = {
 }
 
 
+def _command(process: psutil.Process) -> str:
+    """Empty for a process that is past its end, whose memory is gone already."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
 def assert_nothing_is_left(start: Start, files: set[Path]) -> None:
-    left = [process for process in start.group() if "resource_tracker" not in " ".join(process.cmdline())]
-    assert not left, [process.cmdline() for process in left]
+    left = [command for command in map(_command, start.group()) if command and "resource_tracker" not in command]
+    assert not left, left
     # trackers of resources remove what was left, and go
     assert eventually(lambda: not start.group()), start.group()
     assert is_free(start.port)
@@ -153,6 +155,6 @@ def test_a_launcher_that_is_killed_leaves_nothing_that_loads(moment: str, begin:
     loads = "Load weight begin" in start.log()
     start.process.kill()
     start.process.wait(NET_S)
-    assert eventually(lambda: not start.group()), [process.cmdline() for process in start.group()]
+    assert eventually(lambda: not start.group()), [_command(process) for process in start.group()]
     assert is_free(start.port)
     assert loads or "Load weight begin" not in start.log()

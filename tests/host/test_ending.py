@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import os
 import signal
@@ -194,6 +195,10 @@ def test_only_processes_of_a_server_of_ours_are_tied(
     ending.open_ending()
     assert bool(done) == tied
     assert (ending.ending_is_ours() is None) != tied
+    # a detokenizer of SGLang's has asked for the signal by now, and has not looked
+    monkeypatch.setattr(ending, "is_tied", lambda: True)
+    ending.open_ending()
+    assert len(done) == 2 * tied and ending.ending_is_ours() is None
 
 
 def test_a_process_that_answers_http_for_a_server_of_ours_is_tied(
@@ -228,7 +233,7 @@ def test_elsewhere_no_handler_is_touched(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_start_ends_where_a_server_would_wait(
     status: str | None, ends: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sglang.srt.managers.tokenizer_manager import ServerStatus
+    from sglang.srt.managers.tokenizer_manager import ServerStatus, SignalHandler
 
     told: list[tuple[str, int | None]] = []
     manager = types.SimpleNamespace(server_status=status and ServerStatus[status], gracefully_exit=False)
@@ -238,8 +243,9 @@ def test_a_start_ends_where_a_server_would_wait(
     monkeypatch.setattr(ending, "_end", lambda signum: told.append(("ended", signum)))
     import uvicorn
 
-    for owner, name, wrap in ending._handlers():
-        monkeypatch.setattr(owner, name, wrap(getattr(owner, name)))
+    for wrap in ending.SIGNALS.wraps:
+        (owner,) = wrap.places()
+        monkeypatch.setattr(owner, wrap.name, wrap.around(inspect.unwrap(getattr(owner, wrap.name))))
     handler: Any = SignalHandler(manager)
     handler.sigterm_handler()
     server = uvicorn.Server(uvicorn.Config("nothing:app"))

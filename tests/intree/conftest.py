@@ -18,7 +18,7 @@ from PIL import Image
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.host import packages
-from sglang_nemotron.host.http import media, media_reader
+from sglang_nemotron.host.http import history, media, media_reader
 from support import intree_sides
 from support.intree_sides import Side
 
@@ -116,7 +116,8 @@ def ours(omni_config: dict[str, Any], tokenizer: Any, published: Any, loop: Any)
     # a process that has SGLang's models has a use for media
     importlib.import_module(packages.REGISTRY)
     media.MEDIA.open()
-    assert media.MEDIA.is_ours() is None
+    history.HISTORIES.open()
+    assert media.MEDIA.is_ours() is None and history.HISTORIES.is_ours() is None
     hf_config = NanoOmniConfig(**omni_config)
     processor = NemotronOmniProcessor(hf_config, published, tokenizer, "default")
     media_reader.serve(

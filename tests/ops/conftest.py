@@ -11,7 +11,9 @@ import torch
 def _poisoned(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     def call(*args: object, **kwargs: object) -> torch.Tensor:
         tensor = make(*args, **kwargs)
-        return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor.fill_(-(2**30))
+        if tensor.is_floating_point():
+            return tensor.fill_(float("nan"))
+        return tensor.fill_(-(2**30) if tensor.element_size() >= 4 else 85)
 
     return call
 

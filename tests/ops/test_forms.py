@@ -24,7 +24,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def a_case(op: str, device: str = "cpu", capability: tuple[int, int] = (0, 0), **changes: Any) -> Case:
-    made = Case(op, device, capability, torch.bfloat16, torch.bfloat16, 4, (("D", 8), ("H", 2)))
+    made = Case(op, device, capability, torch.bfloat16, torch.bfloat16, 4, (("D", 8), ("H", 2), ("Q", 1)))
     return made._replace(**changes)
 
 
@@ -39,7 +39,8 @@ def test_a_cpu_is_served_by_torch(op: str) -> None:
 
 def test_cuda_is_served_by_sglangs_kernels_and_layer() -> None:
     named = {op: chosen(op, "cuda", HOPPER) for op in OPS}
-    assert named.pop("experts") == LAYER and named.pop("router") == "torch"
+    assert named.pop("experts") == LAYER and named.pop("router") == "torch" and named.pop("mamba_step") == "triton"
+    assert named.pop("experts_fp8") == "triton"
     assert set(named.values()) == {"sglang"}
 
 
@@ -68,7 +69,47 @@ def test_every_row_serves_some_call() -> None:
             for traits in ((), ("spans_ranks",), ("packed",)):
                 for dtype in (torch.float32, torch.bfloat16):
                     reached.add((op, chosen(op, *place, traits=traits, dtype=dtype)))
-    assert reached == {(row.op, row.name) for row in FORMS}
+    reached.add(("experts", chosen("experts", "cuda", HOPPER, traits=("called",))))
+    assert reached == {(row.op, row.name) for row in FORMS if not row.on_request}
+
+
+def test_a_form_on_request_serves_an_override_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = [row for row in FORMS if row.on_request]
+    assert {row.name for row in waiting} == {"triton"}
+    monkeypatch.setenv(OVERRIDE, ",".join(f"{row.op}={row.name}" for row in waiting))
+    assert [chosen(row.op, "cuda", HOPPER) for row in waiting] == [row.name for row in waiting]
+    with pytest.raises(ValueError, match="router=triton, which does not serve"):
+        chosen("router", "cuda", HOPPER, sizes=(("Q", 4),))
+
+
+@pytest.mark.parametrize(
+    ("changes", "serves"),
+    [
+        ({}, True),
+        ({"dtype": torch.float32}, False),
+        ({"stored": torch.float8_e4m3fn}, False),
+        ({"traits": ("packed",)}, False),
+    ],
+)
+@pytest.mark.parametrize("asked_for", [False, True])
+def test_experts_on_our_kernels_where_called_or_asked_for(
+    changes: dict[str, Any], serves: bool, asked_for: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if asked_for:
+        monkeypatch.setenv(OVERRIDE, "experts=triton")
+    else:
+        changes = {**changes, "traits": (*changes.get("traits", ()), "called")}
+    if serves:
+        assert chosen("experts", "cuda", HOPPER, **changes) == "triton"
+    else:
+        with pytest.raises(ValueError, match="which does not serve" if asked_for else "no form of op 'experts' serves"):
+            chosen("experts", "cuda", HOPPER, **changes)
+
+
+def test_fp8_experts_need_a_card_that_multiplies_fp8() -> None:
+    assert [chosen("experts_fp8", "cuda", place) for place in ((8, 0), (8, 9), HOPPER, BLACKWELL)] == [
+        *("torch", "triton", "triton", "triton")
+    ]
 
 
 def test_every_file_of_a_form_has_a_row() -> None:

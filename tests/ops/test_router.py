@@ -13,7 +13,8 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHTopkRout
 from support.ops_cases import assert_near, fast, form, ours
 
 REFERENCE, TORCH = form("router", "reference"), form("router", "torch")
-FORMS, FAST = ours("router"), fast("router")
+# the Triton form knows no groups of experts and has a file of its own
+FORMS, FAST = ([row for row in rows if "triton" not in str(row)] for rows in (ours("router"), fast("router")))
 
 # (experts, chosen, groups, groups kept)
 RULES = [(8, 3, 1, 1), (8, 3, 4, 2), (16, 6, 2, 1), (128, 6, 1, 1), (32, 1, 8, 3)]

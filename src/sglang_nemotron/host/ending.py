@@ -111,7 +111,8 @@ def end_children() -> int:
             logger.warning("Killed, but still there: %s", [child.pid for child in left])
             break
     for path in files:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
     return killed
 
 
@@ -133,7 +134,9 @@ def _shared_files(pids: Iterable[int]) -> set[Path]:
             for descriptor in os.listdir(f"/proc/{pid}/fd"):
                 with contextlib.suppress(OSError):
                     found.add(Path(os.readlink(f"/proc/{pid}/fd/{descriptor}")))
-    return {path for path in found if path.parent in scratch_folders() and path.name.startswith(_SHARED_NAMES)}
+    ours = (path for path in found if path.name.startswith(_SHARED_NAMES))
+    # a full shared memory sends media elsewhere; of what else lies there, nothing is known
+    return {path for path in ours if path.parent == SHARED or path.name.startswith("sgl_shm_")}
 
 
 # ---- between "the server listens" and "it is ready"
@@ -219,7 +222,8 @@ def _answers_http() -> bool:
 
 def open_ending() -> None:
     """In the processes that a server of ours starts, and nowhere else; may be repeated."""
-    if _is_started_by_ours() and not is_tied():
+    if _is_started_by_ours():
+        # also where SGLang asked for the signal before: it does not look
         tie_to_launcher()
 
 

@@ -10,21 +10,27 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from sglang_nemotron.ops.batch import GridSnapshots, KernelGrid, RaggedBatch, Snapshots
+from sglang_nemotron.ops.batch import Float8Scales, GridSnapshots, KernelGrid, RaggedBatch, Snapshots
 from sglang_nemotron.ops.forms import Case, case, module_for
+from sglang_nemotron.ops.step import StepWeights, StochasticRounding
 
 __all__ = [
+    "Float8Scales",
     "GridSnapshots",
     "KernelGrid",
     "RaggedBatch",
     "Snapshots",
+    "StepWeights",
+    "StochasticRounding",
     "conv1d_prefill",
     "conv1d_step",
     "copy_states",
     "experts",
     "experts_case",
+    "experts_fp8",
     "full_attention",
     "gated_norm",
+    "mamba_step",
     "route",
     "ssd_prefill",
     "ssm_step",
@@ -154,6 +160,35 @@ def gated_norm(
     )
 
 
+def mamba_step(
+    conv_in_BC: torch.Tensor,
+    gate_BI: torch.Tensor,
+    dt_BH: torch.Tensor,
+    conv_SCW: torch.Tensor,
+    ssm_SHPN: torch.Tensor,
+    weights: StepWeights,
+    *,
+    slots_B: torch.Tensor,
+    eps: float,
+    dt_limit: tuple[float, float] = (0.0, float("inf")),
+    rounding: StochasticRounding | None = None,
+) -> torch.Tensor:
+    """`conv1d_step`, `ssm_step` and `gated_norm` of one token a row at once; [B, I]. No layer calls it yet.
+
+    With `rounding` an fp16 state is rounded at random, so that its expectation is the fp32 one.
+    """
+    _, H, P, N = ssm_SHPN.shape
+    traits = ("rounded_at_random",) if rounding is not None else ()
+    form = module_for(case("mamba_step", conv_in_BC, ssm_SHPN, {"H": H, "P": P, "N": N}, traits))
+    return form.mamba_step(
+        *(conv_in_BC, gate_BI, dt_BH, conv_SCW, ssm_SHPN, weights),
+        slots_B=slots_B,
+        eps=eps,
+        dt_limit=dt_limit,
+        rounding=rounding,
+    )
+
+
 def route(
     x_TD: torch.Tensor,
     weight_ED: torch.Tensor,
@@ -188,7 +223,8 @@ def experts(
     ids_Tk: torch.Tensor,
 ) -> torch.Tensor:
     """Routed experts, non-gated: sum over k of weight * down(relu(up x)^2); ids < 0 belong to other ranks."""
-    form = module_for(experts_case(x_TD, up_EID, top_k=ids_Tk.shape[1]))
+    asked = experts_case(x_TD, up_EID, top_k=ids_Tk.shape[1])
+    form = module_for(asked._replace(traits=(*asked.traits, "called")))
     return form.experts(x_TD, up_EID, down_EDI, weights_Tk, ids_Tk)
 
 
@@ -201,6 +237,21 @@ def experts_case(x_TD: torch.Tensor, up_EID: torch.Tensor | None, *, top_k: int)
         return case("experts", x_TD, up_EID, {"k": top_k}, ("packed",))
     num_experts, width, hidden = up_EID.shape
     return case("experts", x_TD, up_EID, {"D": hidden, "I": width, "E": num_experts, "k": top_k})
+
+
+def experts_fp8(
+    x_TD: torch.Tensor,
+    up_EID: torch.Tensor,
+    down_EDI: torch.Tensor,
+    weights_Tk: torch.Tensor,
+    ids_Tk: torch.Tensor,
+    scales: Float8Scales,
+) -> torch.Tensor:
+    """`experts` with FP8 weights and activations, static scales per tensor; [T, D] in x's dtype."""
+    num_experts, width, hidden = up_EID.shape
+    sizes = {"D": hidden, "I": width, "E": num_experts, "k": ids_Tk.shape[1]}
+    form = module_for(case("experts_fp8", x_TD, up_EID, sizes))
+    return form.experts_fp8(x_TD, up_EID, down_EDI, weights_Tk, ids_Tk, scales)
 
 
 def copy_states(

@@ -70,3 +70,17 @@ class RaggedBatch:
     has_initial: list[bool]
     chunk_size: int
     grid: KernelGrid | None = None
+
+
+@dataclass(frozen=True)
+class Float8Scales:
+    """Per-tensor scales of FP8 experts, fp32: a value is its float8_e4m3fn number times the scale.
+
+    `x` and `hidden` (one number each) quantise what goes into the up and the down product; `up_E` and `down_E` belong
+    to the weights of each expert. Source: ModelOpt's static FP8, `input_scale` and `weight_scale`.
+    """
+
+    x: torch.Tensor
+    up_E: torch.Tensor
+    hidden: torch.Tensor
+    down_E: torch.Tensor

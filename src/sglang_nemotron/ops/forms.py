@@ -68,12 +68,16 @@ def always(case: Case) -> bool:
 
 @dataclass(frozen=True)
 class Form:
-    """One way to compute an op: `serves` says for which calls on its devices it is right, and worth taking."""
+    """One way to compute an op: `serves` says for which calls on its devices it is right, and worth taking.
+
+    `on_request`: only an override takes it; it waits for its proof against a running server.
+    """
 
     op: str
     name: str
     devices: tuple[str, ...]
     serves: Callable[[Case], bool] = always
+    on_request: bool = False
 
     @property
     def module(self) -> ModuleType:
@@ -94,6 +98,30 @@ def _group_on_one_rank(case: Case) -> bool:
     return "spans_ranks" not in case.traits
 
 
+def _one_group_of_experts(case: Case) -> bool:
+    """Our router chooses among all experts at once."""
+    return case.capability >= (8, 0) and case.size("Q") == 1
+
+
+def _from_ampere_on(case: Case) -> bool:
+    return case.capability >= (8, 0)
+
+
+def _asked_by_a_layer(case: Case) -> bool:
+    """A call of `ops.experts` has no layer that could compute it."""
+    return "called" not in case.traits
+
+
+def _half_weights(case: Case) -> bool:
+    """Our kernels for experts: activations and weights of one 16-bit type, weights as [E, I, D]."""
+    return case.dtype in (torch.bfloat16, torch.float16) and case.stored == case.dtype and "packed" not in case.traits
+
+
+def _float8_is_built(case: Case) -> bool:
+    """Matrix units for FP8: Ada, Hopper and later."""
+    return case.capability >= (8, 9) and case.dtype in (torch.bfloat16, torch.float16)
+
+
 # an op's forms stand in order of preference. CUDA borrows SGLang's kernels until ours replace them one by one
 FORMS: tuple[Form, ...] = (
     Form("conv1d", "sglang", ("cuda",)),
@@ -107,9 +135,17 @@ FORMS: tuple[Form, ...] = (
     Form("full_attention", "sglang", ("cuda",), _flash_is_built),
     Form("full_attention", "torch", ("cpu", "cuda")),
     # SGLang's FusedMoE brings its own router, so on CUDA `route` is called where another form of the experts serves
-    Form("experts", LAYER, ("cuda",)),
+    Form("experts", LAYER, ("cuda",), _asked_by_a_layer),
+    Form("experts", "triton", ("cuda",), _half_weights),
     Form("experts", "torch", ("cpu",)),
+    Form("experts_fp8", "triton", ("cuda",), _float8_is_built),
+    Form("experts_fp8", "torch", ("cpu", "cuda")),
+    Form("router", "triton", ("cuda",), _one_group_of_experts, on_request=True),
     Form("router", "torch", ("cpu", "cuda")),
+    # no layer calls it yet: mixers step through conv1d, ssm_step and gated_norm
+    Form("mamba_step", "triton", ("cuda",), _from_ampere_on),
+    Form("mamba_step", "torch", ("cpu",)),
+    Form("track", "triton", ("cuda",), _from_ampere_on, on_request=True),
     Form("track", "sglang", ("cuda",)),
     Form("track", "torch", ("cpu",)),
 )
@@ -125,7 +161,8 @@ def choose(case: Case) -> Form:
     """The form that serves a call; ValueError where none does, or where the user's own choice does not."""
     op = case.op
     wanted = _overrides().get(op)
-    form = next((form for form in _rows(op) if wanted in (None, form.name) and form.takes(case)), None)
+    rows = (form for form in _rows(op) if wanted == form.name or (wanted is None and not form.on_request))
+    form = next((form for form in rows if form.takes(case)), None)
     if form is None and wanted == REFERENCE:
         form = _reference(op)
     if form is None:

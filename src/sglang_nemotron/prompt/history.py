@@ -191,8 +191,8 @@ def in_order_of_calls(messages: Sequence[Message]) -> list[Message]:
     ordered = list(messages)
     calls: list[Any] = []
     begin = 0
-    closed: list[Message] = [*messages, {"role": ""}]
-    for number, message in enumerate(closed):
+    end: Message = {"role": ""}
+    for number, message in enumerate([*messages, end]):
         if message["role"] == "tool":
             continue
         ordered[begin:number] = _sorted_results(ordered[begin:number], calls)

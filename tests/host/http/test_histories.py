@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 import pytest
+from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseReasoningItem
 from sglang.srt.entrypoints.anthropic.protocol import AnthropicMessagesRequest
 from sglang.srt.entrypoints.anthropic.serving import AnthropicServing
 from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest, ResponsesRequest, TokenizeRequest
@@ -219,6 +220,19 @@ def test_items_of_responses_are_that_chat(judge: Judge) -> None:
         assistant("So"),
     ]
     assert judge.of_responses(items, instructions="One.") == judge.golden(chat)
+
+
+def test_a_stored_response_is_gone_on_from(judge: Judge) -> None:
+    said = {"type": "output_text", "text": "A", "annotations": []}
+    stored = [
+        ResponseReasoningItem(id="r", type="reasoning", summary=[], content=[{"type": "reasoning_text", "text": "t"}]),
+        ResponseOutputMessage(id="m", type="message", role="assistant", status="completed", content=[said]),
+        ResponseFunctionToolCall(type="function_call", call_id="c", name="f", arguments='{"a": "x'),
+    ]
+    judge.responses.msg_store["resp_1"] = [U, *stored]
+    answer = [{"type": "function_call_output", "call_id": "c", "output": "r"}]
+    chat = [U, assistant("A", reasoning_content="t", tool_calls=[CALL]), RESULT]
+    assert judge.of_responses(answer, previous_response_id="resp_1") == judge.golden(chat)
 
 
 @pytest.mark.parametrize(

@@ -234,7 +234,8 @@ def _message_of(serving: Any, item: Any, where: str, notes: list[str]) -> Any:
         return {"role": "tool", "tool_call_id": item.get("call_id"), "content": parts}
     if item.get("role") == "developer":
         item = {**item, "role": "system"}
-    if isinstance(item.get("content"), list):
+    # thoughts have parts of their own, which SGLang reads
+    if kind in (None, "message") and isinstance(item.get("content"), list):
         item = {**item, "content": [_part_of(serving, part, where) for part in item["content"]]}
     message = serving._normalize_response_message_for_chat(item, tool_call_parser=serving.tool_call_parser)
     if message is None and item.get("encrypted_content"):
