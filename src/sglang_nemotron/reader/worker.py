@@ -113,6 +113,7 @@ def _import_libraries() -> None:
     from PIL import Image  # noqa: F401
 
     # compiles: neither the first request's time nor its memory
+    from sglang_nemotron.media.pixels import columns, rows  # noqa: F401
 
 
 def _cap_memory(memory: int) -> None:
