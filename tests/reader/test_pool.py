@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 import torch
@@ -129,18 +130,17 @@ def _struck(pool: Pool, how: int, path: Path) -> None:
     """Measures while the worker is struck."""
 
     async def both() -> None:
-        worker = pool._idle.get_nowait()
-        pool._idle.put(worker)
-        os.kill(worker.process.pid, signal.SIGSTOP)
+        (worker,) = pool.ready
+        os.kill(worker, signal.SIGSTOP)
         job = asyncio.ensure_future(pool.measure(ReadRequest("image", "image 7", MediaOptions(), 13312), str(path)))
-        while pool._idle.qsize():
+        while pool.ready:
             await asyncio.sleep(0.002)
         if how != signal.SIGSTOP:
-            os.kill(worker.process.pid, how)
+            os.kill(worker, how)
         try:
             await job
         finally:
-            assert worker.process.poll() is not None
+            assert not psutil.pid_exists(worker)
 
     asyncio.run(both())
 
@@ -167,15 +167,14 @@ def test_a_worker_that_dies_over_a_video_leaves_no_file(pool: Pool, tmp_path: Pa
     _measure(pool, "image", _png(tmp_path / "a.png"))
 
     async def struck() -> None:
-        worker = pool._idle.get_nowait()
-        pool._idle.put(worker)
-        order = ReadRequest("video", "video 7", MediaOptions(fps=4.0, max_frames=400), 13312)
-        job = asyncio.ensure_future(pool.measure(order, str(tmp_path / "a.mp4")))
+        (worker,) = pool.ready
+        request = ReadRequest("video", "video 7", MediaOptions(fps=4.0, max_frames=400), 13312)
+        job = asyncio.ensure_future(pool.measure(request, str(tmp_path / "a.mp4")))
         # the frames' memory is there, and they are being made
         while not left():
             assert not job.done()
             await asyncio.sleep(0.002)
-        os.kill(worker.process.pid, signal.SIGKILL)
+        os.kill(worker, signal.SIGKILL)
         await job
 
     def left() -> list[str]:
@@ -241,8 +240,8 @@ def test_workers_start_before_there_is_work_and_one_at_a_time(three: Pool) -> No
 
     def all_there() -> bool:
         nonlocal most
-        most = max(most, len(three._starting))
-        return three._idle.qsize() == 3
+        most = max(most, len(three.starting))
+        return len(three.ready) == 3
 
     _promptly(all_there)
     assert most == 1
@@ -262,14 +261,14 @@ def test_items_take_the_worker_that_is_ready_not_one_that_starts(tmp_path: Path,
     path, pool = _png(tmp_path / "a.png"), Pool(CONFIG, 3, receive_inline)
 
     async def burst() -> list[list[MediaFeatures]]:
-        order = ReadRequest("image", "image 7", MediaOptions(), 13312)
-        return await asyncio.gather(*(pool.measure(order, str(path)) for _ in range(12)))
+        request = ReadRequest("image", "image 7", MediaOptions(), 13312)
+        return await asyncio.gather(*(pool.measure(request, str(path)) for _ in range(12)))
 
     try:
         assert [len(measured) for measured in asyncio.run(burst())] == [1] * 12
-        assert pool._idle.qsize() == 1
+        assert len(pool.ready) == 1
         last.set()
-        _promptly(lambda: pool._idle.qsize() == 3)
+        _promptly(lambda: len(pool.ready) == 3)
     finally:
         last.set()
         pool.close()
@@ -282,7 +281,7 @@ def test_workers_that_cannot_start_are_tried_again(tmp_path: Path, monkeypatch: 
         for _ in range(3):
             with pytest.raises(RuntimeError, match="a media worker cannot start"):
                 _measure(pool, "image", path)
-        _promptly(lambda: pool._idle.qsize() == 2)
+        _promptly(lambda: pool.missing == 2)
         monkeypatch.undo()
         assert len(_measure(pool, "image", path)) == 1
     finally:
@@ -293,16 +292,15 @@ def test_a_worker_that_waits_comes_before_a_place_without_one(tmp_path: Path, mo
     """Nor does an item wait for the start of another if one that waited has died."""
     path, pool = _png(tmp_path / "a.png"), Pool(CONFIG, 3, receive_inline)
     try:
-        _promptly(lambda: pool._idle.qsize() == 3)
+        _promptly(lambda: len(pool.ready) == 3)
         with monkeypatch.context() as patch:
             patch.setattr(media_pool, "_PROGRAM", "raise SystemExit(3)")
-            dead = pool._idle.queue[-1]
-            assert dead is not None
-            dead.process.kill()
-            dead.process.wait()
+            os.kill(dead := pool.ready[0], signal.SIGKILL)
+            # until it is gone; its pool may look for itself
+            os.waitid(os.P_PID, dead, os.WEXITED | os.WNOWAIT)
             for _ in range(4):
                 assert len(_measure(pool, "image", path)) == 1
-            _promptly(lambda: None in pool._idle.queue)
+            _promptly(lambda: pool.missing == 1)
             for _ in range(4):
                 assert len(_measure(pool, "image", path)) == 1
     finally:
@@ -312,11 +310,11 @@ def test_a_worker_that_waits_comes_before_a_place_without_one(tmp_path: Path, mo
 def test_an_answer_that_cannot_be_read_costs_its_item_alone(three: Pool, tmp_path: Path, monkeypatch: Any) -> None:
     path = _png(tmp_path / "a.png")
     for _ in range(4):
-        _promptly(lambda: three._idle.qsize() == 3)
+        _promptly(lambda: len(three.ready) == 3)
         with monkeypatch.context() as patch, pytest.raises(pickle.UnpicklingError):
             patch.setattr(media_pool.Connection, "recv", _unreadable)
             _measure(three, "image", path)
-    _promptly(lambda: three._idle.qsize() == 3)
+    _promptly(lambda: len(three.ready) == 3)
     assert len(_measure(three, "image", path)) == 1
 
 
@@ -331,14 +329,14 @@ def test_a_pool_that_closes_keeps_nobody_waiting(tmp_path: Path, monkeypatch: An
     pool = Pool(CONFIG, 2, receive_inline)
 
     async def both() -> None:
-        order = ReadRequest("image", "image 7", MediaOptions(), 13312)
-        jobs = [asyncio.ensure_future(pool.measure(order, str(tmp_path / "a.png"))) for _ in range(2)]
+        request = ReadRequest("image", "image 7", MediaOptions(), 13312)
+        jobs = [asyncio.ensure_future(pool.measure(request, str(tmp_path / "a.png"))) for _ in range(2)]
         await asyncio.sleep(0.2)
         pool.close()
         told = await asyncio.wait_for(asyncio.gather(*jobs, return_exceptions=True), NET_S)
         assert [type(error) for error in told] == [RuntimeError, RuntimeError]
 
     asyncio.run(both())
-    _promptly(lambda: not pool._starting)
+    _promptly(lambda: not pool.starting)
     with pytest.raises(RuntimeError):
         _measure(pool, "image", tmp_path / "a.png")

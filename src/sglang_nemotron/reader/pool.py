@@ -111,6 +111,21 @@ class Pool:
         """The features of one item; MediaError for a file that is bad, too slow or too large to read."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._measure, request, path)
 
+    @property
+    def ready(self) -> list[int]:
+        """Process ids of the workers that wait for an item, in the order in which they will be taken."""
+        return [worker.process.pid for worker in reversed(list(self._idle.queue)) if worker is not None]
+
+    @property
+    def starting(self) -> list[int]:
+        """Process ids of the workers that are not ready yet."""
+        return [worker.process.pid for worker in list(self._starting)]
+
+    @property
+    def missing(self) -> int:
+        """Places whose worker could not be started; an item that comes to one tries again."""
+        return sum(worker is None for worker in list(self._idle.queue))
+
     def close(self) -> None:
         self._closed.set()
         for threads in (self._threads, self._starter):
