@@ -23,7 +23,7 @@ from intree_sides import Side  # noqa: E402
 
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS  # noqa: E402
 from sglang_nemotron.checkpoint.writer import write_checkpoint  # noqa: E402
-from sglang_nemotron.host import history, media, media_workshop, packages  # noqa: E402
+from sglang_nemotron.host import bodies, history, media, media_workshop, packages  # noqa: E402
 
 # what the published model is served with where nothing else is said
 CONTEXT = 131072
@@ -118,6 +118,7 @@ def ours(omni_config: dict[str, Any], tokenizer: Any, published: Any, loop: Any)
 
     # a process that has SGLang's models has a use for media
     importlib.import_module(packages.REGISTRY)
+    importlib.import_module(bodies.SERVER)
     media.MEDIA.open()
     history.HISTORIES.open()
     assert media.MEDIA.is_ours() is None and history.HISTORIES.is_ours() is None
