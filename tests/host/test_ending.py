@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from sglang.srt.managers.tokenizer_manager import SignalHandler
 
 from sglang_nemotron.host import ending
 from support.children import end_with_parent

@@ -30,7 +30,7 @@ from support.costs import assert_cheap, cost, memory_peak
 from support.published import SPEC
 
 RULE = SPEC.audio
-SPEECH = (Path(__file__).parent.parent / "data" / "media" / "speech.mp3").read_bytes()
+SPEECH = (Path(__file__).parents[1] / "data" / "media" / "speech.mp3").read_bytes()
 MEBIBYTE = 2**20
 # two decoders of the same lossy file: a quarter of a 16-bit step (ISO/IEC 11172-4 allows a right one 8 times as much)
 DECODERS = 2.0**-17
