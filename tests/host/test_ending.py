@@ -233,7 +233,7 @@ def test_elsewhere_no_handler_is_touched(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_start_ends_where_a_server_would_wait(
     status: str | None, ends: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sglang.srt.managers.tokenizer_manager import ServerStatus, SignalHandler
+    from sglang.srt.managers.tokenizer_manager import ServerStatus
 
     told: list[tuple[str, int | None]] = []
     manager = types.SimpleNamespace(server_status=status and ServerStatus[status], gracefully_exit=False)

@@ -42,11 +42,3 @@ def encode() -> Callable[..., bytes]:
         return file.getvalue()
 
     return make
-
-
-@pytest.fixture(scope="session")
-def rigs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """Chat templates by name, each with transformers as the judge of what it renders."""
-    from support.template_rig import rigs
-
-    return dict(rigs(tmp_path_factory.mktemp("templates")))
