@@ -34,6 +34,8 @@ class Start:
     seconds: float | None
 
 
+# before pytest-xdist reads the groups
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Runs end-to-end tests last, those without a server of the pool first, then server by server.
 
