@@ -29,7 +29,7 @@ demo: $(READY) ## make a tiny checkpoint, serve it, talk to it: the main job in 
 
 # servers and their tests on one core, everything else on the other
 test: $(READY) ## run the tests, real servers included, without the full matrix and without a GPU
-	$(BIN)/python -m pytest -m "not matrix and not gpu" -n 2 --dist loadgroup --durations=15 --durations-min=1
+	$(BIN)/python -m pytest -m "not matrix and not gpu" -n 2 --dist loadscope --durations=15 --durations-min=1
 
 matrix: $(READY) ## run the full matrix of shapes, modes and prompts as well (about an hour), and write benchmarks/matrix.json
 	$(BIN)/python -m pytest -m "not gpu" --junitxml=$(REPORT); status=$$?; \

@@ -9,88 +9,29 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sglang_nemotron.cli.server import ServerProcess
 from support.serving import MAIN, Served, Servers
-
-# a session without the matrix must stay quick: one start costs half a minute
-MAX_STARTS = 12
-
-_starts: list[Start] = []
-_matrix_ran = False
+from support.starts import STARTS, Start
 
 
-@dataclass(frozen=True)
-class Start:
-    """One start of a server, for the report at the end. seconds: until it was ready, None if it was refused."""
-
-    test: str
-    flags: str
-    seconds: float | None
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Runs end-to-end tests last, those without a server of the pool first, then server by server.
-
-    With two workers (`make test`), one has these, and the other all that needs no server.
-    """
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Runs end-to-end tests last, those without a server of the pool first, then server by server."""
     here = Path(__file__).parent
     order: dict[Served | None, int] = {None: 0, MAIN: 1}
     e2e = [item for item in items if here in item.path.parents]
     for item in e2e:
         order.setdefault(_served(item), len(order))
     e2e.sort(key=lambda item: order[_served(item)])
-    others = [item for item in items if here not in item.path.parents]
-    for group, members in (("servers", e2e), ("no server", others)):
-        for item in members:
-            item.add_marker(pytest.mark.xdist_group(group))
-    # whoever comes first gets what takes longer
-    items[:] = [*e2e, *others] if hasattr(config, "workerinput") else [*others, *e2e]
+    items[:] = [item for item in items if here not in item.path.parents] + e2e
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    global _matrix_ran
-    _matrix_ran = _matrix_ran or item.get_closest_marker("matrix") is not None
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    told = getattr(session.config, "workeroutput", None)
-    if told is not None:
-        told["starts"], told["matrix_ran"] = [astuple(start) for start in _starts], _matrix_ran
-    elif len(_starts) > MAX_STARTS and not _matrix_ran:
-        terminal = session.config.pluginmanager.get_plugin("terminalreporter")
-        if terminal is not None:
-            terminal.write_line(
-                f"{len(_starts)} servers were started; without the matrix at most {MAX_STARTS} may be: share one, or "
-                "mark the test `matrix`",
-                red=True,
-            )
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """Takes over what a worker of pytest-xdist counted."""
-    global _matrix_ran
-    told = getattr(node, "workeroutput", {})
-    _starts.extend(Start(*start) for start in told.get("starts", ()))
-    _matrix_ran = _matrix_ran or told.get("matrix_ran", False)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not _starts:
-        return
-    ready = [start for start in _starts if start.seconds is not None]
-    whole = sum(start.seconds or 0 for start in ready)
-    terminalreporter.section(f"{len(_starts)} server starts, {whole:.0f} s until they were ready")
-    for start in sorted(_starts, key=lambda start: -(start.seconds or 0)):
-        took = "refused" if start.seconds is None else f"{start.seconds:.0f} s"
-        terminalreporter.write_line(f"{took:>8} {start.test}  {start.flags}"[:118])
+    STARTS.matrix_ran = STARTS.matrix_ran or item.get_closest_marker("matrix") is not None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -100,10 +41,10 @@ def _count_starts() -> Iterator[None]:
     def counted(self: ServerProcess) -> ServerProcess:
         test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0]
         flags = " ".join(self.command[self.command.index("--port") + 2 :])
-        _starts.append(Start(test, flags, None))
-        at = len(_starts) - 1
+        at = len(STARTS.made)
+        STARTS.made.append(Start(test, flags, None))
         begin(self)
-        _starts[at] = replace(_starts[at], seconds=self.seconds_to_ready)
+        STARTS.made[at] = replace(STARTS.made[at], seconds=self.seconds_to_ready)
         return self
 
     with pytest.MonkeyPatch.context() as patch:

@@ -66,45 +66,6 @@ def test_a_request_keeps_its_schema_as_it_came() -> None:
     assert parameters["properties"] == {"x": {"type": "varchar"}}
 
 
-# ---- results of calls
-
-
-def assistant(*ids: str) -> dict[str, Any]:
-    calls = [{"id": name, "type": "function", "function": {"name": "f", "arguments": "{}"}} for name in ids]
-    return {"role": "assistant", "content": "", "tool_calls": calls}
-
-
-def result(name: str) -> dict[str, Any]:
-    return {"role": "tool", "tool_call_id": name, "content": f"of {name}"}
-
-
-@pytest.mark.parametrize(
-    ("messages", "order"),
-    [
-        ([assistant("a", "b", "c"), result("c"), result("a"), result("b")], "abc"),
-        ([assistant("a", "b"), result("a"), result("b")], "ab"),
-        # one message per call, as responses send them
-        ([assistant("a"), assistant("b"), result("b"), result("a")], "ab"),
-        # what answers no call, or answers it twice, keeps its place or its turn
-        ([assistant("a", "b"), result("b"), result("x"), result("a")], "axb"),
-        ([assistant("a", "b"), result("b"), result("a"), result("b")], "abb"),
-        ([result("b"), result("a")], "ba"),
-        # each run by the calls before it
-        ([assistant("a", "b"), result("b"), result("a"), assistant("c", "d"), result("d"), result("c")], "abcd"),
-        ([assistant("a", "b"), result("b"), {"role": "user", "content": "q"}, result("a")], "ba"),
-    ],
-)
-def test_results_come_in_the_order_of_their_calls(messages: list[dict[str, Any]], order: str) -> None:
-    request = ChatCompletionRequest(model="m", messages=messages)
-    before = request.messages
-    replies.order_tool_results(request)
-    assert "".join(message.tool_call_id for message in request.messages if message.role == "tool") == order
-    assert [message.role for message in request.messages] == [message["role"] for message in messages]
-    assert (request.messages is before) == (
-        [message.model_dump() for message in before] == [message.model_dump() for message in request.messages]
-    )
-
-
 def test_one_call_at_most() -> None:
     process = replies._process_messages(lambda self, request: self.result)
     serving = Serving(PARSER, PARSER, "<|im_start|>assistant\n<think></think>")

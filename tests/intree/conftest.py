@@ -18,7 +18,7 @@ from PIL import Image
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.host import packages
-from sglang_nemotron.host.http import history, media, media_reader
+from sglang_nemotron.host.http import chat_body, history, media, media_reader
 from support import intree_sides
 from support.intree_sides import Side
 
@@ -115,6 +115,7 @@ def ours(omni_config: dict[str, Any], tokenizer: Any, published: Any, loop: Any)
 
     # a process that has SGLang's models has a use for media
     importlib.import_module(packages.REGISTRY)
+    importlib.import_module(chat_body.SERVER)
     media.MEDIA.open()
     history.HISTORIES.open()
     assert media.MEDIA.is_ours() is None and history.HISTORIES.is_ours() is None

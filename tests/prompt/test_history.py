@@ -251,3 +251,40 @@ def test_calls_may_come_in_a_message_each() -> None:
 def test_older_roles_are_todays(rig: Rig) -> None:
     messages = [U, assistant(tool_calls=[call({})]), {"role": "function", "name": "f", "content": "r"}]
     assert rig.ours(messages) == rig.golden([*messages[:2], result("r")])
+
+
+# ---- results of calls
+
+
+def calling(*ids: str) -> dict[str, Any]:
+    calls = [{"id": name, "type": "function", "function": {"name": "f", "arguments": "{}"}} for name in ids]
+    return {"role": "assistant", "content": "", "tool_calls": calls}
+
+
+def result_of(name: str) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": name, "content": f"of {name}"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "order"),
+    [
+        ([calling("a", "b", "c"), result_of("c"), result_of("a"), result_of("b")], "abc"),
+        ([calling("a", "b"), result_of("a"), result_of("b")], "ab"),
+        # one message per call, as responses send them
+        ([calling("a"), calling("b"), result_of("b"), result_of("a")], "ab"),
+        # what answers no call, or answers it twice, keeps its place or its turn
+        ([calling("a", "b"), result_of("b"), result_of("x"), result_of("a")], "axb"),
+        ([calling("a", "b"), result_of("b"), result_of("a"), result_of("b")], "abb"),
+        ([result_of("b"), result_of("a")], "ba"),
+        # each run by the calls before it
+        (
+            [calling("a", "b"), result_of("b"), result_of("a"), calling("c", "d"), result_of("d"), result_of("c")],
+            "abcd",
+        ),
+        ([calling("a", "b"), result_of("b"), {"role": "user", "content": "q"}, result_of("a")], "ba"),
+    ],
+)
+def test_results_come_in_the_order_of_their_calls(messages: list[dict[str, Any]], order: str) -> None:
+    ordered = in_order_of_calls(messages)
+    assert "".join(message["tool_call_id"] for message in ordered if message["role"] == "tool") == order
+    assert [message["role"] for message in ordered] == [message["role"] for message in messages]

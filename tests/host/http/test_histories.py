@@ -25,6 +25,7 @@ from sglang_nemotron.checkpoint.template import chat_template
 from sglang_nemotron.checkpoint.tokenizer import tokenizer_files
 from sglang_nemotron.host.http import chat_body, history
 from sglang_nemotron.host.http.reply_json import ExactJson
+from sglang_nemotron.sglang_api.http import ResponsesError
 from support.chat_endpoint import endpoint
 
 U = {"role": "user", "content": "hi"}
@@ -249,7 +250,7 @@ def test_a_stored_response_is_gone_on_from(judge: Judge) -> None:
     ],
 )
 def test_no_item_of_responses_vanishes(judge: Judge, item: dict[str, Any], said: str) -> None:
-    with pytest.raises(history.ResponsesError, match=said):
+    with pytest.raises(ResponsesError, match=said):
         judge.of_responses([U, item])
 
 

@@ -5,7 +5,7 @@ its thinking budget under one private name. Models whose replies are not ours to
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sglang_nemotron.host.door import Door
@@ -41,41 +41,6 @@ def check_request_tools(request: Any) -> None:
     check_tools(declared)
 
 
-def order_tool_results(request: Any) -> None:
-    """Puts results that stand together into the order of the calls that they answer: templates render them by place.
-
-    Results that answer no call before them stay where they are.
-    """
-    messages = list(request.messages)
-    start = 0
-    while start < len(messages):
-        end = start
-        while end < len(messages) and messages[end].role == "tool":
-            end += 1
-        if end - start > 1:
-            messages[start:end] = _in_order(messages[start:end], _calls_before(messages, start))
-        start = max(end, start + 1)
-    if any(new is not old for new, old in zip(messages, request.messages, strict=True)):
-        request.messages = messages
-
-
-def _calls_before(messages: Sequence[Any], end: int) -> list[str]:
-    """The ids of the calls in the assistant's messages right before `end`; some endpoints send one message per call."""
-    start = end
-    while start > 0 and messages[start - 1].role == "assistant":
-        start -= 1
-    return [call.id for message in messages[start:end] for call in message.tool_calls or () if call.id]
-
-
-def _in_order(results: list[Any], calls: list[str]) -> list[Any]:
-    places = [at for at, result in enumerate(results) if result.tool_call_id in calls]
-    answers = sorted((results[at] for at in places), key=lambda result: calls.index(result.tool_call_id))
-    ordered = list(results)
-    for at, answer in zip(places, answers, strict=True):
-        ordered[at] = answer
-    return ordered
-
-
 def _process_messages(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def process(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -84,7 +49,6 @@ def _process_messages(original: Callable[..., Any]) -> Callable[..., Any]:
         from sglang_nemotron.host.detectors import PromptTail
 
         check_request_tools(request)
-        order_tool_results(request)
         result = original(self, request, *args, **kwargs)
         apart = self.reasoning_parser == PARSER and request.separate_reasoning
         text = prompt_tail(result.prompt_ids or result.prompt, self.tokenizer_manager.tokenizer)
