@@ -288,7 +288,10 @@ def test_a_manager_is_asked_once_whose_model_it_has(ours: bool, monkeypatch: pyt
     monkeypatch.setattr(replies, "is_ours", lambda config: asked.append(config) or ours)
     generate = replies._generate_request(lambda self, obj, request: obj)
     # two models in one process, as in tests, do not answer for each other
-    managers = [SimpleNamespace(model_config=SimpleNamespace(hf_config=name)) for name in ("one", "other")]
+    managers = [
+        SimpleNamespace(model_config=SimpleNamespace(hf_config=name), config_value=lambda name: None)
+        for name in ("one", "other")
+    ]
     for manager in (*managers, *managers):
         obj = generate(manager, GenerateReqInput(text="t", sampling_params={"thinking_budget": 5}))
         assert ("custom_params" in obj.sampling_params) == ours

@@ -32,21 +32,22 @@ def _imported(file: Path) -> set[str]:
     return names - sys.stdlib_module_names
 
 
-def test_every_library_that_prompt_imports_is_listed_and_no_other() -> None:
-    imported = set[str]().union(*(_imported(file) for file in (PACKAGE / "prompt").glob("*.py")))
+def test_every_library_that_media_import_is_listed_and_no_other() -> None:
+    files = [file for room in ("prompt", "media", "reader") for file in (PACKAGE / room).rglob("*.py")]
+    imported = set[str]().union(*map(_imported, files))
     assert imported - ALWAYS == set(libraries.LIBRARIES)
 
 
 def test_workers_import_the_same_before_their_first_file() -> None:
-    tree = ast.parse((PACKAGE / "host" / "media_worker.py").read_text())
+    tree = ast.parse((PACKAGE / "reader" / "worker.py").read_text())
     (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "_import_libraries")
     names = {alias.name for node in function.body if isinstance(node, ast.Import) for alias in node.names}
     for node in function.body:
         if isinstance(node, ast.ImportFrom):
             # a module of ours brings what it imports
-            ours = [PACKAGE / "prompt" / f"{alias.name}.py" for alias in node.names]
+            ours = [PACKAGE / "media" / "pixels" / f"{alias.name}.py" for alias in node.names]
             names |= {node.module or ""}.union(*(_imported(file) for file in ours if file.is_file()))
-    assert names - ALWAYS - {"sglang_nemotron.prompt"} == set(libraries.LIBRARIES)
+    assert names - ALWAYS - {"sglang_nemotron.media.pixels"} == set(libraries.LIBRARIES)
 
 
 def test_the_extra_installs_them() -> None:

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sglang_nemotron.checkpoint.tokenizer import build_tokenizer
 from sglang_nemotron.media.features import MediaFeatures, Picture, ReadRequest, Sound, VideoClip
+from sglang_nemotron.processors import nemotron_omni
 from sglang_nemotron.processors.nemotron_omni import NemotronOmniProcessor
 from sglang_nemotron.prompt.errors import MediaError
 from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
@@ -180,9 +181,7 @@ def test_a_server_without_the_door_says_so(processor: Any) -> None:
 
 
 def test_another_family_gets_sglangs_processor(monkeypatch: Any) -> None:
-    from sglang_nemotron.sglang_api import intree
-
     made = []
-    monkeypatch.setattr(intree, "NanoNemotronVLImageProcessor", lambda *args: made.append(args) or "theirs")
+    monkeypatch.setattr(nemotron_omni, "intree_processor", lambda: lambda *args: made.append(args) or "theirs")
     config = SimpleNamespace(model_type="somebody_elses")
     assert NemotronOmniProcessor(config, 1, 2, 3) == "theirs" and made == [(config, 1, 2, 3)]  # type: ignore[comparison-overlap]
