@@ -39,8 +39,8 @@ nest = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'i
 nest += "print('up', flush=True); time.sleep(10**6)"
 child = subprocess.Popen([sys.executable, "-c", nest], stdout=subprocess.PIPE)
 child.stdout.readline()
-print(shared.name, flush=True)
 try:
+    print(shared.name, flush=True)
     while True:
         time.sleep(1000)
 except KeyboardInterrupt:

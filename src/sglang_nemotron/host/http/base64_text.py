@@ -49,7 +49,7 @@ class Decoder:
         if self._padding and len(self._quad) + self._padding != 4:
             raise ValueError("base64 ends in wrong padding")
         quad, self._quad = self._quad, b""
-        return pybase64.b64decode(quad + b"==="[len(quad) - 1 :]) if quad else b""
+        return pybase64.b64decode(quad + b"==="[len(quad) - 1 :], validate=True) if quad else b""
 
     def _decoded(self, text: bytes) -> bytes:
         # most texts need no more: this look costs less than decoding
