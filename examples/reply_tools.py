@@ -51,7 +51,11 @@ print("tool calls:", message.tool_calls)
 
 messages.append(message.model_dump(exclude_none=True))
 for call in message.tool_calls or []:
-    arguments = json.loads(call.function.arguments)
+    try:
+        arguments = json.loads(call.function.arguments)
+    except json.JSONDecodeError:
+        # max_tokens ended the reply inside this call (finish_reason is "length"): half an argument is not to be used
+        arguments = {}
     given = {name: value for name, value in arguments.items() if name in ("location", "unit")}
     result = get_weather(**{"location": "nowhere", **given})
     print("result:", result)

@@ -189,7 +189,10 @@ BAD: dict[str, Bad] = {
     ),
     "video without frames": (lambda: video(without_frames()), ("video 1: has a video track without frames",)),
     "video without a table of contents": (lambda: video(clip()[: len(clip()) // 2]), ("video 1: ", "cut off")),
-    "sound called a video": (lambda: video(recording(0.5, seed=4)), ("video 1: is not a video",)),
+    "sound called a video": (
+        lambda: video(recording(0.5, seed=4)),
+        ("video 1: has no video track, only audio", "send sound as audio"),
+    ),
     "NaN samples": (lambda: audio(not_a_number()), ("audio 1: holds a NaN", "samples must be finite")),
     "0.01 s of audio": (lambda: audio(recording(0.01, seed=5)), ("audio 1: lasts 0.010 s", "at least 0.1 s")),
     "half a WAV": (
