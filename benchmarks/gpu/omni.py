@@ -25,9 +25,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from omni_media import photo_url, sound_base64, video_url  # noqa: E402
 from text import Server, class_lines, machine  # noqa: E402
-
-from support.omni_media import photo_url, sound_base64, video_url  # noqa: E402
 
 PORT = 30000
 FLAGS = ["--load-format", "dummy", "--moe-runner-backend", "triton", "--context-length", "65536"]

@@ -25,11 +25,12 @@ import soundfile
 import torch
 from PIL import Image
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "tests"), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from omni_media import picture  # noqa: E402
 
 from sglang_nemotron.parity import reference_media  # noqa: E402
 from sglang_nemotron.parity.reference_omni import OmniReference  # noqa: E402
-from support.omni_media import picture  # noqa: E402
 
 TOKENS = 16
 FPS = 4
