@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from e2e.test_omni_bad_input import post
 from sglang_nemotron.cli.server import ServerProcess
 from support.omni_media import film, photo
 from support.omni_requests import part, uri
 from support.scripted import SCRIPTED, script
-from support.serving import OMNI, Servers
+from support.serving import OMNI, Servers, post
 
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 U = {"role": "user", "content": "hi"}

@@ -33,7 +33,7 @@ from support.omni_requests import (
     text,
     uri,
 )
-from support.serving import OMNI
+from support.serving import OMNI, post
 from support.waiting import NET_S, eventually
 
 CHAT, GENERATE = "/v1/chat/completions", "/generate"
@@ -276,15 +276,6 @@ BAD: dict[str, Bad] = {
 
 def photo_base64() -> str:
     return base64.b64encode(photo(64, 64, seed=7)).decode()
-
-
-def post(address: str, path: str, body: dict[str, Any]) -> tuple[int, str]:
-    request = urllib.request.Request(address + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=NET_S) as reply:
-            return reply.status, reply.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
 
 
 def refused(address: str, bad: Bad, **options: Any) -> str | None:

@@ -17,12 +17,12 @@ import time
 import openai
 import pytest
 
-from e2e.test_omni_bad_input import BAD, CHAT, chat, clip, good, post, refused, url
+from e2e.test_omni_bad_input import BAD, CHAT, chat, clip, good, refused, url
 from sglang_nemotron.cli.server import ServerProcess
 from sglang_nemotron.parity.client import Client
 from support.omni_media import film, photo, recording
 from support.omni_requests import Wish, difference, holdings, part, tell, tell_together, text, uri, workers
-from support.serving import OMNI, Served, running
+from support.serving import OMNI, Served, post, running
 from support.waiting import NET_S, eventually
 
 # two processes that answer HTTP, few addresses, and pages for six pictures at most, given away as if answers were short

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
 from typing import Any
 
 import pytest
 
 from sglang_nemotron.cli.server import ServerProcess
 from support.scripted import SCRIPTED, ask, asks, script, streams
-from support.waiting import NET_S
+from support.serving import post
 
 pytestmark = pytest.mark.server(SCRIPTED)
 
 ALPHABET = "a b c d e f g h i j k l m n o p q r s t u v w x y z "
-
-
-def post(server: ServerProcess, path: str, body: dict[str, Any]) -> tuple[int, str]:
-    request = urllib.request.Request(server.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=NET_S) as reply:
-            return reply.status, reply.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
 
 
 def test_no_part_of_a_stop_string_is_left(server: ServerProcess) -> None:
@@ -63,7 +52,7 @@ def test_it_may_be_kept(server: ServerProcess) -> None:
 
 def test_several_answers(server: ServerProcess) -> None:
     body = {"model": "default", "messages": [{"role": "user", "content": script("END\n</think>\nso END of")}]}
-    status, text = post(server, "/v1/chat/completions", {**body, "stop": ["END"], "n": 3, "max_tokens": 80})
+    status, text = post(server.url, "/v1/chat/completions", {**body, "stop": ["END"], "n": 3, "max_tokens": 80})
     assert status == 200
     assert [choice["message"]["content"] for choice in json.loads(text)["choices"]] == ["so "] * 3
 
@@ -72,12 +61,12 @@ def messages(server: ServerProcess, text: str, **options: Any) -> list[tuple[str
     """(stop reason, stop sequence, text) of /v1/messages, whole and streamed."""
     user = {"role": "user", "content": script(text)}
     body = {"model": "default", "max_tokens": 80, "messages": [user], **options}
-    status, whole = post(server, "/v1/messages", body)
+    status, whole = post(server.url, "/v1/messages", body)
     assert status == 200, whole
     reply = json.loads(whole)
     told = "".join(block.get("text", "") for block in reply["content"])
     found = [(reply["stop_reason"], reply.get("stop_sequence"), told)]
-    _, streamed = post(server, "/v1/messages", {**body, "stream": True})
+    _, streamed = post(server.url, "/v1/messages", {**body, "stream": True})
     events = [json.loads(line[len("data: ") :]) for line in streamed.splitlines() if line.startswith("data: ")]
     told = "".join(event["delta"].get("text", "") for event in events if event["type"] == "content_block_delta")
     (end,) = [event["delta"] for event in events if event["type"] == "message_delta"]
@@ -99,7 +88,7 @@ def test_an_empty_stop_string_is_refused(path: str, stream: bool, server: Server
     name = "stop_sequences" if path == "/v1/messages" else "stop"
     user = {"role": "user", "content": script("Hello")}
     body = {"model": "default", "max_tokens": 8, "messages": [user], "stream": stream, name: ["a", ""]}
-    status, text = post(server, path, body)
+    status, text = post(server.url, path, body)
     # SGLang begins a streamed message before it asks; the error then is an event
     assert status == 400 or (stream and path == "/v1/messages" and "event: error" in text), text
     assert "stop string 2 of 2 is empty" in text
@@ -109,5 +98,5 @@ def test_a_raw_prompt_keeps_the_meaning_of_sglang(server: ServerProcess) -> None
     """Thoughts are nothing special there, whatever the client sends under our private name."""
     params = {"max_new_tokens": 60, "stop": ["END"], "temperature": 0, "custom_params": {"__nemotron_stops": []}}
     prompt = f"<|im_start|>user\n{script('one END</think>two')}<|im_end|>\n<|im_start|>assistant\n<think>\n"
-    status, text = post(server, "/generate", {"text": prompt, "sampling_params": params})
+    status, text = post(server.url, "/generate", {"text": prompt, "sampling_params": params})
     assert status == 200 and json.loads(text)["text"] == "one "

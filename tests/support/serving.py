@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS, CheckpointSpec
 from sglang_nemotron.checkpoint.tower_spec import TOWERS
@@ -217,6 +218,16 @@ def running(url: str) -> int:
     """Requests that the server runs or keeps waiting."""
     loads = json.loads(_get(url + "/v1/loads"))["loads"]
     return sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
+
+
+def post(address: str, path: str, body: dict[str, Any]) -> tuple[int, str]:
+    """Status and text of the answer to a JSON body, refusals included."""
+    request = urllib.request.Request(address + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=NET_S) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
 
 
 def _get(url: str) -> str:
