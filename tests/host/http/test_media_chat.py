@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sglang_nemotron.checkpoint.template import chat_template
 from sglang_nemotron.checkpoint.tokenizer import build_tokenizer
+from sglang_nemotron.host import packages
 from sglang_nemotron.host.http import chat_body, history, media
 from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
 from sglang_nemotron.prompt.splice import VIDEO_SLOT
@@ -73,13 +74,15 @@ def manager(tokenizer: Any) -> Manager:
         max_prompt=4095,
     )
     processor = SimpleNamespace(nemotron_service=service)
-    return Manager(tokenizer=tokenizer, mm_processor=processor, nemotron_histories_are_ours=True)
+    return Manager(tokenizer=tokenizer, mm_processor=processor, nemotron_replies_are_ours=True)
 
 
 @pytest.fixture(scope="module")
 def serving(manager: Manager) -> Any:
     # as in a server: the second decides what the first renders
     importlib.import_module(chat_body.SERVER)
+    # a process that has SGLang's models has a use for media
+    importlib.import_module(packages.REGISTRY)
     media.MEDIA.open()
     history.HISTORIES.open()
     assert media.MEDIA.is_ours() is None and history.HISTORIES.is_ours() is None
@@ -98,7 +101,7 @@ def _ids(serving: Any, content: Any, **more: Any) -> list[int]:
 @pytest.fixture
 def sglangs(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is rendered is what SGLang makes of a chat."""
-    monkeypatch.setattr(manager, "nemotron_histories_are_ours", False)
+    monkeypatch.setattr(manager, "nemotron_replies_are_ours", False)
 
 
 def _part(kind: str) -> dict[str, Any]:
