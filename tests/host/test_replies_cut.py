@@ -71,7 +71,7 @@ def test_streamed(text: str, reason: dict[str, Any], arguments: Any, says: str) 
     async def read() -> str:
         fragments: list[str] = []
         generate = reply_ends._generate_request(lambda self, obj, request: outputs())
-        async for output in generate(SimpleNamespace(nemotron_ends_are_told=True), GenerateReqInput(text="t")):
+        async for output in generate(SimpleNamespace(nemotron_replies_are_ours=True), GenerateReqInput(text="t")):
             fragments += [item.parameters for item in parser.parse_stream_chunk(output["text"])[1]]
             if output["meta_info"]["finish_reason"]:
                 fragments += [item.parameters for item in parser.parse_stream_end()[1]]

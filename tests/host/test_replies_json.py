@@ -31,7 +31,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(module, "orjson", orjson)
 
     def start(ours: bool) -> None:
-        monkeypatch.setattr(reply_json, "is_ours", lambda manager: ours)
+        monkeypatch.setattr(reply_json, "serves_ours", lambda manager: ours)
         manager = SimpleNamespace(model_config=SimpleNamespace(hf_config=None))
         reply_json._then_open_json(lambda self: None)(manager)
 

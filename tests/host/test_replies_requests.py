@@ -10,6 +10,7 @@ from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
 from sglang.srt.managers.io_struct import GenerateReqInput
 
 from sglang_nemotron.checkpoint.tokenizer import build_tokenizer
+from sglang_nemotron.host import reply_flags
 from sglang_nemotron.host.detectors import PromptTail
 from sglang_nemotron.host.http import replies
 from sglang_nemotron.host.reply_flags import BUDGET, PARSER, TOOLS, prompt_tail
@@ -285,7 +286,7 @@ def test_a_processor_of_the_clients_own_keeps_its_names() -> None:
 @pytest.mark.parametrize("ours", [True, False])
 def test_a_manager_is_asked_once_whose_model_it_has(ours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(replies, "is_ours", lambda config: asked.append(config) or ours)
+    monkeypatch.setattr(reply_flags, "is_ours", lambda config: asked.append(config) or ours)
     generate = replies._generate_request(lambda self, obj, request: obj)
     # two models in one process, as in tests, do not answer for each other
     managers = [

@@ -131,7 +131,7 @@ def test_the_beginning_of_a_stop_is_not_sent(stream: bool, tokenizer: Any) -> No
 
 def marked(path: str, body: dict[str, Any], **params: Any) -> dict[str, Any]:
     obj = SimpleNamespace(sampling_params=params)
-    take_stops(obj, body, path, names=["f"], apart=True)
+    take_stops(obj, body, path, names=lambda: ["f"], apart=True)
     return obj.sampling_params
 
 

@@ -44,7 +44,7 @@ def text(words: str) -> dict[str, Any]:
 def serving(tokenizer: Any, processor: Any) -> Any:
     """SGLang's chat endpoint; our hooks pass SGLang's own processor through."""
     ours = hasattr(processor, "nemotron_service")
-    return endpoint(SimpleNamespace(tokenizer=tokenizer, mm_processor=processor, nemotron_histories_are_ours=ours))
+    return endpoint(SimpleNamespace(tokenizer=tokenizer, mm_processor=processor, nemotron_replies_are_ours=ours))
 
 
 class Lookup(nn.Module):

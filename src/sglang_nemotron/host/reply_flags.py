@@ -44,6 +44,8 @@ TOOLS = "__nemotron_tools"
 STOPS = "__nemotron_stops"
 # beside SGLang's own fields of a finish reason: characters of the reply before the stop string
 AT = "nemotron_matched_at"
+# what a manager knows of its model after its first request
+_SERVES_OURS = "nemotron_replies_are_ours"
 # what tells how a reply begins
 _TELLING = (ASSISTANT_HEADER, THINK_OPEN, THINK_CLOSE)
 _FIRST_LOOK = 32
@@ -56,6 +58,13 @@ def is_ours(hf_config: Any) -> bool:
     """Whether a model of this config is one whose replies are ours to read."""
     architectures = getattr(hf_config, "architectures", None) or ()
     return any(name in ARCHITECTURES for name in architectures) and is_nano(hf_config) is None
+
+
+def serves_ours(manager: Any) -> bool:
+    """`is_ours` of a manager's one model, asked once: it copies the config, and this runs in the event loop."""
+    if not hasattr(manager, _SERVES_OURS):
+        setattr(manager, _SERVES_OURS, is_ours(manager.model_config.hf_config))
+    return getattr(manager, _SERVES_OURS)
 
 
 def open_flags() -> None:

@@ -48,7 +48,7 @@ class Judge:
         self.tokenizer.chat_template = chat_template("text")
         config = SimpleNamespace(is_multimodal=False, hf_config=None)
         self.manager = SimpleNamespace(
-            tokenizer=self.tokenizer, model_config=config, nemotron_histories_are_ours=True, mm_processor=None
+            tokenizer=self.tokenizer, model_config=config, nemotron_replies_are_ours=True, mm_processor=None
         )
         self.chat = endpoint(self.manager)
         self.messages = AnthropicServing.__new__(AnthropicServing)
@@ -189,7 +189,7 @@ def test_media_reach_no_text_model(judge: Judge) -> None:
 
 
 def test_other_models_keep_sglangs_rendering(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge.manager, "nemotron_histories_are_ours", False)
+    monkeypatch.setattr(judge.manager, "nemotron_replies_are_ours", False)
     assert "<|im_start|>user\nHello.<|im_end|>" in judge.of_chat([U, assistant("Hello.")])
     assert not judge.chat.supports_native_reasoning_history()
     assert "user\nSo<|im_end|>" in judge.of_messages([U, assistant("So")])

@@ -16,7 +16,7 @@ import jinja2
 
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.http.chat_body import SERVER
-from sglang_nemotron.host.reply_flags import is_ours
+from sglang_nemotron.host.reply_flags import serves_ours
 from sglang_nemotron.prompt.call_arguments import read_arguments
 from sglang_nemotron.prompt.history import History, Message, read_history
 from sglang_nemotron.prompt.messages_api import begins_reply, read_body
@@ -28,19 +28,10 @@ logger = logging.getLogger(__name__)
 
 # what a template raises for messages that it does not take
 _TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, LookupError, AttributeError)
-# what a manager knows of its model after its first chat
-_OURS = "nemotron_histories_are_ours"
 _MEDIA = ("image", "video", "audio")
 _RENDERED = ("request", "tools", "is_multimodal")
 # what a part of an item of /v1/responses may be, by its name in a chat
 _PARTS = ("text", "image_url", "video_url", "audio_url", "input_audio")
-
-
-def _serves_ours(manager: Any) -> bool:
-    """`is_ours` of a manager's one model, asked once: it copies the config, and this runs in the event loop."""
-    if not hasattr(manager, _OURS):
-        setattr(manager, _OURS, is_ours(manager.model_config.hf_config))
-    return getattr(manager, _OURS)
 
 
 # ---- every chat
@@ -49,7 +40,7 @@ def _serves_ours(manager: Any) -> bool:
 def _apply_jinja_template(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def apply(self: Any, request: Any, tools: list[dict[str, Any]] | None, is_multimodal: bool) -> Any:
-        if not _serves_ours(self.tokenizer_manager):
+        if not serves_ours(self.tokenizer_manager):
             return original(self, request, tools, is_multimodal)
         return _rendered(self, request, tools, is_multimodal)
 
@@ -175,7 +166,7 @@ def _keeps_thoughts(original: Callable[..., Any]) -> Callable[..., Any]:
     # of /v1/messages: our template has a place for thoughts, and need not find them in the content
     @functools.wraps(original)
     def keeps(self: Any) -> bool:
-        return _serves_ours(self.tokenizer_manager) or original(self)
+        return serves_ours(self.tokenizer_manager) or original(self)
 
     return keeps
 
@@ -186,7 +177,7 @@ def _keeps_thoughts(original: Callable[..., Any]) -> Callable[..., Any]:
 def _construct_input_messages(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def construct(self: Any, request: Any, prev_response: Any = None, *, tool_adapter: Any = None) -> Any:
-        if not _serves_ours(self.tokenizer_manager) or tool_adapter is not None:
+        if not serves_ours(self.tokenizer_manager) or tool_adapter is not None:
             return original(self, request, prev_response, tool_adapter=tool_adapter)
         items = [_plain(item) for item in self._response_input_history(request)]
         notes: list[str] = []
@@ -208,7 +199,7 @@ def _make_request(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return await original(self, *args, **kwargs)
         except ValueError as error:
-            if not _serves_ours(self.tokenizer_manager):
+            if not serves_ours(self.tokenizer_manager):
                 raise
             raise ResponsesError(str(error)) from error
 
@@ -265,7 +256,7 @@ def _part_of(serving: Any, part: Any, where: str) -> Any:
 def _convert(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def convert(self: Any, anthropic_request: Any) -> Any:
-        if not _serves_ours(self.openai_serving_chat.tokenizer_manager):
+        if not serves_ours(self.openai_serving_chat.tokenizer_manager):
             return original(self, anthropic_request)
         body, notes = read_body(anthropic_request.model_dump(exclude_unset=True, by_alias=True))
         go_on = begins_reply(body)
@@ -293,7 +284,7 @@ def _then_look(original: Callable[..., Any]) -> Callable[..., Any]:
     def init(self: Any, *args: Any, **kwargs: Any) -> Any:
         global _answers_ours
         result = original(self, *args, **kwargs)
-        _answers_ours = _serves_ours(self)
+        _answers_ours = serves_ours(self)
         return result
 
     return init

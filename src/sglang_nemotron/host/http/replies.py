@@ -11,7 +11,7 @@ from typing import Any
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.http.stop_requests import take_stops
 from sglang_nemotron.host.parsers import PARSERS
-from sglang_nemotron.host.reply_flags import BUDGET, PARSER, TOOLS, is_ours, prompt_tail
+from sglang_nemotron.host.reply_flags import BUDGET, PARSER, TOOLS, prompt_tail, serves_ours
 from sglang_nemotron.reply.budget import BUDGET_NAMES, GRACE_NAME, read_budget
 from sglang_nemotron.reply.reasoning import opening
 from sglang_nemotron.reply.schema import check_tools
@@ -20,8 +20,6 @@ from sglang_nemotron.sglang_api.wrapping import Wrap
 _NAMES = (*BUDGET_NAMES, GRACE_NAME)
 # where the prompt's end travels between two of SGLang's methods, on an object that both hold
 _TAIL = "nemotron_prompt_tail"
-# what a manager knows of its model after its first request
-_OURS = "nemotron_replies_are_ours"
 
 
 # ---- chat and responses requests
@@ -138,13 +136,6 @@ def _declared_names(body: Mapping[str, Any]) -> list[str]:
     return [name for name in names if isinstance(name, str)]
 
 
-def _answers_ours(manager: Any) -> bool:
-    """`is_ours` of a manager's one model, asked once: it copies the config, and this runs in the event loop."""
-    if not hasattr(manager, _OURS):
-        setattr(manager, _OURS, is_ours(manager.model_config.hf_config))
-    return getattr(manager, _OURS)
-
-
 def _tells_thoughts_apart(manager: Any) -> bool:
     return manager.config_value("reasoning_parser") == PARSER
 
@@ -154,13 +145,15 @@ def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
     def generate(self: Any, obj: Any, request: Any = None) -> Any:
         from sglang_nemotron.sglang_api.http import GenerateReqInput
 
-        if isinstance(obj, GenerateReqInput) and _answers_ours(self):
+        if isinstance(obj, GenerateReqInput) and serves_ours(self):
             # the body is parsed and kept by the time a handler runs
             body = getattr(request, "_json", None)
             path = request.url.path if isinstance(body, dict) else ""
             body = body if isinstance(body, dict) else {}
             take_budget(obj, body, messages_api=path.endswith("/v1/messages"))
-            take_stops(obj, body, path, names=_declared_names(body), apart=_tells_thoughts_apart(self))
+            take_stops(
+                obj, body, path, names=functools.partial(_declared_names, body), apart=_tells_thoughts_apart(self)
+            )
         return original(self, obj, request)
 
     return generate

@@ -14,11 +14,8 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from sglang_nemotron.host.door import Door
-from sglang_nemotron.host.reply_flags import PARSER, is_ours
+from sglang_nemotron.host.reply_flags import PARSER, serves_ours
 from sglang_nemotron.sglang_api.wrapping import Wrap
-
-# what a manager knows of its model after its first request
-_OURS = "nemotron_ends_are_told"
 
 
 class Ended(NamedTuple):
@@ -46,9 +43,7 @@ def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
         from sglang_nemotron.sglang_api.http import GenerateReqInput
 
         outputs = original(self, obj, request)
-        if not hasattr(self, _OURS):
-            setattr(self, _OURS, is_ours(self.model_config.hf_config))
-        return _telling(outputs) if getattr(self, _OURS) and isinstance(obj, GenerateReqInput) else outputs
+        return _telling(outputs) if isinstance(obj, GenerateReqInput) and serves_ours(self) else outputs
 
     return generate
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sglang_nemotron.host.door import Door
-from sglang_nemotron.host.http.requests import is_ours
+from sglang_nemotron.host.reply_flags import serves_ours
 from sglang_nemotron.sglang_api.wrapping import Wrap, rebind
 
 # SGLang's modules that read a request, or write an answer that repeats its tools
@@ -106,7 +106,7 @@ def _then_open_json(init: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(init)
     def opened(self: Any) -> Any:
         result = init(self)
-        if is_ours(self):
+        if serves_ours(self):
             open_json()
         return result
 

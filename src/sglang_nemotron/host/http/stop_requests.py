@@ -25,13 +25,13 @@ _MATCHED: Final = "nemotron_matched_stop"
 _END_TURN: Final = '"stop_reason":"end_turn"'
 
 
-def take_stops(obj: Any, body: Mapping[str, Any], path: str, *, names: list[str], apart: bool) -> None:
+def take_stops(obj: Any, body: Mapping[str, Any], path: str, *, names: Callable[[], list[str]], apart: bool) -> None:
     """Marks a chat's generation request for the scheduler where it has stop strings; ValueError for an empty one.
 
     Args:
         obj: SGLang's GenerateReqInput, changed in place.
         body: the client's JSON. path: where it was sent.
-        names: the declared tools.
+        names: tells the declared tools, asked where there are stop strings alone.
         apart: whether this server tells thoughts from the answer.
     """
     params = obj.sampling_params
@@ -42,7 +42,7 @@ def take_stops(obj: Any, body: Mapping[str, Any], path: str, *, names: list[str]
     stops = params.get("stop")
     if stops and path.endswith(CHATS) and not isinstance(custom, list | str):
         check_stops([stops] if isinstance(stops, str) else stops)
-        custom = {**(custom or {}), STOPS: names if apart and body.get("separate_reasoning", True) else False}
+        custom = {**(custom or {}), STOPS: names() if apart and body.get("separate_reasoning", True) else False}
     if custom != params.get("custom_params"):
         obj.sampling_params = {**params, "custom_params": custom}
 
