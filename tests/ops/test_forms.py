@@ -10,7 +10,7 @@ import torch
 
 from sglang_nemotron import ops
 from sglang_nemotron.ops import forms
-from sglang_nemotron.ops.forms import FORMS, LAYER, OPS, OVERRIDE, REFERENCE, Case, choose, forms_of
+from sglang_nemotron.ops.forms import APART, FORMS, LAYER, OPS, OVERRIDE, REFERENCE, Case, choose, forms_of
 
 HOPPER, BLACKWELL = (9, 0), (10, 0)
 
@@ -34,14 +34,47 @@ def chosen(op: str, *place: Any, **changes: Any) -> str:
 
 @pytest.mark.parametrize("op", OPS)
 def test_a_cpu_is_served_by_torch(op: str) -> None:
-    assert chosen(op) == "torch"
+    assert chosen(op) == (APART if op == "mamba_step" else "torch")
 
 
-def test_cuda_is_served_by_sglangs_kernels_and_layer() -> None:
+def test_cuda_is_served_by_our_kernels_where_there_are_some() -> None:
     named = {op: chosen(op, "cuda", HOPPER) for op in OPS}
-    assert named.pop("experts") == LAYER and named.pop("router") == "torch" and named.pop("mamba_step") == "triton"
-    assert named.pop("experts_fp8") == "triton"
-    assert set(named.values()) == {"sglang"}
+    ours = {"experts", "experts_fp8", "router", "mamba_step"}
+    assert named == {op: "triton" if op in ours else "sglang" for op in OPS}
+
+
+@pytest.mark.parametrize(
+    ("rows", "stored", "capability", "traits", "name"),
+    [
+        (16, torch.float32, HOPPER, (), "triton"),
+        (17, torch.float32, HOPPER, (), APART),
+        (512, torch.float16, HOPPER, (), "triton"),
+        (512, torch.bfloat16, BLACKWELL, (), "triton"),
+        (1, torch.float32, (7, 5), (), APART),
+        (512, torch.float16, HOPPER, ("rounded_at_random",), "triton"),
+        # a call of the fused op is served by a fused form
+        (512, torch.float32, HOPPER, ("called",), "triton"),
+    ],
+)
+def test_one_step_in_two_launches_where_that_pays(
+    rows: int, stored: torch.dtype, capability: tuple[int, int], traits: tuple[str, ...], name: str
+) -> None:
+    assert chosen("mamba_step", "cuda", capability, rows=rows, stored=stored, traits=traits) == name
+
+
+def test_an_override_takes_a_form_where_it_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, rows in ((APART, 1), ("triton", 512)):
+        monkeypatch.setenv(OVERRIDE, f"mamba_step={name}")
+        forms._overrides.cache_clear()
+        assert chosen("mamba_step", "cuda", HOPPER, rows=rows, stored=torch.float32) == name
+    monkeypatch.setenv(OVERRIDE, f"mamba_step={APART}")
+    forms._overrides.cache_clear()
+    with pytest.raises(ValueError, match="which does not serve"):
+        chosen("mamba_step", "cuda", HOPPER, traits=("rounded_at_random",))
+
+
+def test_random_rounding_on_a_cpu_is_the_fused_twins() -> None:
+    assert chosen("mamba_step", traits=("rounded_at_random",)) == "torch"
 
 
 @pytest.mark.parametrize(
@@ -66,10 +99,9 @@ def test_every_row_serves_some_call() -> None:
     reached = set()
     for op in OPS:
         for place in (("cpu",), ("cuda", HOPPER), ("cuda", BLACKWELL)):
-            for traits in ((), ("spans_ranks",), ("packed",)):
+            for traits in ((), ("spans_ranks",), ("packed",), ("rounded_at_random",)):
                 for dtype in (torch.float32, torch.bfloat16):
                     reached.add((op, chosen(op, *place, traits=traits, dtype=dtype)))
-    reached.add(("experts", chosen("experts", "cuda", HOPPER, traits=("called",))))
     assert reached == {(row.op, row.name) for row in FORMS if not row.on_request}
 
 
@@ -78,8 +110,6 @@ def test_a_form_on_request_serves_an_override_alone(monkeypatch: pytest.MonkeyPa
     assert {row.name for row in waiting} == {"triton"}
     monkeypatch.setenv(OVERRIDE, ",".join(f"{row.op}={row.name}" for row in waiting))
     assert [chosen(row.op, "cuda", HOPPER) for row in waiting] == [row.name for row in waiting]
-    with pytest.raises(ValueError, match="router=triton, which does not serve"):
-        chosen("router", "cuda", HOPPER, sizes=(("Q", 4),))
 
 
 @pytest.mark.parametrize(
@@ -89,33 +119,36 @@ def test_a_form_on_request_serves_an_override_alone(monkeypatch: pytest.MonkeyPa
         ({"dtype": torch.float32}, False),
         ({"stored": torch.float8_e4m3fn}, False),
         ({"traits": ("packed",)}, False),
+        ({"traits": ("managed",)}, False),
+        ({"capability": (7, 5)}, False),
     ],
 )
-@pytest.mark.parametrize("asked_for", [False, True])
-def test_experts_on_our_kernels_where_called_or_asked_for(
-    changes: dict[str, Any], serves: bool, asked_for: bool, monkeypatch: pytest.MonkeyPatch
+def test_experts_on_our_kernels_where_they_are_right(
+    changes: dict[str, Any], serves: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if asked_for:
-        monkeypatch.setenv(OVERRIDE, "experts=triton")
-    else:
-        changes = {**changes, "traits": (*changes.get("traits", ()), "called")}
+    asked = a_case("experts", "cuda", HOPPER)._replace(**changes)
+    assert choose(asked).name == ("triton" if serves else LAYER)
+    called = asked._replace(traits=(*asked.traits, "called"))
     if serves:
-        assert chosen("experts", "cuda", HOPPER, **changes) == "triton"
+        assert choose(called).name == "triton"
     else:
-        with pytest.raises(ValueError, match="which does not serve" if asked_for else "no form of op 'experts' serves"):
-            chosen("experts", "cuda", HOPPER, **changes)
+        with pytest.raises(ValueError, match="no form of op 'experts' serves"):
+            choose(called)
+    monkeypatch.setenv(OVERRIDE, "experts=layer")
+    forms._overrides.cache_clear()
+    assert choose(asked).name == LAYER
 
 
 def test_fp8_experts_need_a_card_that_multiplies_fp8() -> None:
     assert [chosen("experts_fp8", "cuda", place) for place in ((8, 0), (8, 9), HOPPER, BLACKWELL)] == [
-        *("torch", "triton", "triton", "triton")
+        *(LAYER, "triton", "triton", "triton")
     ]
 
 
 def test_every_file_of_a_form_has_a_row() -> None:
     folder = Path(forms.__file__).parent
     files = {file.stem for file in folder.glob("[a-z]*_*.py")}
-    rows = {f"{row.op}_{row.name}" for row in FORMS if row.name != LAYER}
+    rows = {f"{row.op}_{row.name}" for row in FORMS if row.name not in (LAYER, APART)}
     assert files == rows | {f"{op}_{REFERENCE}" for op in OPS}
 
 
@@ -178,6 +211,8 @@ def test_packed_experts_are_told_from_plain_ones() -> None:
     assert (plain.size("E"), plain.size("I"), plain.size("D"), plain.size("k"), plain.traits) == (4, 6, 8, 2, ())
     for packed in (None, torch.zeros(4, 6, 4, dtype=torch.uint8), torch.zeros(4, 2, 3, 8)):
         assert ops.experts_case(x_TD, packed, top_k=2).traits == ("packed",)
+    assert ops.experts_case(x_TD, torch.zeros(4, 6, 8), top_k=2, managed=True).traits == ("managed",)
+    assert ops.experts_case(x_TD, torch.zeros(4, 6, 8).to(torch.float8_e4m3fn), top_k=2).op == "experts_fp8"
 
 
 def test_rows_of_an_op_are_in_order() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sglang_nemotron.ops.batch import RaggedBatch, Snapshots
-from sglang_nemotron.ops.forms import LAYER, REFERENCE, forms_of
+from sglang_nemotron.ops.forms import APART, LAYER, REFERENCE, forms_of
 from support.ops_device import OnDevice
 
 NAN = float("nan")
@@ -27,7 +27,8 @@ def serving(*ops: str) -> list[Any]:
     What needs a GPU is marked so. Of several ops, the forms that all of them have.
     """
     of_each = [
-        {f"{row.name}@{device}" for row in forms_of(op) if row.name != LAYER for device in row.devices} for op in ops
+        {f"{row.name}@{device}" for row in forms_of(op) if row.name not in (LAYER, APART) for device in row.devices}
+        for op in ops
     ]
     names = sorted(set.intersection(*of_each), key=lambda name: (not name.endswith("@cpu"), name))
     return [

@@ -17,15 +17,31 @@ from sglang_nemotron import ops
 from sglang_nemotron.config.decoder import DecoderSpec
 from sglang_nemotron.decoder import shards
 from sglang_nemotron.decoder.parallel import Ranks
+from sglang_nemotron.ops.forms import APART, choose
 from sglang_nemotron.sglang_api.engine import MergedColumnParallelLinear, QuantizationConfig, RowParallelLinear
 from sglang_nemotron.state.plan import StepPlan
 
 
 class MambaSlots(NamedTuple):
-    """One layer's states: `conv_SCW` the last raw conv inputs, `ssm_SHPN` the recurrent state, of every slot."""
+    """One layer's states: `conv_SCW` the last raw conv inputs, `ssm_SHPN` the recurrent state, of every slot.
+
+    `rounding`: how this layer's decode steps round an fp16 state, None for to the nearest.
+    """
 
     conv_SCW: torch.Tensor
     ssm_SHPN: torch.Tensor
+    rounding: ops.StochasticRounding | None = None
+
+
+class _Projected(NamedTuple):
+    """What the input projection makes of each row: the gate, the convolution's input and the raw time steps."""
+
+    gate_TI: torch.Tensor
+    conv_in_TC: torch.Tensor
+    dt_TH: torch.Tensor
+
+    def part(self, rows: slice) -> _Projected:
+        return _Projected(self.gate_TI[rows], self.conv_in_TC[rows], self.dt_TH[rows])
 
 
 class _Weights(nn.Module):
@@ -103,9 +119,27 @@ class MambaMixer(nn.Module):
     def forward(self, x_TD: torch.Tensor, slots: MambaSlots, plan: StepPlan) -> torch.Tensor:
         """x_TD -> y_TD, this rank's part of the sum; states in `slots` are read and written in place."""
         projected, _ = self.in_proj(x_TD)
-        gate_TI, conv_in_TC, dt_TH = projected.split([self.inner, self.conv_channels, self.num_heads], dim=-1)
-        y_TI = self._mix(conv_in_TC, dt_TH, slots, plan)
-        y_TI = ops.gated_norm(
+        return self.out_proj(self._mix(self._split_projected(projected), slots, plan))[0]
+
+    def _split_projected(self, projected: torch.Tensor) -> _Projected:
+        return _Projected(*projected.split([self.inner, self.conv_channels, self.num_heads], dim=-1))
+
+    def _mix(self, rows: _Projected, slots: MambaSlots, plan: StepPlan) -> torch.Tensor:
+        num_rows, num_tokens, num_prefill = rows.gate_TI.shape[0], plan.num_tokens, plan.num_prefill_tokens
+        # the common steps need no joining: all rows prefill, or all decode
+        if num_tokens == num_rows and num_prefill in (0, num_tokens):
+            return (self._prefill if num_prefill else self._decode)(rows, slots, plan)
+        # rows past the plan's tokens are padding (data parallel attention); they must stay finite
+        y_TI = rows.gate_TI.new_zeros(num_rows, self.inner)
+        if num_prefill > 0:
+            y_TI[:num_prefill] = self._prefill(rows.part(slice(num_prefill)), slots, plan)
+        if plan.num_decodes > 0:
+            decoded = slice(num_prefill, num_tokens)
+            y_TI[decoded] = self._decode(rows.part(decoded), slots, plan)
+        return y_TI
+
+    def _gated_norm(self, y_TI: torch.Tensor, gate_TI: torch.Tensor) -> torch.Tensor:
+        return ops.gated_norm(
             y_TI,
             gate_TI,
             self.norm.weight,
@@ -114,29 +148,11 @@ class MambaMixer(nn.Module):
             reduce_sum=self.reduce_sum,
             group_size=self.norm_group_size,
         )
-        return self.out_proj(y_TI)[0]
 
-    def _mix(self, conv_in_TC: torch.Tensor, dt_TH: torch.Tensor, slots: MambaSlots, plan: StepPlan) -> torch.Tensor:
-        num_tokens, num_prefill = plan.num_tokens, plan.num_prefill_tokens
-        # the common steps need no joining: all rows prefill, or all decode
-        if num_tokens == conv_in_TC.shape[0] and num_prefill in (0, num_tokens):
-            mix = self._prefill if num_prefill else self._decode
-            return mix(conv_in_TC, dt_TH, slots, plan)
-        # rows past the plan's tokens are padding (data parallel attention); they must stay finite
-        y_TI = conv_in_TC.new_zeros(conv_in_TC.shape[0], self.inner)
-        if num_prefill > 0:
-            y_TI[:num_prefill] = self._prefill(conv_in_TC[:num_prefill], dt_TH[:num_prefill], slots, plan)
-        if plan.num_decodes > 0:
-            rows = slice(num_prefill, num_tokens)
-            y_TI[rows] = self._decode(conv_in_TC[rows], dt_TH[rows], slots, plan)
-        return y_TI
-
-    def _prefill(
-        self, conv_in_TC: torch.Tensor, dt_TH: torch.Tensor, slots: MambaSlots, plan: StepPlan
-    ) -> torch.Tensor:
+    def _prefill(self, rows: _Projected, slots: MambaSlots, plan: StepPlan) -> torch.Tensor:
         assert plan.prefill is not None
         mixed_TC = ops.conv1d_prefill(
-            conv_in_TC,
+            rows.conv_in_TC,
             self.conv1d.weight,
             self.conv1d.bias,
             slots.conv_SCW,
@@ -146,7 +162,7 @@ class MambaMixer(nn.Module):
         x_THP, B_TGN, C_TGN = self._split(mixed_TC)
         y_THP = ops.ssd_prefill(
             x_THP,
-            dt_TH,
+            rows.dt_TH,
             self.A,
             B_TGN,
             C_TGN,
@@ -157,24 +173,48 @@ class MambaMixer(nn.Module):
             snapshots=plan.snapshots,
             dt_limit=self.spec.time_step_limit,
         )
-        return y_THP.reshape(-1, self.inner)
+        return self._gated_norm(y_THP.reshape(-1, self.inner), rows.gate_TI)
 
-    def _decode(self, conv_in_BC: torch.Tensor, dt_BH: torch.Tensor, slots: MambaSlots, plan: StepPlan) -> torch.Tensor:
+    def _decode(self, rows: _Projected, slots: MambaSlots, plan: StepPlan) -> torch.Tensor:
         assert plan.decode_slots_B is not None
+        asked = ops.mamba_step_case(rows.conv_in_TC, slots.ssm_SHPN, rounded_at_random=slots.rounding is not None)
+        if choose(asked).name == APART:
+            return self._gated_norm(self._step_apart(rows, slots, plan.decode_slots_B), rows.gate_TI)
+        spans_ranks = self.reduce_sum is not None
+        y_BI = ops.mamba_step(
+            rows.conv_in_TC,
+            rows.gate_TI,
+            rows.dt_TH,
+            slots.conv_SCW,
+            slots.ssm_SHPN,
+            self._step_weights(with_norm=not spans_ranks),
+            slots_B=plan.decode_slots_B,
+            eps=self.spec.norm_eps,
+            dt_limit=self.spec.time_step_limit,
+            rounding=slots.rounding,
+        )
+        return self._gated_norm(y_BI, rows.gate_TI) if spans_ranks else y_BI
+
+    def _step_weights(self, *, with_norm: bool) -> ops.StepWeights:
+        # read anew each time: a weight update may put other tensors in their place
+        norm = self.norm.weight if with_norm else None
+        return ops.StepWeights(self.conv1d.weight, self.conv1d.bias, self.A, self.D, self.dt_bias, norm)
+
+    def _step_apart(self, rows: _Projected, slots: MambaSlots, slots_B: torch.Tensor) -> torch.Tensor:
         mixed_BC = ops.conv1d_step(
-            conv_in_BC, self.conv1d.weight, self.conv1d.bias, slots.conv_SCW, slots_B=plan.decode_slots_B
+            rows.conv_in_TC, self.conv1d.weight, self.conv1d.bias, slots.conv_SCW, slots_B=slots_B
         )
         x_BHP, B_BGN, C_BGN = self._split(mixed_BC)
         y_BHP = ops.ssm_step(
             x_BHP,
-            dt_BH,
+            rows.dt_TH,
             self.A,
             B_BGN,
             C_BGN,
             self.D,
             self.dt_bias,
             slots.ssm_SHPN,
-            slots_B=plan.decode_slots_B,
+            slots_B=slots_B,
             dt_limit=self.spec.time_step_limit,
         )
         return y_BHP.reshape(-1, self.inner)

@@ -29,6 +29,7 @@ from sglang_nemotron.sglang_api.engine import (
     get_is_capture_mode,
     get_moe_a2a_backend,
     get_moe_impl_class,
+    get_parallel,
 )
 
 
@@ -152,8 +153,13 @@ class MoEMixer(nn.Module):
 
     def _routed(self, x_TD: torch.Tensor) -> torch.Tensor:
         up_EID = getattr(self.experts, "w13_weight", None)
-        case = ops.experts_case(x_TD, up_EID, top_k=self.spec.experts_per_token)
+        case = ops.experts_case(x_TD, up_EID, top_k=self.spec.experts_per_token, managed=self._is_managed)
         return self._by_layer(x_TD) if choose(case).name == LAYER else self._by_ops(x_TD)
+
+    @functools.cached_property
+    def _is_managed(self) -> bool:
+        """Whether SGLang's layer has to compute: it moves or records experts, or the user chose another runner."""
+        return _experts_are_managed() or _runner_of(self.experts) not in ("triton", None)
 
     def _by_layer(self, x_TD: torch.Tensor) -> torch.Tensor:
         # bf16 operands on the matrix units with fp32 sums and result: what the sigmoid needs
@@ -182,7 +188,34 @@ class MoEMixer(nn.Module):
             num_groups=spec.router_num_groups,
             top_groups=spec.router_top_groups,
         )
-        return ops.experts(x_TD, self.experts.w13_weight, self.experts.w2_weight, weights_Tk, ids_Tk)
+        experts = self.experts
+        given = (x_TD, experts.w13_weight, experts.w2_weight, weights_Tk, ids_Tk)
+        if experts.w13_weight.dtype != torch.float8_e4m3fn:
+            return ops.experts(*given)
+        scales = ops.Float8Scales(
+            experts.w13_input_scale, experts.w13_weight_scale, experts.w2_input_scale, experts.w2_weight_scale
+        )
+        return ops.experts_fp8(*given, scales)
+
+
+def _experts_are_managed() -> bool:
+    """What only SGLang's own layer does: dispatch to other ranks, move experts, say which ones were taken."""
+    moe = get_exec().moe
+    return (
+        not get_moe_a2a_backend().is_none()
+        or get_parallel().moe_ep_size > 1
+        or moe.ep_num_redundant_experts > 0
+        or moe.enable_eplb
+        or moe.init_expert_location != "trivial"
+        or moe.expert_distribution_recorder_mode is not None
+        or get_exec().features.enable_return_routed_experts
+    )
+
+
+def _runner_of(experts: Any) -> str | None:
+    """The name of the backend that would run this layer; None where SGLang wrapped the layer into something else."""
+    backend = getattr(experts, "runner_backend", None)
+    return None if backend is None else str(backend.value)
 
 
 def _has_side_stream(x_TD: torch.Tensor) -> bool:

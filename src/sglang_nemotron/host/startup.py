@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sglang_nemotron.config.decoder import DecoderSpec, check_parallel
+from sglang_nemotron.family import TEXT
+from sglang_nemotron.host import kernels
 from sglang_nemotron.ops.forms import check_overrides
 from sglang_nemotron.sglang_api.args import NemotronHConfig, envs, platforms, resolving_view
 
@@ -68,7 +70,6 @@ LIMITS: tuple[Limit, ...] = (
     flag("enable_unified_memory", _STATES),
     flag("enable_linear_replayssm", _STATES),
     flag("mamba_backend", _KERNEL, unset="triton"),
-    flag("enable_mamba_cache_stochastic_rounding", _KERNEL),
     flag("cuda_graph_backend_prefill", "a prefill's plan changes from step to step", unset="disabled"),
     flag("enable_nvidia_megakernel", _KERNEL),
     flag("kt_weight_path", "experts in host memory (KTransformers) are not wired to our experts"),
@@ -106,7 +107,7 @@ UNTRIED: tuple[tuple[str, Any], ...] = (
 
 
 def resolve(server_args: Any, hf_config: Any, *, http_app: str) -> dict[str, Any]:
-    """The fields that our architectures set while arguments resolve (none); ValueError for what we do not serve.
+    """The fields that our architectures set while arguments resolve; ValueError for what we do not serve.
 
     `http_app` is the application that HTTP worker processes must import.
     """
@@ -115,7 +116,12 @@ def resolve(server_args: Any, hf_config: Any, *, http_app: str) -> dict[str, Any
     spec = hf_config.nano_spec
     check_server(view, spec, http_app=http_app)
     check_checkpoint(spec, view.model_path, view.load_format)
-    return {}
+    return chosen_kernels(view, kernels.intree_defaults(server_args, hf_config, TEXT))
+
+
+def chosen_kernels(view: Any, declared: dict[str, Any]) -> dict[str, Any]:
+    """The fields that choose kernels; `declared` is what SGLang's own rules would set. ValueError for a bad flag."""
+    return kernels.runner_of_experts(view, declared) | kernels.rounding_of_states(view)
 
 
 def check_server(view: Any, spec: DecoderSpec, *, http_app: str, limits: tuple[Limit, ...] = LIMITS) -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 from sglang_nemotron.config.omni import OmniSpec, omni_spec_of
 from sglang_nemotron.family import OMNI
-from sglang_nemotron.host import startup
+from sglang_nemotron.host import kernels, startup
 from sglang_nemotron.host.startup import LIMITS, Limit, flag
 from sglang_nemotron.media import libraries
 from sglang_nemotron.sglang_api.args import envs, get_device_memory_capacity, override_providers, resolving_view
@@ -79,20 +78,14 @@ def defaults_of_text(server_args: Any, hf_config: Any) -> dict[str, Any]:
     SGLang applies them to the name that transformers saves, and not to the published one. They look at the text
     config only where the architecture is the former, so that name is shown to them.
     """
-    if any(_in_tree(provider) for provider in override_providers.get(hf_config.architectures[0], ())):
-        return {}
     shown = SimpleNamespace(
         architectures=[_INTREE_OMNI], quantization_config=getattr(hf_config, "quantization_config", None) or {}
     )
-    chosen: dict[str, Any] = {}
-    for provider in override_providers.get(_INTREE_OMNI, ()):
-        if _in_tree(provider):
-            chosen.update(provider(server_args, shown))
-    return chosen
-
-
-def _in_tree(provider: Callable[..., Any]) -> bool:
-    return provider.__module__.startswith("sglang.")
+    declared = kernels.intree_defaults(server_args, shown, _INTREE_OMNI)
+    ours = startup.chosen_kernels(resolving_view(server_args), declared)
+    if any(kernels.is_intree(provider) for provider in override_providers.get(hf_config.architectures[0], ())):
+        return ours
+    return declared | ours
 
 
 def cache_megabytes(context_tokens: int, token_bytes: int, device_megabytes: float) -> int:

@@ -35,6 +35,7 @@ from sglang_nemotron.sglang_api.intree import intree_model
 from sglang_nemotron.state.layout import state_layout
 from sglang_nemotron.state.plan import StepPlan, make_plan
 from sglang_nemotron.state.pool import PoolView
+from sglang_nemotron.state.rounding import StateRounding, state_rounding
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class NemotronHForCausalLM(nn.Module):
         )
         self.routed_experts_weights_of_layer = LazyValue(self._expert_weights)
         self._pool: PoolView | None = None
+        self._rounding: StateRounding | None = None
 
     def _head(self, quant_config: QuantizationConfig | None, prefix: str) -> nn.Module:
         if not self.pp_group.is_last_rank:
@@ -101,11 +103,14 @@ class NemotronHForCausalLM(nn.Module):
     ) -> Any:
         """Logits of the batch on the last pipeline stage, the hidden states for the next one elsewhere."""
         plan, pool = self._plan(forward_batch)
+        rounding = self._rounding
+        if rounding is not None and plan is not None and plan.num_decodes > 0:
+            rounding.next_step()
         hidden = self.model(
             input_ids,
             forward_batch,
             plan,
-            lambda layer_id: MambaSlots(*pool.slots_of(layer_id)),
+            lambda layer_id: MambaSlots(*pool.slots_of(layer_id), rounding and rounding.of_layer(layer_id)),
             pp_proxy_tensors,
             input_embeds,
         )
@@ -139,7 +144,10 @@ class NemotronHForCausalLM(nn.Module):
             ssm_dtype=str(params.dtype.temporal),
             kv_dtype=str(kv_dtype),
         )
-        return PoolView(req_to_token_pool, layout, kv_dtype)
+        pool = PoolView(req_to_token_pool, layout, kv_dtype)
+        ranks = self.ranks
+        self._rounding = state_rounding(pool.ssm_LSHPN, rank=ranks.mixer_tp_rank, num_ranks=ranks.mixer_tp_size)
+        return pool
 
     def _track(self, plan: StepPlan | None, pool: PoolView) -> None:
         # every layer's state is final by now, so one copy serves all layers

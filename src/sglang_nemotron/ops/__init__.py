@@ -31,6 +31,7 @@ __all__ = [
     "full_attention",
     "gated_norm",
     "mamba_step",
+    "mamba_step_case",
     "route",
     "ssd_prefill",
     "ssm_step",
@@ -173,13 +174,13 @@ def mamba_step(
     dt_limit: tuple[float, float] = (0.0, float("inf")),
     rounding: StochasticRounding | None = None,
 ) -> torch.Tensor:
-    """`conv1d_step`, `ssm_step` and `gated_norm` of one token a row at once; [B, I]. No layer calls it yet.
+    """`conv1d_step`, `ssm_step` and `gated_norm` of one token a row at once; [B, I].
 
-    With `rounding` an fp16 state is rounded at random, so that its expectation is the fp32 one.
+    Without `weights.norm_I` the norm is left to the caller. With `rounding` an fp16 state is rounded at random, so that
+    its expectation is the fp32 one.
     """
-    _, H, P, N = ssm_SHPN.shape
-    traits = ("rounded_at_random",) if rounding is not None else ()
-    form = module_for(case("mamba_step", conv_in_BC, ssm_SHPN, {"H": H, "P": P, "N": N}, traits))
+    asked = mamba_step_case(conv_in_BC, ssm_SHPN, rounded_at_random=rounding is not None)
+    form = module_for(asked._replace(traits=(*asked.traits, "called")))
     return form.mamba_step(
         *(conv_in_BC, gate_BI, dt_BH, conv_SCW, ssm_SHPN, weights),
         slots_B=slots_B,
@@ -187,6 +188,13 @@ def mamba_step(
         dt_limit=dt_limit,
         rounding=rounding,
     )
+
+
+def mamba_step_case(conv_in_BC: torch.Tensor, ssm_SHPN: torch.Tensor, *, rounded_at_random: bool) -> Case:
+    """What the choice of the step's form looks at; a mixer asks whether its parts are called apart."""
+    _, H, P, N = ssm_SHPN.shape
+    traits = ("rounded_at_random",) if rounded_at_random else ()
+    return case("mamba_step", conv_in_BC, ssm_SHPN, {"H": H, "P": P, "N": N}, traits)
 
 
 def route(
@@ -228,15 +236,18 @@ def experts(
     return form.experts(x_TD, up_EID, down_EDI, weights_Tk, ids_Tk)
 
 
-def experts_case(x_TD: torch.Tensor, up_EID: torch.Tensor | None, *, top_k: int) -> Case:
+def experts_case(x_TD: torch.Tensor, up_EID: torch.Tensor | None, *, top_k: int, managed: bool = False) -> Case:
     """What the choice of the experts' form looks at; `decoder/` asks before it routes, as a layer has its own router.
 
     Weights that lie in another order than [E, I, D], for SGLang's kernels alone, are "packed"; None stands for them.
+    `managed`: SGLang moves the layer's experts, or wants to know what it routed.
     """
+    traits = ("managed",) if managed else ()
     if up_EID is None or up_EID.dim() != 3 or up_EID.shape[2] != x_TD.shape[1]:
-        return case("experts", x_TD, up_EID, {"k": top_k}, ("packed",))
+        return case("experts", x_TD, up_EID, {"k": top_k}, (*traits, "packed"))
     num_experts, width, hidden = up_EID.shape
-    return case("experts", x_TD, up_EID, {"D": hidden, "I": width, "E": num_experts, "k": top_k})
+    op = "experts_fp8" if up_EID.dtype == torch.float8_e4m3fn else "experts"
+    return case(op, x_TD, up_EID, {"D": hidden, "I": width, "E": num_experts, "k": top_k}, traits)
 
 
 def experts_fp8(
@@ -248,9 +259,8 @@ def experts_fp8(
     scales: Float8Scales,
 ) -> torch.Tensor:
     """`experts` with FP8 weights and activations, static scales per tensor; [T, D] in x's dtype."""
-    num_experts, width, hidden = up_EID.shape
-    sizes = {"D": hidden, "I": width, "E": num_experts, "k": ids_Tk.shape[1]}
-    form = module_for(case("experts_fp8", x_TD, up_EID, sizes))
+    asked = experts_case(x_TD, up_EID, top_k=ids_Tk.shape[1])
+    form = module_for(asked._replace(traits=(*asked.traits, "called")))
     return form.experts_fp8(x_TD, up_EID, down_EDI, weights_Tk, ids_Tk, scales)
 
 

@@ -22,9 +22,13 @@ logger = logging.getLogger(__name__)
 
 # "ssm_step=torch,experts=layer" makes those forms serve their ops, for comparing two runs; see docs/development.md
 OVERRIDE = "SGLANG_NEMOTRON_OPS"
-# a form that is no file of this room: SGLang's own layer computes, and `decoder/` calls it
+# forms that are no files of this room: SGLang's own layer computes, and `decoder/` calls it; or the ops that a fused
+# one stands for are called one after the other
 LAYER = "layer"
+APART = "apart"
 REFERENCE = "reference"
+# rows of decode up to which two launches instead of three beat what SGLang's kernels read faster
+_FUSED_ROWS = 16
 
 
 class Case(NamedTuple):
@@ -68,20 +72,22 @@ def always(case: Case) -> bool:
 
 @dataclass(frozen=True)
 class Form:
-    """One way to compute an op: `serves` says for which calls on its devices it is right, and worth taking.
+    """One way to compute an op: `serves` says for which calls on its devices it is right, `pays` where it is worth taking.
 
-    `on_request`: only an override takes it; it waits for its proof against a running server.
+    `on_request`: only an override takes it; it waits for its proof against a running server. An override takes a form
+    where it does not pay, too.
     """
 
     op: str
     name: str
     devices: tuple[str, ...]
     serves: Callable[[Case], bool] = always
+    pays: Callable[[Case], bool] = always
     on_request: bool = False
 
     @property
     def module(self) -> ModuleType:
-        assert self.name != LAYER, self
+        assert self.name not in (LAYER, APART), self
         return importlib.import_module(f"sglang_nemotron.ops.{self.op}_{self.name}")
 
     def takes(self, case: Case) -> bool:
@@ -112,14 +118,35 @@ def _asked_by_a_layer(case: Case) -> bool:
     return "called" not in case.traits
 
 
+def _ours_to_compute(case: Case) -> bool:
+    """Weights as [E, I, D] that stay where they are, and nobody who asks the layer what it routed."""
+    return not {"packed", "managed"} & set(case.traits)
+
+
 def _half_weights(case: Case) -> bool:
-    """Our kernels for experts: activations and weights of one 16-bit type, weights as [E, I, D]."""
-    return case.dtype in (torch.bfloat16, torch.float16) and case.stored == case.dtype and "packed" not in case.traits
+    """Our kernels for experts: activations and weights of one 16-bit type."""
+    return (
+        case.capability >= (8, 0)
+        and case.dtype in (torch.bfloat16, torch.float16)
+        and case.stored == case.dtype
+        and _ours_to_compute(case)
+    )
 
 
 def _float8_is_built(case: Case) -> bool:
     """Matrix units for FP8: Ada, Hopper and later."""
-    return case.capability >= (8, 9) and case.dtype in (torch.bfloat16, torch.float16)
+    return case.capability >= (8, 9) and case.dtype in (torch.bfloat16, torch.float16) and _ours_to_compute(case)
+
+
+def _parts_can_serve(case: Case) -> bool:
+    """A call of the fused op has no parts, and only the fused forms draw at random."""
+    return not {"called", "rounded_at_random"} & set(case.traits)
+
+
+def _parts_are_as_fast(case: Case) -> bool:
+    """Where the fused step gains nothing: on a CPU, and with fp32 states at many rows, where the bytes decide."""
+    wide = case.stored is not None and case.stored.itemsize > 2
+    return case.capability < (8, 0) or (wide and case.rows > _FUSED_ROWS)
 
 
 # an op's forms stand in order of preference. CUDA borrows SGLang's kernels until ours replace them one by one
@@ -134,17 +161,19 @@ FORMS: tuple[Form, ...] = (
     Form("gated_norm", "torch", ("cpu", "cuda")),
     Form("full_attention", "sglang", ("cuda",), _flash_is_built),
     Form("full_attention", "torch", ("cpu", "cuda")),
-    # SGLang's FusedMoE brings its own router, so on CUDA `route` is called where another form of the experts serves
-    Form("experts", LAYER, ("cuda",), _asked_by_a_layer),
+    # SGLang's FusedMoE brings its own router, so `route` is called where another form of the experts serves
     Form("experts", "triton", ("cuda",), _half_weights),
+    Form("experts", LAYER, ("cuda",), _asked_by_a_layer),
     Form("experts", "torch", ("cpu",)),
     Form("experts_fp8", "triton", ("cuda",), _float8_is_built),
+    Form("experts_fp8", LAYER, ("cuda",), _asked_by_a_layer),
     Form("experts_fp8", "torch", ("cpu", "cuda")),
-    Form("router", "triton", ("cuda",), _one_group_of_experts, on_request=True),
+    Form("router", "triton", ("cuda",), _one_group_of_experts),
     Form("router", "torch", ("cpu", "cuda")),
-    # no layer calls it yet: mixers step through conv1d, ssm_step and gated_norm
+    # apart: conv1d, ssm_step and gated_norm one after the other
+    Form("mamba_step", APART, ("cpu", "cuda"), _parts_can_serve, _parts_are_as_fast),
     Form("mamba_step", "triton", ("cuda",), _from_ampere_on),
-    Form("mamba_step", "torch", ("cpu",)),
+    Form("mamba_step", "torch", ("cpu", "cuda")),
     Form("track", "triton", ("cuda",), _from_ampere_on, on_request=True),
     Form("track", "sglang", ("cuda",)),
     Form("track", "torch", ("cpu",)),
@@ -161,7 +190,10 @@ def choose(case: Case) -> Form:
     """The form that serves a call; ValueError where none does, or where the user's own choice does not."""
     op = case.op
     wanted = _overrides().get(op)
-    rows = (form for form in _rows(op) if wanted == form.name or (wanted is None and not form.on_request))
+    if wanted is None:
+        rows = (form for form in _rows(op) if not form.on_request and form.pays(case))
+    else:
+        rows = (form for form in _rows(op) if form.name == wanted)
     form = next((form for form in rows if form.takes(case)), None)
     if form is None and wanted == REFERENCE:
         form = _reference(op)

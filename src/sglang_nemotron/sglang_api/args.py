@@ -18,7 +18,7 @@ from sglang.srt.environ import envs
 from sglang.srt.function_call.parser_names import TOOL_CALL_PARSER_NAMES as tool_parser_names
 from sglang.srt.multimodal.customized_mm_processor_utils import _CUSTOMIZED_MM_PROCESSOR as custom_processors
 from sglang.srt.parser.reasoning_parser_names import REASONING_PARSER_NAMES as reasoning_parser_names
-from sglang.srt.runtime_context import get_model, get_parallel
+from sglang.srt.runtime_context import get_model, get_parallel, get_platform
 from sglang.srt.utils import get_device_memory_capacity
 from sglang.srt.utils.hf_transformers.common import _CONFIG_REGISTRY as config_registry
 from sglang.srt.utils.hf_transformers_utils import get_tokenizer as load_tokenizer
@@ -42,6 +42,7 @@ __all__ = [
     "get_device_memory_capacity",
     "get_model",
     "get_parallel",
+    "get_platform",
     "load_tokenizer",
     "mamba2_config",
     "model_config_of",
