@@ -1,4 +1,4 @@
-"""The table of layer kinds is whole, agrees with what checkpoints write, and is the only place that tells kinds apart."""
+"""The table of layer kinds is whole, agrees with what checkpoints write, and nothing else tells letters apart."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A Hugging Face config (a dict or a config object, text or Omni) comes in; one frozen `DecoderSpec` goes out.
 
-Spellings, defaults and refusals of the text decoder live here, and those of a layer kind in `layers.py`. This file must never know SGLang,
-torch, a device or a tensor name.
+Spellings, defaults and refusals of the text decoder live here, those of a layer kind in `layers.py`. This file must
+never know SGLang, torch, a device or a tensor name.
 """
 
 from __future__ import annotations
