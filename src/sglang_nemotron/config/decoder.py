@@ -88,27 +88,28 @@ class DecoderSpec:
         """The numbers of the layers of this kind."""
         return tuple(i for i, layer in enumerate(self.layers) if isinstance(layer, kind))
 
-    @property
-    def mamba(self) -> MambaSpec:
-        return self._present(MambaSpec)
-
-    @property
-    def attention(self) -> AttentionSpec:
-        return self._present(AttentionSpec)
-
-    @property
-    def moe(self) -> MoESpec:
-        return self._present(MoESpec)
-
-    @property
-    def dense(self) -> DenseSpec:
-        return self._present(DenseSpec)
-
-    def _present(self, kind: type[Kind]) -> Kind:
+    def record(self, kind: type[Kind]) -> Kind:
+        """As `find`; ValueError if no layer is of this kind."""
         found = self.find(kind)
         if found is None:
             raise ValueError(f"the layer pattern {self.pattern!r} has no layer {kind.letter!r} ({kind.words[0]})")
         return found
+
+    @property
+    def mamba(self) -> MambaSpec:
+        return self.record(MambaSpec)
+
+    @property
+    def attention(self) -> AttentionSpec:
+        return self.record(AttentionSpec)
+
+    @property
+    def moe(self) -> MoESpec:
+        return self.record(MoESpec)
+
+    @property
+    def dense(self) -> DenseSpec:
+        return self.record(DenseSpec)
 
 
 def decoder_spec(config: Mapping[str, Any] | object) -> DecoderSpec:
