@@ -13,7 +13,7 @@ export PYTHONUNBUFFERED := 1
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test matrix lint format bench-cpu fuzz lock clean
+.PHONY: help venv demo test matrix contract lint format bench-cpu fuzz lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -35,6 +35,9 @@ matrix: $(READY) ## run the full matrix of shapes, modes and prompts as well (ab
 	$(BIN)/python -m pytest -m "not gpu" --junitxml=$(REPORT); status=$$?; \
 	$(BIN)/python benchmarks/matrix.py $(REPORT) "make matrix" && exit $$status
 
+contract: ## look at SGLang's newest release: does it have all that we take for granted? (10 GB in .contract)
+	@sh .ci/contract
+
 lint: $(READY) ## check style, formatting, types and the fences
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,5 +58,5 @@ lock: ## write the lock files anew with the newest releases that fit (needs uv)
 	sh requirements/lock.sh
 
 clean: ## remove .venv and everything that was made here
-	rm -rf $(VENV) .demo .checkpoints dist build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .demo .checkpoints .contract dist build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,9 +17,11 @@ from support.waiting import NET_S
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted(
-    path for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")] if path.is_file()
+    path
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / ".github").rglob("*.md")]
+    if path.is_file()
 )
-TOP_FOLDERS = ("src", "tests", "docs", "examples", "benchmarks", "requirements", ".ci")
+TOP_FOLDERS = ("src", "tests", "docs", "examples", "benchmarks", "requirements", ".ci", ".github")
 PACKAGE = ROOT / "src" / "sglang_nemotron"
 SCRIPT = Path(sys.executable).parent / "sglang-nemotron"
 
@@ -161,6 +163,31 @@ def test_parser_names_are_documented():
         assert set(re.findall(r"`([^`]+)`", row)) == set(names)
 
 
+def run_modules(text: str) -> set[str]:
+    """Modules of this repository that the text runs with `python -m`."""
+    named = set(re.findall(r"python[\d.]* -m ([A-Za-z_][\w.]*)", text))
+    return {name for name in named if name.split(".")[0] in ("tests", "benchmarks", "sglang_nemotron")}
+
+
+@pytest.mark.parametrize("doc", [*DOCS, ROOT / "Makefile"], ids=lambda path: path.name)
+def test_modules_that_are_run_exist(doc: Path):
+    names = run_modules(doc.read_text())
+    places = [(ROOT / "src" if name.startswith("sglang_nemotron") else ROOT) / name.replace(".", "/") for name in names]
+    there = [place.with_suffix(".py").is_file() or (place / "__main__.py").is_file() for place in places]
+    assert all(there), names
+
+
+def test_every_module_says_what_it_is():
+    """The house rule for docstrings, and so for each file that the route names; empty files say nothing."""
+    silent = [
+        str(file.relative_to(ROOT))
+        for folder in ("src", "tests", "benchmarks", "examples")
+        for file in sorted((ROOT / folder).rglob("*.py"))
+        if (tree := ast.parse(file.read_text())).body and not ast.get_docstring(tree)
+    ]
+    assert silent == []
+
+
 @pytest.mark.parametrize("doc", DOCS, ids=lambda path: path.name)
 def test_python_snippets_compile(doc: Path):
     for snippet in re.findall(r"```python\n(.*?)```", doc.read_text(), re.S):
@@ -208,3 +235,4 @@ def test_the_checks_can_fail():
     assert not list(ROOT.glob("tests/nothing.py"))
     assert make_targets(text) == {"nonsense"}
     assert commands(text) == {"nonsense"}
+    assert run_modules("`python -m tests.nothing` and python3.12 -m venv plain") == {"tests.nothing"}

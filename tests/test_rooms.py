@@ -39,7 +39,10 @@ ALONE = {
 }
 SAYS_SGLANG = ("sglang_api", "host")
 # imported with SGLang and Triton blocked
-PURE = ("family", "config", "prompt", "media", "reader", "reply", "state.layout", "checkpoint")
+PURE = ("family", "config", "prompt", "media", "reader", "reply", "state.layout", "checkpoint") + (
+    # what the main process checks a checkpoint by, before SGLang has loaded its engine
+    *("decoder.kinds", "decoder.tensors", "decoder.weights"),
+)
 
 
 def sources(root: Path) -> Iterator[tuple[str, Path]]:

@@ -1,4 +1,4 @@
-"""What this family of models is called: architectures, model types, layers, dtypes. One table; imports nothing."""
+"""What this family of models is called: architectures, model types, dtypes. One table; imports nothing."""
 
 from __future__ import annotations
 
@@ -12,15 +12,6 @@ TEXT_MODEL_TYPES = ("nemotron_h",)
 OMNI_MODEL_TYPES = ("NemotronH_Nano_Omni_Reasoning_V3", "nemotron_h_omni")
 # a part of every model type of ours, however it is spelled
 IN_MODEL_TYPES = "nemotron"
-
-# letter of a layer in a pattern -> the words that checkpoints use for it, SGLang's own first: those of the remote code
-# and of SGLang (mamba, attention) and those of transformers 5 (linear_attention, full_attention)
-LAYER_WORDS = {
-    "M": ("mamba", "linear_attention"),
-    "*": ("attention", "full_attention"),
-    "E": ("moe",),
-    "-": ("mlp",),
-}
 
 # what a state may be kept in: the conv window is fed to the convolution as it is, and kernels have no scale for either
 STATE_DTYPES = ("float32", "bfloat16", "float16")

@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sglang_nemotron.config.decoder import DecoderSpec, check_parallel, decoder_spec, is_nano
+from sglang_nemotron.config.layers import LAYER_KINDS, AttentionSpec, DenseSpec, LayerSpec, MambaSpec, MoESpec
+from support.specs import resized
 
 # config.json of Nemotron 3 Nano 30B-A3B BF16, without the fields that name code or files
 PUBLISHED: dict[str, Any] = {
@@ -23,35 +25,36 @@ PUBLISHED: dict[str, Any] = {
     if name != "auto_map"
 }
 
-PUBLISHED_SPEC = DecoderSpec(
-    hidden_size=2688,
-    vocab_size=131072,
-    pattern="MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME",
-    num_attention_heads=32,
-    num_key_value_heads=2,
-    head_dim=128,
-    mamba_num_heads=64,
-    mamba_head_dim=64,
+MAMBA = MambaSpec(
+    num_heads=64,
+    head_dim=64,
     num_groups=8,
     state_size=128,
     conv_width=4,
     chunk_size=128,
     conv_bias=True,
+    time_step_limit=(0.0, math.inf),
+)
+MOE = MoESpec(
     num_experts=128,
     experts_per_token=6,
     expert_intermediate_size=1856,
     shared_intermediate_size=3712,
-    # no dense layer uses the 1856 in the file
-    intermediate_size=0,
-    norm_eps=1e-5,
     router_scale=2.5,
     router_renormalize=True,
     router_num_groups=1,
     router_top_groups=1,
+)
+# no dense layer uses the intermediate_size in the file
+RECORDS = {"M": MAMBA, "*": AttentionSpec(num_heads=32, num_kv_heads=2, head_dim=128), "E": MOE}
+PUBLISHED_SPEC = DecoderSpec(
+    hidden_size=2688,
+    vocab_size=131072,
+    layers=tuple(RECORDS[letter] for letter in "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME"),
+    norm_eps=1e-5,
     tie_embeddings=False,
     max_positions=262144,
     ssm_dtype="float32",
-    time_step_limit=(0.0, math.inf),
     eos_token_ids=(2,),
     dtype="bfloat16",
 )
@@ -97,11 +100,13 @@ def test_published_text_config() -> None:
     spec = decoder_spec(PUBLISHED)
     assert spec == PUBLISHED_SPEC
     assert spec.num_layers == 52
-    assert spec.mamba_inner == 4096
-    assert spec.conv_channels == 6144
-    assert spec.attention_layers == (5, 12, 19, 26, 33, 42)
-    assert (len(spec.mamba_layers), len(spec.moe_layers), len(spec.mlp_layers)) == (23, 23, 0)
-    assert sorted(spec.mamba_layers + spec.moe_layers + spec.attention_layers) == list(range(52))
+    assert spec.pattern == PUBLISHED["hybrid_override_pattern"]
+    assert spec.mamba.inner == 4096
+    assert spec.mamba.conv_channels == 6144
+    mamba, attention, moe, dense = map(spec.layers_of, (MambaSpec, AttentionSpec, MoESpec, DenseSpec))
+    assert attention == (5, 12, 19, 26, 33, 42)
+    assert (len(mamba), len(moe), len(dense)) == (23, 23, 0)
+    assert sorted(mamba + moe + attention) == list(range(52))
 
 
 def test_published_omni_config_is_the_same_decoder() -> None:
@@ -115,6 +120,10 @@ def test_spec_is_a_frozen_key() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         spec.hidden_size = 1  # type: ignore[misc]
     assert not hasattr(spec, "__dict__")
+    for layer in decoder_spec(tiny()).layers:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(layer, dataclasses.fields(layer)[0].name, 1)
+        assert not hasattr(layer, "__dict__")
 
 
 def test_reading_leaves_the_config_alone() -> None:
@@ -124,44 +133,52 @@ def test_reading_leaves_the_config_alone() -> None:
         assert config == before
 
 
+def flat(spec: DecoderSpec) -> dict[str, Any]:
+    """Every field by its name, those of a layer kind behind the kind's letter."""
+    fields = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec) if field.name != "layers"}
+    for layer in spec.layers:
+        fields |= {f"{layer.letter}.{name}": value for name, value in dataclasses.asdict(layer).items()}
+    return fields
+
+
 def test_every_field_is_read_from_its_own_name() -> None:
     """Changing one field of the file changes exactly the fields of the spec that it should."""
     touched = {
         "hidden_size": {"hidden_size"},
         "vocab_size": {"vocab_size"},
-        "num_attention_heads": {"num_attention_heads"},
-        "num_key_value_heads": {"num_key_value_heads"},
-        "head_dim": {"head_dim"},
-        "mamba_num_heads": {"mamba_num_heads"},
-        "mamba_head_dim": {"mamba_head_dim"},
-        "n_groups": {"num_groups"},
-        "ssm_state_size": {"state_size"},
-        "conv_kernel": {"conv_width"},
-        "chunk_size": {"chunk_size"},
-        "n_routed_experts": {"num_experts"},
-        "num_experts_per_tok": {"experts_per_token"},
-        "moe_intermediate_size": {"expert_intermediate_size"},
-        "moe_shared_expert_intermediate_size": {"shared_intermediate_size"},
-        "n_shared_experts": {"shared_intermediate_size"},
-        "intermediate_size": {"intermediate_size"},
+        "num_attention_heads": {"*.num_heads"},
+        "num_key_value_heads": {"*.num_kv_heads"},
+        "head_dim": {"*.head_dim"},
+        "mamba_num_heads": {"M.num_heads"},
+        "mamba_head_dim": {"M.head_dim"},
+        "n_groups": {"M.num_groups"},
+        "ssm_state_size": {"M.state_size"},
+        "conv_kernel": {"M.conv_width"},
+        "chunk_size": {"M.chunk_size"},
+        "n_routed_experts": {"E.num_experts"},
+        "num_experts_per_tok": {"E.experts_per_token"},
+        "moe_intermediate_size": {"E.expert_intermediate_size"},
+        "moe_shared_expert_intermediate_size": {"E.shared_intermediate_size"},
+        "n_shared_experts": {"E.shared_intermediate_size"},
+        "intermediate_size": {"-.intermediate_size"},
         "max_position_embeddings": {"max_positions"},
         "eos_token_id": {"eos_token_ids"},
-        "routed_scaling_factor": {"router_scale"},
+        "routed_scaling_factor": {"E.router_scale"},
     }
-    before = dataclasses.asdict(decoder_spec(tiny()))
+    before = flat(decoder_spec(tiny()))
     for name, fields in touched.items():
-        after = dataclasses.asdict(decoder_spec(tiny(**{name: 2 * PUBLISHED[name]})))
+        after = flat(decoder_spec(tiny(**{name: 2 * PUBLISHED[name]})))
         assert {field for field in before if before[field] != after[field]} == fields, name
     others = {
-        "use_conv_bias": (False, "conv_bias", False),
-        "norm_topk_prob": (False, "router_renormalize", False),
+        "use_conv_bias": (False, "M.conv_bias", False),
+        "norm_topk_prob": (False, "E.router_renormalize", False),
         "tie_word_embeddings": (True, "tie_embeddings", True),
         "mamba_ssm_cache_dtype": ("bfloat16", "ssm_dtype", "bfloat16"),
         "torch_dtype": ("torch.float32", "dtype", "float32"),
-        "time_step_limit": ([0.001, 0.5], "time_step_limit", (0.001, 0.5)),
+        "time_step_limit": ([0.001, 0.5], "M.time_step_limit", (0.001, 0.5)),
     }
     for name, (value, field, wanted) in others.items():
-        after = dataclasses.asdict(decoder_spec(tiny(**{name: value})))
+        after = flat(decoder_spec(tiny(**{name: value})))
         assert {f for f in before if before[f] != after[f]} == {field}
         assert after[field] == wanted
 
@@ -198,13 +215,23 @@ def test_layer_kinds_that_are_absent_need_no_sizes() -> None:
         "mamba_num_heads", "n_groups", "ssm_state_size", "n_routed_experts", hybrid_override_pattern="*-*-"
     )
     spec = decoder_spec(attention_only)
-    assert (spec.mamba_inner, spec.conv_channels, spec.num_experts, spec.shared_intermediate_size) == (0, 0, 0, 0)
-    assert spec.mlp_layers == (1, 3)
-    assert spec.intermediate_size == 1856
+    assert (spec.find(MambaSpec), spec.find(MoESpec)) == (None, None)
+    assert spec.layers_of(DenseSpec) == (1, 3)
+    assert spec.dense.intermediate_size == 1856
     mamba_only = tiny("num_attention_heads", "num_key_value_heads", "head_dim", hybrid_override_pattern="MMMM")
     spec = decoder_spec(mamba_only)
-    assert (spec.num_attention_heads, spec.head_dim, spec.intermediate_size) == (0, 0, 0)
+    assert set(spec.layers) == {MAMBA}
     check_parallel(spec, 8)
+    with pytest.raises(ValueError, match=r"the layer pattern 'MMMM' has no layer '\*' \(attention\)"):
+        _ = spec.attention
+
+
+def test_layers_of_a_kind_are_alike() -> None:
+    other = dataclasses.replace(MAMBA, num_groups=4)
+    with pytest.raises(ValueError, match="layers of one kind differ in their sizes.*num_groups=4"):
+        dataclasses.replace(PUBLISHED_SPEC, layers=(MAMBA, MOE, other))
+    with pytest.raises(ValueError, match="one layer or more"):
+        dataclasses.replace(PUBLISHED_SPEC, layers=())
 
 
 # ---- spellings ------------------------------------------------------------------------------------------------------
@@ -271,7 +298,7 @@ def test_three_names_of_epsilon(alone: str) -> None:
     ],
 )
 def test_time_step_limit(limit: Any, wanted: tuple[float, float]) -> None:
-    assert decoder_spec(published(time_step_limit=limit)).time_step_limit == wanted
+    assert decoder_spec(published(time_step_limit=limit)).mamba.time_step_limit == wanted
 
 
 def test_infinity_survives_json() -> None:
@@ -282,7 +309,7 @@ def test_infinity_survives_json() -> None:
 
 @pytest.mark.parametrize("size", [96, [96], [96, 96]])
 def test_dense_intermediate_size(size: Any) -> None:
-    assert decoder_spec(tiny(intermediate_size=size)).intermediate_size == 96
+    assert decoder_spec(tiny(intermediate_size=size)).dense.intermediate_size == 96
 
 
 @pytest.mark.parametrize(("eos", "wanted"), [(2, (2,)), ([2, 11], (2, 11)), (None, ()), (0, (0,))])
@@ -304,9 +331,9 @@ def test_defaults_of_a_silent_file() -> None:
         "mamba_proj_bias", "residual_in_fp32", "sliding_window", "mlp_hidden_act", "mamba_hidden_act",
         "num_key_value_heads",
     )  # fmt: skip
-    wanted = dataclasses.replace(
-        decoder_spec(tiny()), dtype=None, router_scale=1.0, num_key_value_heads=PUBLISHED["num_attention_heads"]
-    )
+    wanted = dataclasses.replace(decoder_spec(tiny()), dtype=None)
+    wanted = resized(wanted, MoESpec, router_scale=1.0)
+    wanted = resized(wanted, AttentionSpec, num_kv_heads=PUBLISHED["num_attention_heads"])
     assert decoder_spec(silent) == wanted
 
 
@@ -355,9 +382,9 @@ class Heir(DefaultFiller):
 def test_defaults_of_a_config_class_contradict_nothing(cls: type) -> None:
     bare = published("layer_norm_epsilon", "norm_eps", "n_groups")
     spec = decoder_spec(cls(**bare, n_groups=2, norm_eps=1e-6))
-    assert (spec.num_groups, spec.norm_eps) == (2, 1e-6)
-    assert decoder_spec(cls(**bare)).num_groups == 8
-    assert decoder_spec(cls(**bare, mamba_n_groups=2)).num_groups == 2
+    assert (spec.mamba.num_groups, spec.norm_eps) == (2, 1e-6)
+    assert decoder_spec(cls(**bare)).mamba.num_groups == 8
+    assert decoder_spec(cls(**bare, mamba_n_groups=2)).mamba.num_groups == 2
     with pytest.raises(ValueError, match="n_groups=4 and mamba_n_groups=2"):
         decoder_spec(cls(**bare, mamba_n_groups=2, n_groups=4))
 
@@ -407,8 +434,8 @@ def test_sglang_config_objects() -> None:
 
     assert decoder_spec(NemotronHConfig(**PUBLISHED)) == PUBLISHED_SPEC
     # the host's class keeps n_groups=2 beside its own default mamba_n_groups=8
-    assert decoder_spec(NemotronHConfig(**published(n_groups=2))).num_groups == 2
-    assert decoder_spec(NemotronHConfig(**published("n_groups", mamba_n_groups=2))).num_groups == 2
+    assert decoder_spec(NemotronHConfig(**published(n_groups=2))).mamba.num_groups == 2
+    assert decoder_spec(NemotronHConfig(**published("n_groups", mamba_n_groups=2))).mamba.num_groups == 2
     read = NemotronH_Nano_Omni_Reasoning_V3_Config(**omni())
     assert decoder_spec(read) == decoder_spec(omni())
     assert is_nano(read) is None
@@ -501,7 +528,7 @@ def test_missing_or_null_sizes_are_named(name: str) -> None:
 
 def test_router_by_groups() -> None:
     spec = decoder_spec(tiny(n_group=8, topk_group=2))
-    assert (spec.router_num_groups, spec.router_top_groups) == (8, 2)
+    assert (spec.moe.router_num_groups, spec.moe.router_top_groups) == (8, 2)
     with pytest.raises(ValueError, match="num_experts_per_tok=33 exceeds the 32 experts"):
         decoder_spec(tiny(n_group=8, topk_group=2, num_experts_per_tok=33))
     with pytest.raises(ValueError, match="n_group=128 leaves 1 expert per group"):
@@ -509,8 +536,10 @@ def test_router_by_groups() -> None:
 
 
 def test_no_shared_expert() -> None:
-    assert decoder_spec(tiny("moe_shared_expert_intermediate_size", n_shared_experts=0)).shared_intermediate_size == 0
-    assert decoder_spec(tiny(n_shared_experts=2)).shared_intermediate_size == 7424
+    assert (
+        decoder_spec(tiny("moe_shared_expert_intermediate_size", n_shared_experts=0)).moe.shared_intermediate_size == 0
+    )
+    assert decoder_spec(tiny(n_shared_experts=2)).moe.shared_intermediate_size == 7424
 
 
 # ---- whose model ----------------------------------------------------------------------------------------------------
@@ -566,32 +595,34 @@ TINY = decoder_spec(tiny(intermediate_size=2048))
 
 
 @pytest.mark.parametrize(
-    ("change", "parallel", "named"),
+    ("kind", "change", "parallel", "named"),
     [
-        ({}, {"tp_size": 3}, "num_attention_heads=32 cannot be split over tp_size=3"),
-        ({"num_attention_heads": 6}, {"tp_size": 4}, "num_attention_heads=6"),
-        ({"mamba_num_heads": 24, "num_groups": 8}, {"tp_size": 16}, "mamba_num_heads=24"),
-        ({"expert_intermediate_size": 1860}, {"tp_size": 8}, "moe_intermediate_size=1860"),
-        ({"shared_intermediate_size": 3708}, {"tp_size": 8}, "shared expert intermediate size=3708"),
-        ({"intermediate_size": 1852}, {"tp_size": 8}, "intermediate_size=1852"),
-        ({"num_attention_heads": 24, "num_key_value_heads": 3}, {"tp_size": 8}, "num_key_value_heads=3"),
-        ({"num_attention_heads": 24, "num_key_value_heads": 6}, {"tp_size": 4}, "num_key_value_heads=6"),
-        ({"mamba_num_heads": 24, "num_groups": 3}, {"tp_size": 8}, "n_groups=3"),
-        ({}, {"tp_size": 0}, "tp_size=0"),
-        ({}, {"tp_size": 8, "ep_size": 3}, "ep_size=3 does not divide tp_size=8"),
-        ({"num_experts": 12}, {"tp_size": 8, "ep_size": 8}, "n_routed_experts=12"),
-        ({}, {"tp_size": 1, "pp_size": 5}, "pp_size=5 exceeds num_hidden_layers=4"),
+        (MambaSpec, {}, {"tp_size": 3}, "mamba_num_heads=64 cannot be split over tp_size=3"),
+        (AttentionSpec, {"num_heads": 6}, {"tp_size": 4}, "num_attention_heads=6"),
+        (MambaSpec, {"num_heads": 24, "num_groups": 8}, {"tp_size": 16}, "mamba_num_heads=24"),
+        (MoESpec, {"expert_intermediate_size": 1860}, {"tp_size": 8}, "moe_intermediate_size=1860"),
+        (MoESpec, {"shared_intermediate_size": 3708}, {"tp_size": 8}, "shared expert intermediate size=3708"),
+        (DenseSpec, {"intermediate_size": 1852}, {"tp_size": 8}, "intermediate_size=1852"),
+        (AttentionSpec, {"num_heads": 24, "num_kv_heads": 3}, {"tp_size": 8}, "num_key_value_heads=3"),
+        (AttentionSpec, {"num_heads": 24, "num_kv_heads": 6}, {"tp_size": 4}, "num_key_value_heads=6"),
+        (MambaSpec, {"num_heads": 24, "num_groups": 3}, {"tp_size": 8}, "n_groups=3"),
+        (MambaSpec, {}, {"tp_size": 0}, "tp_size=0"),
+        (MambaSpec, {}, {"tp_size": 8, "ep_size": 3}, "ep_size=3 does not divide tp_size=8"),
+        (MoESpec, {"num_experts": 12}, {"tp_size": 8, "ep_size": 8}, "n_routed_experts=12"),
+        (MambaSpec, {}, {"tp_size": 1, "pp_size": 5}, "pp_size=5 exceeds num_hidden_layers=4"),
     ],
 )
-def test_impossible_splits_are_named(change: dict[str, Any], parallel: dict[str, int], named: str) -> None:
-    spec = dataclasses.replace(TINY, **change)
+def test_impossible_splits_are_named(
+    kind: type[LayerSpec], change: dict[str, Any], parallel: dict[str, int], named: str
+) -> None:
+    spec = resized(TINY, kind, **change)
     with pytest.raises(ValueError) as caught:
         check_parallel(spec, **parallel)
     assert named in str(caught.value)
 
 
 def test_expert_parallel_relaxes_the_expert_split() -> None:
-    spec = dataclasses.replace(TINY, expert_intermediate_size=1852)
+    spec = resized(TINY, MoESpec, expert_intermediate_size=1852)
     with pytest.raises(ValueError, match="moe_intermediate_size=1852"):
         check_parallel(spec, 8)
     check_parallel(spec, 8, ep_size=8)
@@ -609,7 +640,8 @@ def test_vocabulary_need_not_divide() -> None:
 def test_layers_partition_the_pattern(pattern: str) -> None:
     change = {"hybrid_override_pattern": pattern, "num_hidden_layers": len(pattern)}
     spec = decoder_spec(published(**change))
-    kinds = {"M": spec.mamba_layers, "*": spec.attention_layers, "E": spec.moe_layers, "-": spec.mlp_layers}
+    kinds = {kind.letter: spec.layers_of(kind) for kind in LAYER_KINDS}
+    assert spec.pattern == pattern
     rebuilt = ["?"] * spec.num_layers
     for letter, layers in kinds.items():
         for layer in layers:

@@ -78,7 +78,7 @@ def prefill(mixer: mamba.MambaMixer, u_TD: torch.Tensor) -> torch.Tensor:
     spec, num_tokens = mixer.spec, u_TD.shape[0]
     slots = mamba.MambaSlots(
         torch.zeros(2, mixer.conv_channels, spec.conv_width - 1),
-        torch.zeros(2, mixer.num_heads, spec.mamba_head_dim, spec.state_size),
+        torch.zeros(2, mixer.num_heads, spec.head_dim, spec.state_size),
     )
     batch = RaggedBatch(
         cu_seqlens=torch.tensor([0, num_tokens], dtype=torch.int32),

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sglang_nemotron.config.decoder import DecoderSpec
+from sglang_nemotron.config.layers import AttentionSpec, DenseSpec, MambaSpec, MoESpec
 from sglang_nemotron.decoder import shards
 
 # fp64 sums of at most a few hundred terms of order one, in another order
@@ -24,34 +25,34 @@ NUM_TOKENS = 7
 
 
 def make_spec(num_groups: int = 2, num_heads: int = 16, num_kv_heads: int = 2) -> DecoderSpec:
-    return DecoderSpec(
-        hidden_size=10,
-        vocab_size=32,
-        pattern="M*E-",
-        num_attention_heads=8,
-        num_key_value_heads=num_kv_heads,
-        head_dim=6,
-        mamba_num_heads=num_heads,
-        mamba_head_dim=3,
+    mamba = MambaSpec(
+        num_heads=num_heads,
+        head_dim=3,
         num_groups=num_groups,
         state_size=5,
         conv_width=4,
         chunk_size=8,
         conv_bias=True,
+        time_step_limit=(0.0, math.inf),
+    )
+    moe = MoESpec(
         num_experts=8,
         experts_per_token=2,
         expert_intermediate_size=24,
         shared_intermediate_size=48,
-        intermediate_size=40,
-        norm_eps=1e-5,
         router_scale=1.0,
         router_renormalize=True,
         router_num_groups=1,
         router_top_groups=1,
+    )
+    return DecoderSpec(
+        hidden_size=10,
+        vocab_size=32,
+        layers=(mamba, AttentionSpec(8, num_kv_heads, 6), moe, DenseSpec(40)),
+        norm_eps=1e-5,
         tie_embeddings=False,
         max_positions=64,
         ssm_dtype="float32",
-        time_step_limit=(0.0, math.inf),
         eos_token_ids=(2,),
         dtype=None,
     )
@@ -61,15 +62,15 @@ def make_spec(num_groups: int = 2, num_heads: int = 16, num_kv_heads: int = 2) -
 
 
 def mixer_weights(spec: DecoderSpec) -> dict[str, torch.Tensor]:
-    rng = torch.Generator().manual_seed(spec.num_groups)
-    heads, inner, channels = spec.mamba_num_heads, spec.mamba_inner, spec.conv_channels
+    rng = torch.Generator().manual_seed(spec.mamba.num_groups)
+    heads, inner, channels = spec.mamba.num_heads, spec.mamba.inner, spec.mamba.conv_channels
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=rng, dtype=torch.float64)
 
     return {
         "in_proj": normal(inner + channels + heads, spec.hidden_size) / 3,
-        "conv_weight": normal(channels, 1, spec.conv_width),
+        "conv_weight": normal(channels, 1, spec.mamba.conv_width),
         "conv_bias": normal(channels),
         "A_log": normal(heads),
         "D": normal(heads),
@@ -83,10 +84,10 @@ def gated_before_norm(
     u_TD: torch.Tensor, w: dict[str, torch.Tensor], spec: DecoderSpec, num_heads: int, num_groups: int
 ) -> torch.Tensor:
     """in_proj, conv, recurrence and gate for `num_heads` heads in `num_groups` groups -> [T, num_heads * P]."""
-    head_dim, state_size = spec.mamba_head_dim, spec.state_size
+    head_dim, state_size = spec.mamba.head_dim, spec.mamba.state_size
     inner, group_rows = num_heads * head_dim, num_groups * state_size
     z_TI, xbc_TC, dt_TH = (u_TD @ w["in_proj"].T).split([inner, inner + 2 * group_rows, num_heads], dim=1)
-    padded_CT = F.pad(xbc_TC.T, (spec.conv_width - 1, 0))
+    padded_CT = F.pad(xbc_TC.T, (spec.mamba.conv_width - 1, 0))
     xbc_TC = F.silu(F.conv1d(padded_CT[None], w["conv_weight"], w["conv_bias"], groups=padded_CT.shape[0])[0].T)
     x_TI, b_TGN, c_TGN = xbc_TC.split([inner, group_rows, group_rows], dim=1)
     x_THP = x_TI.unflatten(1, (num_heads, head_dim))
@@ -104,30 +105,30 @@ def gated_before_norm(
 
 
 def whole_mixer(u_TD: torch.Tensor, w: dict[str, torch.Tensor], spec: DecoderSpec) -> torch.Tensor:
-    y_TI = gated_before_norm(u_TD, w, spec, spec.mamba_num_heads, spec.num_groups)
-    y_TGc = y_TI.unflatten(1, (spec.num_groups, -1))
+    y_TI = gated_before_norm(u_TD, w, spec, spec.mamba.num_heads, spec.mamba.num_groups)
+    y_TGc = y_TI.unflatten(1, (spec.mamba.num_groups, -1))
     y_TGc = y_TGc * torch.rsqrt(y_TGc.square().mean(-1, keepdim=True) + spec.norm_eps)
     return (y_TGc.flatten(1) * w["norm"]) @ w["out_proj"].T
 
 
 def rank_weights(w: dict[str, torch.Tensor], spec: DecoderSpec, rank: int, tp_size: int) -> dict[str, torch.Tensor]:
-    columns = shards.span(spec.mamba_inner, rank, tp_size)
+    columns = shards.span(spec.mamba.inner, rank, tp_size)
     return {
-        "in_proj": shards.shard_in_proj(w["in_proj"], spec, rank, tp_size),
-        "conv_weight": shards.shard_conv(w["conv_weight"], spec, rank, tp_size),
-        "conv_bias": shards.shard_conv(w["conv_bias"], spec, rank, tp_size),
-        "A_log": shards.shard_heads(w["A_log"], spec, rank, tp_size),
-        "D": shards.shard_heads(w["D"], spec, rank, tp_size),
-        "dt_bias": shards.shard_heads(w["dt_bias"], spec, rank, tp_size),
-        "norm": shards.shard_inner(w["norm"], spec, rank, tp_size),
+        "in_proj": shards.shard_in_proj(w["in_proj"], spec.mamba, rank, tp_size),
+        "conv_weight": shards.shard_conv(w["conv_weight"], spec.mamba, rank, tp_size),
+        "conv_bias": shards.shard_conv(w["conv_bias"], spec.mamba, rank, tp_size),
+        "A_log": shards.shard_heads(w["A_log"], spec.mamba, rank, tp_size),
+        "D": shards.shard_heads(w["D"], spec.mamba, rank, tp_size),
+        "dt_bias": shards.shard_heads(w["dt_bias"], spec.mamba, rank, tp_size),
+        "norm": shards.shard_inner(w["norm"], spec.mamba, rank, tp_size),
         "out_proj": w["out_proj"][:, columns.start : columns.stop],
     }
 
 
 def split_mixer(u_TD: torch.Tensor, w: dict[str, torch.Tensor], spec: DecoderSpec, tp_size: int) -> torch.Tensor:
     """Every rank in turn; the exchange of sums of squares and the final all-reduce are plain sums over lists."""
-    num_heads = spec.mamba_num_heads // tp_size
-    num_groups, group_size, _ = shards.norm_groups(spec, tp_size)
+    num_heads = spec.mamba.num_heads // tp_size
+    num_groups, group_size, _ = shards.norm_groups(spec.mamba, tp_size)
     parts = [rank_weights(w, spec, rank, tp_size) for rank in range(tp_size)]
     gated = [
         gated_before_norm(u_TD, part, spec, num_heads, num_groups).unflatten(1, (num_groups, -1)) for part in parts
@@ -135,7 +136,7 @@ def split_mixer(u_TD: torch.Tensor, w: dict[str, torch.Tensor], spec: DecoderSpe
     squares = [y_TGc.square().sum(-1, keepdim=True) for y_TGc in gated]
     out_TD = torch.zeros_like(u_TD)
     for rank, (part, y_TGc) in enumerate(zip(parts, gated, strict=True)):
-        peers = shards.norm_peers(spec, rank, tp_size)
+        peers = shards.norm_peers(spec.mamba, rank, tp_size)
         total_TG1 = sum(squares[peer] for peer in peers)
         y_TI = (y_TGc * torch.rsqrt(total_TG1 / group_size + spec.norm_eps)).flatten(1)
         out_TD += (y_TI * part["norm"]) @ part["out_proj"].T
@@ -178,8 +179,8 @@ FAULTS = {
     "norm per rank": ("norm_peers", lambda spec, rank, tp_size: range(rank, rank + 1), 2, 8),
     "norm over all ranks": ("norm_peers", lambda spec, rank, tp_size: range(tp_size), 2, 8),
     "norm over wrong neighbours": ("norm_peers", lambda spec, rank, tp_size: range(rank % 2, tp_size, 2), 2, 4),
-    "norm divides by rank's part": ("norm_groups", lambda spec, tp_size: (1, spec.mamba_inner // tp_size, True), 2, 8),
-    "norm divides by all of a rank": ("norm_groups", lambda spec, tp_size: (4, spec.mamba_inner // 2, False), 8, 2),
+    "norm divides by rank's part": ("norm_groups", lambda spec, tp_size: (1, spec.inner // tp_size, True), 2, 8),
+    "norm divides by all of a rank": ("norm_groups", lambda spec, tp_size: (4, spec.inner // 2, False), 8, 2),
     "heads of another rank": (
         "shard_heads",
         lambda vector, spec, rank, tp_size: vector.chunk(tp_size)[tp_size - 1 - rank],
@@ -230,7 +231,7 @@ def attend(u_TD: torch.Tensor, q_HD, k_KD, v_KD, head_dim: int) -> torch.Tensor:
 def attention_error(tp_size: int, num_kv_heads: int) -> float:
     spec = make_spec(num_kv_heads=num_kv_heads)
     rng = torch.Generator().manual_seed(3)
-    heads, head_dim = spec.num_attention_heads, spec.head_dim
+    heads, head_dim = spec.attention.num_heads, spec.attention.head_dim
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=rng, dtype=torch.float64)
@@ -242,7 +243,7 @@ def attention_error(tp_size: int, num_kv_heads: int) -> float:
     split_TD = torch.zeros_like(whole_TD)
     for rank in range(tp_size):
         query = shards.span(heads * head_dim, rank, tp_size)
-        kv = shards.kv_heads_of_rank(spec, rank, tp_size)
+        kv = shards.kv_heads_of_rank(spec.attention, rank, tp_size)
         rows = slice(kv.start * head_dim, kv.stop * head_dim)
         part_TH = attend(u_TD, q[query.start : query.stop], k[rows], v[rows], head_dim)
         split_TD += part_TH @ o[:, query.start : query.stop].T
@@ -274,10 +275,15 @@ def mlp_error(size: int, tp_size: int) -> float:
     return ((split_TD - whole_TD).abs().max() / whole_TD.abs().max()).item()
 
 
-@pytest.mark.parametrize("field", ["intermediate_size", "shared_intermediate_size", "expert_intermediate_size"])
+@pytest.mark.parametrize(
+    "size",
+    [make_spec().dense.intermediate_size, make_spec().moe.shared_intermediate_size]
+    + [make_spec().moe.expert_intermediate_size],
+    ids=["dense", "shared expert", "routed expert"],
+)
 @pytest.mark.parametrize("tp_size", [1, 2, 4, 8])
-def test_split_mlp_equals_whole(field: str, tp_size: int) -> None:
-    assert mlp_error(getattr(make_spec(), field), tp_size) < TOLERANCE
+def test_split_mlp_equals_whole(size: int, tp_size: int) -> None:
+    assert mlp_error(size, tp_size) < TOLERANCE
 
 
 def test_lost_or_doubled_columns_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,15 +306,11 @@ def test_every_head_finds_its_group(log_heads: int, log_groups: int, log_tp: int
     num_heads, num_groups, tp_size = odd << log_heads, 1 << log_groups, 1 << log_tp
     if num_heads % num_groups or num_heads % tp_size:
         return
-    spec = dataclasses.replace(make_spec(), num_groups=num_groups, mamba_num_heads=num_heads, pattern="M")
-    spec = dataclasses.replace(
-        spec, num_attention_heads=0, num_experts=0, expert_intermediate_size=0, shared_intermediate_size=0
-    )
-    spec = dataclasses.replace(spec, num_key_value_heads=0, intermediate_size=0)
+    spec = make_spec(num_groups, num_heads).mamba
     local_groups, group_size, spans_ranks = shards.norm_groups(spec, tp_size)
-    assert group_size * num_groups == spec.mamba_inner
+    assert group_size * num_groups == spec.inner
     group_of_row = torch.arange(num_groups).repeat_interleave(spec.state_size)
-    channels = torch.cat([torch.full((spec.mamba_inner,), -1), group_of_row, group_of_row + num_groups])
+    channels = torch.cat([torch.full((spec.inner,), -1), group_of_row, group_of_row + num_groups])
     for rank in range(tp_size):
         groups = shards.groups_of_rank(spec, rank, tp_size)
         assert len(groups) == local_groups
@@ -329,32 +331,27 @@ def test_every_head_finds_its_group(log_heads: int, log_groups: int, log_tp: int
 
 @pytest.mark.parametrize("tp_size", [1, 2, 4, 8])
 def test_shards_of_all_ranks_rebuild_vectors(tp_size: int) -> None:
-    spec = make_spec()
-    heads, inner = torch.arange(spec.mamba_num_heads), torch.arange(spec.mamba_inner)
+    spec = make_spec().mamba
+    heads, inner = torch.arange(spec.num_heads), torch.arange(spec.inner)
     assert torch.cat([shards.shard_heads(heads, spec, r, tp_size) for r in range(tp_size)]).equal(heads)
     assert torch.cat([shards.shard_inner(inner, spec, r, tp_size) for r in range(tp_size)]).equal(inner)
 
 
 def test_published_sections() -> None:
-    spec = dataclasses.replace(
-        make_spec(), mamba_num_heads=64, mamba_head_dim=64, num_groups=8, state_size=128, pattern="M"
-    )
+    spec = dataclasses.replace(make_spec().mamba, num_heads=64, head_dim=64, num_groups=8, state_size=128)
     assert shards.mamba_in_proj_sections(spec, 1) == [4096, 4096, 1024, 1024, 64]
     assert sum(shards.mamba_in_proj_sections(spec, 8)) == 10304
     assert shards.mamba_conv_sections(spec, 8) == [4096, 1024, 1024]
     assert shards.norm_groups(spec, 1) == (8, 512, False)
     assert shards.norm_groups(spec, 8) == (1, 512, False)
-    # a spec that 16 ranks can hold: 8 groups are copied twice
-    wide = dataclasses.replace(
-        spec, num_attention_heads=16, expert_intermediate_size=32, shared_intermediate_size=64, intermediate_size=0
-    )
-    assert shards.mamba_in_proj_sections(wide, 16) == [4096, 4096, 2048, 2048, 64]
-    assert shards.norm_groups(wide, 16) == (1, 512, True)
-    assert list(shards.norm_peers(wide, 5, 16)) == [4, 5]
+    # 16 ranks: 8 groups are copied twice
+    assert shards.mamba_in_proj_sections(spec, 16) == [4096, 4096, 2048, 2048, 64]
+    assert shards.norm_groups(spec, 16) == (1, 512, True)
+    assert list(shards.norm_peers(spec, 5, 16)) == [4, 5]
 
 
 def test_published_kv_heads() -> None:
-    spec = dataclasses.replace(make_spec(), num_attention_heads=32)
+    spec = dataclasses.replace(make_spec().attention, num_heads=32)
     assert [list(shards.kv_heads_of_rank(spec, rank, 1)) for rank in range(1)] == [[0, 1]]
     assert [list(shards.kv_heads_of_rank(spec, rank, 2)) for rank in range(2)] == [[0], [1]]
     assert [list(shards.kv_heads_of_rank(spec, rank, 8)) for rank in range(8)] == [[0]] * 4 + [[1]] * 4
@@ -365,7 +362,7 @@ def test_published_kv_heads() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.uint8, torch.bfloat16, torch.float32])
 def test_rows_expand_alike_whatever_they_hold(dtype: torch.dtype) -> None:
-    spec = make_spec(num_groups=2)
+    spec = make_spec(num_groups=2).mamba
     rows = sum(shards.mamba_in_proj_sections(spec, 1))
     # the number of its row in every entry, so that weight and scale rows can be matched after the expansion
     weight = torch.arange(rows, dtype=torch.int32)[:, None].expand(rows, 8)
@@ -379,19 +376,19 @@ def test_rows_expand_alike_whatever_they_hold(dtype: torch.dtype) -> None:
 
 
 def test_expansion_up_to_groups_copies_nothing() -> None:
-    spec = make_spec(num_groups=2)
+    spec = make_spec(num_groups=2).mamba
     weight = torch.zeros(sum(shards.mamba_in_proj_sections(spec, 1)), 3)
     assert shards.expand_groups_in_proj(weight, spec, 2) is weight
 
 
 def test_wrong_rows_and_scalars_are_refused() -> None:
-    spec = make_spec()
+    spec = make_spec().mamba
     with pytest.raises(ValueError, match=r"in_proj has shape \(\)"):
         shards.expand_groups_in_proj(torch.tensor(0.5), spec, 8)
     with pytest.raises(ValueError, match=r"in_proj has shape \(7, 3\); dim 0 must be the 132 output rows"):
         shards.expand_groups_in_proj(torch.zeros(7, 3), spec, 8)
     with pytest.raises(ValueError, match="conv1d has shape"):
-        shards.shard_conv(torch.zeros(spec.mamba_inner), spec, 0, 2)
+        shards.shard_conv(torch.zeros(spec.inner), spec, 0, 2)
     with pytest.raises(ValueError, match="per-head vector has shape"):
         shards.shard_heads(torch.zeros(15), spec, 0, 2)
     with pytest.raises(ValueError, match="per-channel vector has shape"):
@@ -399,7 +396,7 @@ def test_wrong_rows_and_scalars_are_refused() -> None:
 
 
 def test_impossible_splits_are_refused() -> None:
-    spec = make_spec(num_groups=2)
+    spec = make_spec(num_groups=2).mamba
     with pytest.raises(ValueError, match="tp_rank=2 is outside tp_size=2"):
         shards.span(8, 2, 2)
     with pytest.raises(ValueError, match="10 cannot be split over tp_size=4"):
@@ -407,6 +404,6 @@ def test_impossible_splits_are_refused() -> None:
     with pytest.raises(ValueError, match="2 cannot be replicated evenly on tp_size=3"):
         shards.replicated_span(2, 0, 3)
     with pytest.raises(ValueError, match="tp_rank=8 is outside"):
-        shards.kv_heads_of_rank(spec, 8, 8)
-    with pytest.raises(ValueError, match="num_attention_heads=8"):
+        shards.kv_heads_of_rank(make_spec().attention, 8, 8)
+    with pytest.raises(ValueError, match="mamba_num_heads=16 cannot be split over tp_size=3"):
         shards.mamba_in_proj_sections(spec, 3)

@@ -60,7 +60,7 @@ class FakeModel:
     def _parameter(self, name: str, targets: dict) -> nn.Parameter:
         parts = [t for t in targets.values() if t.parameter == name]
         if "experts.w" in name:
-            shape = (self.spec.num_experts, *parts[0].shape)
+            shape = (self.spec.moe.num_experts, *parts[0].shape)
         elif "qkv_proj" in name:
             shape = (sum(t.shape[0] for t in parts), parts[0].shape[1])
         elif name.endswith("conv1d.weight"):
@@ -79,7 +79,7 @@ class FakeModel:
         parameter.data[expert_id].copy_(tensor)
 
     def _load_qkv(self, parameter, tensor, part):
-        q, kv = self.spec.num_attention_heads * 4, self.spec.num_key_value_heads * 4
+        q, kv = self.spec.attention.num_heads * 4, self.spec.attention.num_kv_heads * 4
         start = {"q": 0, "k": q, "v": q + kv}[part]
         parameter.data[start : start + tensor.shape[0]].copy_(tensor)
 
@@ -96,9 +96,9 @@ def checkpoint(spec: DecoderSpec) -> dict[str, torch.Tensor]:
 @pytest.fixture(autouse=True)
 def one_rank(monkeypatch):
     # the rank is asked of SGLang while a tensor loads; here there is one
-    from sglang_nemotron.decoder import weights
+    from sglang_nemotron.decoder import tensors
 
-    monkeypatch.setattr(weights._RankSlices, "_rank", 0)
+    monkeypatch.setattr(tensors._RankSlices, "_rank", 0)
 
 
 @pytest.fixture

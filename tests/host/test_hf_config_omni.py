@@ -48,7 +48,7 @@ def test_our_reading(cls: type, fields: dict[str, Any]) -> None:
     ends = config.eos_token_id
     assert tuple(ends if isinstance(ends, list) else [ends]) == spec.decoder.eos_token_ids
     # SGLang keeps states in the steps of the outer config, and the scan gives them in those of the text config
-    assert config.mamba_chunk_size == config.llm_config.mamba_chunk_size == spec.decoder.chunk_size
+    assert config.mamba_chunk_size == config.llm_config.mamba_chunk_size == spec.decoder.mamba.chunk_size
 
 
 @pytest.mark.parametrize(("cls", "fields"), CASES, ids=["published", "toy", "transformers"])

@@ -23,6 +23,7 @@ from sglang_nemotron.decoder.weights import DecoderWeights
 from sglang_nemotron.host import packages, startup, startup_omni
 from sglang_nemotron.host.hf_config import NanoConfig
 from support.costs import assert_cheap, cost
+from support.specs import relayered
 
 TOY = PRESETS["toy"]
 SUPPORT = Path(__file__).parents[2] / "docs" / "support.md"
@@ -149,7 +150,7 @@ def test_foreign_http_app_is_refused_for_workers(toy: Path, monkeypatch: pytest.
 
 
 def test_split_that_does_not_divide_is_named(toy: Path) -> None:
-    with pytest.raises(ValueError, match="num_attention_heads=4 cannot be split over tp_size=3"):
+    with pytest.raises(ValueError, match="mamba_num_heads=8 cannot be split over tp_size=3"):
         resolve(toy, "--tp", "3")
 
 
@@ -266,7 +267,7 @@ def test_wrong_shape(toy: Path, tmp_path: Path) -> None:
 
 
 def test_config_of_another_model(toy: Path) -> None:
-    spec = dataclasses.replace(spec_of(toy), pattern="M*EME*")
+    spec = relayered(spec_of(toy), "M*EME*")
     with pytest.raises(ValueError, match="the checkpoint does not fit the config: .*backbone.layers.1.mixer"):
         startup.check_checkpoint(spec, str(toy), "auto")
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from sglang_nemotron.config.decoder import DecoderSpec, decoder_spec
+from sglang_nemotron.config.layers import MambaSpec
 from sglang_nemotron.family import BYTES_OF_DTYPE
 from sglang_nemotron.state.layout import StateLayout, state_layout
+from support.specs import relayered, resized
 
 # tests/config/test_config.py proves what it is read as
 CONFIG = Path(__file__).parents[1] / "data" / "nano-30b-a3b.config.json"
@@ -59,10 +61,11 @@ def test_sizes_that_sglang_logged() -> None:
 def test_ranks_together_hold_the_model_and_the_copies(tp_size: int) -> None:
     whole, part = layout(), layout(tp_size=tp_size)
     assert part.ssm_bytes_per_slot * tp_size == whole.ssm_bytes_per_slot
-    kv_copies = max(tp_size // PUBLISHED.num_key_value_heads, 1)
+    kv_copies = max(tp_size // PUBLISHED.attention.num_kv_heads, 1)
     assert part.kv_bytes_per_token * tp_size == whole.kv_bytes_per_token * kv_copies
-    group_copies = max(tp_size // PUBLISHED.num_groups, 1)
-    channels = PUBLISHED.mamba_inner + 2 * PUBLISHED.num_groups * group_copies * PUBLISHED.state_size
+    mamba = PUBLISHED.mamba
+    group_copies = max(tp_size // mamba.num_groups, 1)
+    channels = mamba.inner + 2 * mamba.num_groups * group_copies * mamba.state_size
     assert part.conv_shape[0] * tp_size == channels
 
 
@@ -72,7 +75,7 @@ def test_replication_by_hand() -> None:
     assert layout(tp_size=8).conv_shape == (512 + 2 * 128, 3)
     # above 8 ranks each still holds one whole group
     assert layout(tp_size=16).conv_shape == (256 + 2 * 128, 3)
-    one_group = dataclasses.replace(PUBLISHED, num_groups=1)
+    one_group = resized(PUBLISHED, MambaSpec, num_groups=1)
     assert layout(one_group, tp_size=4).conv_shape == (1024 + 2 * 128, 3)
 
 
@@ -82,15 +85,15 @@ def test_shapes_are_those_of_sglang() -> None:
 
     for num_groups in (1, 2, 4, 8):
         for tp_size in (1, 2, 4, 8, 16):
-            spec = dataclasses.replace(PUBLISHED, num_groups=num_groups)
+            spec = resized(PUBLISHED, MambaSpec, num_groups=num_groups)
             theirs = Mamba2StateShape.create(
                 tp_world_size=tp_size,
-                intermediate_size=spec.mamba_inner,
+                intermediate_size=spec.mamba.inner,
                 n_groups=num_groups,
-                num_heads=spec.mamba_num_heads,
-                head_dim=spec.mamba_head_dim,
-                state_size=spec.state_size,
-                conv_kernel=spec.conv_width,
+                num_heads=spec.mamba.num_heads,
+                head_dim=spec.mamba.head_dim,
+                state_size=spec.mamba.state_size,
+                conv_kernel=spec.mamba.conv_width,
             )
             ours = layout(spec, tp_size=tp_size)
             assert [tuple(shape) for shape in theirs.conv] == [ours.conv_shape]
@@ -137,14 +140,10 @@ def test_bytes_of_dtypes_are_those_of_torch() -> None:
 
 
 def test_models_without_a_kind_of_state() -> None:
-    no_attention = dataclasses.replace(
-        PUBLISHED, pattern="MMEM", num_attention_heads=0, num_key_value_heads=0, head_dim=0
-    )
-    assert layout(no_attention, tp_size=8).kv_bytes_per_token == 0
-    no_mamba = dataclasses.replace(
-        PUBLISHED, pattern="*E*", mamba_num_heads=0, mamba_head_dim=0, num_groups=0, state_size=0, conv_width=0
-    )
-    assert layout(no_mamba, tp_size=8).bytes_per_slot == 0
+    no_attention = layout(relayered(PUBLISHED, "MMEM"), tp_size=8)
+    assert (no_attention.kv_bytes_per_token, no_attention.kv_shape) == (0, (0, 0))
+    no_mamba = layout(relayered(PUBLISHED, "*E*"), tp_size=8)
+    assert (no_mamba.bytes_per_slot, no_mamba.conv_shape, no_mamba.ssm_shape) == (0, (0, 0), (0, 0, 0))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +154,7 @@ def test_models_without_a_kind_of_state() -> None:
         ({"kv_dtype": "fp8"}, "kv_dtype='fp8' is not supported; allowed: float32, bfloat16, float16, float8_e4m3fn"),
         ({"layers": range(40, 53)}, "reaches outside the model's 52 layers"),
         ({"layers": range(-1, 4)}, "reaches outside the model's 52 layers"),
-        ({"tp_size": 3}, "num_attention_heads=32"),
+        ({"tp_size": 3}, "mamba_num_heads=64"),
     ],
 )
 def test_refusals_name_the_value(change: dict, named: str) -> None:

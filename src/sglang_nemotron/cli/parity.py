@@ -176,13 +176,15 @@ def _answers(
 ) -> dict[str, Sequence[Answer]]:
     """The server's answers in every mode, to `repeats` prompts of each length."""
     from sglang_nemotron.config.decoder import decoder_spec
+    from sglang_nemotron.config.layers import MambaSpec
     from sglang_nemotron.parity import modes, prompts
 
     spec = decoder_spec(json.loads((args.dir / "config.json").read_text()))
+    mamba = spec.find(MambaSpec)
     chunk = info.get("chunked_prefill_size") or 0
     boundaries = prompts.Boundaries(
-        conv_width=spec.conv_width or 1,
-        ssm_chunk=spec.chunk_size or 1,
+        conv_width=mamba.conv_width if mamba else 1,
+        ssm_chunk=mamba.chunk_size if mamba else 1,
         # a size of -1 is no chunking
         prefill_chunk=max(chunk, 1),
         page=max(info.get("page_size") or 1, 1),

@@ -1,58 +1,29 @@
 """A Hugging Face config (a dict or a config object, text or Omni) comes in; one frozen `DecoderSpec` goes out.
 
-Spellings, defaults and refusals of the text decoder live here and nowhere else. This file must never know SGLang,
-torch, a device or a tensor name.
+Spellings, defaults and refusals of the text decoder live here, those of a layer kind in `layers.py`. This file must
+never know SGLang, torch, a device or a tensor name.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from sglang_nemotron.config.values import (
-    ABSENT,
-    Fields,
-    check_pattern,
-    count,
-    count_or_zero,
-    dtype_name,
-    flag,
-    limit,
-    pattern_letters,
-    positive,
-    size_or_list,
-    tokens,
+from sglang_nemotron.config.layers import (
+    AttentionSpec,
+    DenseSpec,
+    LayerSpec,
+    MambaSpec,
+    MoESpec,
+    read_layers,
 )
+from sglang_nemotron.config.values import ABSENT, Fields, count, dtype_name, flag, positive, tokens
 from sglang_nemotron.family import OMNI_MODEL_TYPES, STATE_DTYPES, TEXT_MODEL_TYPES
 
 # the keys under which a multimodal config holds its text config, published name first
 TEXT_KEYS = ("llm_config", "text_config")
-
-# by layer kind: field of the spec -> its spellings, the one that current checkpoints use first
-_SIZES: dict[str, dict[str, tuple[str, ...]]] = {
-    "*": {
-        "num_attention_heads": ("num_attention_heads",),
-        "num_key_value_heads": ("num_key_value_heads",),
-        "head_dim": ("head_dim", "attention_head_dim"),
-    },
-    "M": {
-        "mamba_num_heads": ("mamba_num_heads",),
-        "mamba_head_dim": ("mamba_head_dim",),
-        "num_groups": ("n_groups", "mamba_n_groups"),
-        "state_size": ("ssm_state_size", "mamba_d_state"),
-        "conv_width": ("conv_kernel", "mamba_d_conv"),
-        "chunk_size": ("chunk_size", "mamba_chunk_size"),
-    },
-    "E": {
-        "num_experts": ("n_routed_experts", "num_local_experts"),
-        "experts_per_token": ("num_experts_per_tok",),
-        "expert_intermediate_size": ("moe_intermediate_size",),
-    },
-    "-": {"intermediate_size": ("intermediate_size",)},
-}
 
 # what we implement of the fields that change the maths; None stands for a field that is absent or null
 _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
@@ -67,19 +38,15 @@ _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
 }
 
 
+Kind = TypeVar("Kind", bound=LayerSpec)
+
+
 @dataclass(frozen=True, slots=True)
 class DecoderSpec:
     """The text decoder as numbers. Made by `decoder_spec`; checked on construction (ValueError).
 
-    Sizes count the whole model, never one rank. Fields of a layer kind that `pattern` lacks are 0 (and
-    `conv_bias` False), so that two configs which describe the same decoder give equal specs.
-
-    pattern: one letter per layer: M Mamba-2, E mixture of experts, * attention, - dense MLP.
-    conv_width: taps of the causal convolution (`conv_kernel`), the current token included.
-    shared_intermediate_size: `moe_shared_expert_intermediate_size` times `n_shared_experts`; 0 if there is none.
-    router_scale: `routed_scaling_factor`. router_renormalize: `norm_topk_prob`.
-    router_num_groups, router_top_groups: `n_group`, `topk_group` (1, 1 means no limit by groups).
-    time_step_limit: clamp of softplus(dt + bias); (0, inf) is no clamp.
+    layers: one record per layer, in order; all layers of a kind have equal records. What a config says of a kind that
+    no layer has is in no record, so that two configs which describe the same decoder give equal specs.
     ssm_dtype: the checkpoint's wish for the recurrent state; a server option may override it.
     eos_token_ids: as the config says; a generation config may add more.
     dtype: the checkpoint's parameter type as a plain name ("bfloat16"), or None if it does not say.
@@ -87,85 +54,62 @@ class DecoderSpec:
 
     hidden_size: int
     vocab_size: int
-    pattern: str
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    mamba_num_heads: int
-    mamba_head_dim: int
-    num_groups: int
-    state_size: int
-    conv_width: int
-    chunk_size: int
-    conv_bias: bool
-    num_experts: int
-    experts_per_token: int
-    expert_intermediate_size: int
-    shared_intermediate_size: int
-    intermediate_size: int
+    layers: tuple[LayerSpec, ...]
     norm_eps: float
-    router_scale: float
-    router_renormalize: bool
-    router_num_groups: int
-    router_top_groups: int
     tie_embeddings: bool
     max_positions: int
     ssm_dtype: str
-    time_step_limit: tuple[float, float]
     eos_token_ids: tuple[int, ...]
     dtype: str | None
 
     def __post_init__(self) -> None:
-        check_pattern("pattern", self.pattern)
-        if self.attention_layers and self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"num_attention_heads={self.num_attention_heads} is not a multiple of "
-                f"num_key_value_heads={self.num_key_value_heads}"
-            )
-        if self.mamba_layers:
-            if self.mamba_num_heads % self.num_groups:
-                raise ValueError(
-                    f"mamba_num_heads={self.mamba_num_heads} is not a multiple of n_groups={self.num_groups}"
-                )
-            if self.conv_width < 2:
-                raise ValueError(f"conv_kernel={self.conv_width} is not supported; allowed: 2 or more")
-        if self.moe_layers:
-            _check_router(self)
+        if not self.layers:
+            raise ValueError("a decoder has one layer or more")
+        # one size of slot, page and weight table per kind is what the pools and the loader are made for
+        if len(set(self.layers)) != len({type(layer) for layer in self.layers}):
+            raise ValueError(f"layers of one kind differ in their sizes: {sorted(map(str, set(self.layers)))}")
         if self.ssm_dtype not in STATE_DTYPES:
             raise ValueError(f"mamba_ssm_cache_dtype={self.ssm_dtype!r} is not supported; allowed: {STATE_DTYPES}")
 
     @property
     def num_layers(self) -> int:
-        return len(self.pattern)
+        return len(self.layers)
 
     @property
-    def mamba_inner(self) -> int:
-        """Channels inside a Mamba mixer: heads times head dim (`expand` plays no part)."""
-        return self.mamba_num_heads * self.mamba_head_dim
+    def pattern(self) -> str:
+        """One letter per layer, as in `hybrid_override_pattern`."""
+        return "".join(layer.letter for layer in self.layers)
+
+    def find(self, kind: type[Kind]) -> Kind | None:
+        """The record that all layers of this kind share, or None if no layer is of this kind."""
+        return next((layer for layer in self.layers if isinstance(layer, kind)), None)
+
+    def layers_of(self, kind: type[LayerSpec]) -> tuple[int, ...]:
+        """The numbers of the layers of this kind."""
+        return tuple(i for i, layer in enumerate(self.layers) if isinstance(layer, kind))
+
+    def record(self, kind: type[Kind]) -> Kind:
+        """As `find`; ValueError if no layer is of this kind."""
+        found = self.find(kind)
+        if found is None:
+            raise ValueError(f"the layer pattern {self.pattern!r} has no layer {kind.letter!r} ({kind.words[0]})")
+        return found
 
     @property
-    def conv_channels(self) -> int:
-        """Channels of the causal convolution: x, B and C, all groups."""
-        return self.mamba_inner + 2 * self.num_groups * self.state_size
+    def mamba(self) -> MambaSpec:
+        return self.record(MambaSpec)
 
     @property
-    def mamba_layers(self) -> tuple[int, ...]:
-        return self._layers("M")
+    def attention(self) -> AttentionSpec:
+        return self.record(AttentionSpec)
 
     @property
-    def attention_layers(self) -> tuple[int, ...]:
-        return self._layers("*")
+    def moe(self) -> MoESpec:
+        return self.record(MoESpec)
 
     @property
-    def moe_layers(self) -> tuple[int, ...]:
-        return self._layers("E")
-
-    @property
-    def mlp_layers(self) -> tuple[int, ...]:
-        return self._layers("-")
-
-    def _layers(self, letter: str) -> tuple[int, ...]:
-        return tuple(i for i, kind in enumerate(self.pattern) if kind == letter)
+    def dense(self) -> DenseSpec:
+        return self.record(DenseSpec)
 
 
 def decoder_spec(config: Mapping[str, Any] | object) -> DecoderSpec:
@@ -186,14 +130,10 @@ def decoder_spec(config: Mapping[str, Any] | object) -> DecoderSpec:
     if reason is not None:
         raise ValueError(f"not a Nemotron 3 Nano decoder: {reason}")
     text.check(_IMPLEMENTED)
-    pattern = _read_pattern(text)
     return DecoderSpec(
         hidden_size=text.one(count, "hidden_size"),
         vocab_size=text.one(count, "vocab_size"),
-        pattern=pattern,
-        **_sizes(text, pattern),
-        **_mamba_options(text, "M" in pattern),
-        **_moe_options(text, "E" in pattern),
+        layers=read_layers(text),
         norm_eps=text.one(positive, "layer_norm_epsilon", "norm_eps", "rms_norm_eps"),
         tie_embeddings=text.one(flag, "tie_word_embeddings", default=False),
         max_positions=text.one(count, "max_position_embeddings"),
@@ -231,24 +171,8 @@ def check_parallel(spec: DecoderSpec, tp_size: int, *, ep_size: int = 1, pp_size
         raise ValueError(f"ep_size={ep_size} does not divide tp_size={tp_size}")
     if pp_size > spec.num_layers:
         raise ValueError(f"pp_size={pp_size} exceeds num_hidden_layers={spec.num_layers}")
-    divided = (
-        ("num_attention_heads", spec.num_attention_heads, "tp_size", tp_size),
-        ("mamba_num_heads", spec.mamba_num_heads, "tp_size", tp_size),
-        ("n_routed_experts", spec.num_experts, "ep_size", ep_size),
-        ("moe_intermediate_size", spec.expert_intermediate_size, "tp_size / ep_size", tp_size // ep_size),
-        ("shared expert intermediate size", spec.shared_intermediate_size, "tp_size", tp_size),
-        ("intermediate_size", spec.intermediate_size, "tp_size", tp_size),
-    )
-    for name, value, by, ranks in divided:
-        if value % ranks:
-            raise ValueError(f"{name}={value} cannot be split over {by}={ranks}; choose a divisor of {value}")
-    shared = (("num_key_value_heads", spec.num_key_value_heads), ("n_groups", spec.num_groups))
-    for name, value in shared:
-        if value and value % tp_size and tp_size % value:
-            raise ValueError(
-                f"{name}={value} can be neither split over nor replicated on tp_size={tp_size}; "
-                f"choose a divisor or a multiple of {value}"
-            )
+    for layer in dict.fromkeys(spec.layers):
+        layer.check_parallel(tp_size, ep_size)
 
 
 def _outer_and_text(config: Mapping[str, Any] | object) -> tuple[Fields, Fields]:
@@ -287,67 +211,6 @@ def _left_to_others(outer: Fields, text: Fields) -> str | None:
         if (blocks := text.get(name)) is not ABSENT and blocks:
             return f"{name} is set: layers of differing sizes (Puzzle)"
     return None
-
-
-def _sizes(text: Fields, pattern: str) -> dict[str, int]:
-    sizes = dict.fromkeys((field for fields in _SIZES.values() for field in fields), 0)
-    for letter in set(pattern):
-        for field, names in _SIZES[letter].items():
-            convert = size_or_list if field == "intermediate_size" else count
-            # a config without num_key_value_heads means multi-head attention
-            like_queries = text.get("num_attention_heads") if field == "num_key_value_heads" else ABSENT
-            sizes[field] = text.one(convert, *names, default=like_queries)
-    return sizes
-
-
-def _mamba_options(text: Fields, present: bool) -> dict[str, Any]:
-    if not present:
-        return {"conv_bias": False, "time_step_limit": (0.0, math.inf)}
-    return {
-        # true in the published remote code and in transformers when the file is silent
-        "conv_bias": text.one(flag, "use_conv_bias", "mamba_conv_bias", default=True),
-        "time_step_limit": text.one(limit, "time_step_limit", "mamba_dt_limit", default=(0.0, math.inf)),
-    }
-
-
-def _moe_options(text: Fields, present: bool) -> dict[str, Any]:
-    if not present:
-        groups = {"router_num_groups": 0, "router_top_groups": 0}
-        return {"shared_intermediate_size": 0, "router_scale": 0.0, "router_renormalize": False, **groups}
-    num_shared = text.one(count_or_zero, "n_shared_experts", default=1)
-    size = text.one(count, "moe_shared_expert_intermediate_size") if num_shared else 0
-    return {
-        "shared_intermediate_size": num_shared * size,
-        "router_scale": text.one(positive, "routed_scaling_factor", default=1.0),
-        "router_renormalize": text.one(flag, "norm_topk_prob", default=True),
-        "router_num_groups": text.one(count, "n_group", default=1),
-        "router_top_groups": text.one(count, "topk_group", default=1),
-    }
-
-
-def _read_pattern(text: Fields) -> str:
-    pattern = text.one(pattern_letters, "hybrid_override_pattern", "layers_block_type", "layer_types")
-    num_layers = text.one(count, "num_hidden_layers", default=len(pattern))
-    if num_layers != len(pattern):
-        raise ValueError(f"num_hidden_layers={num_layers}, but the layer pattern {pattern!r} has {len(pattern)} layers")
-    return pattern
-
-
-def _check_router(spec: DecoderSpec) -> None:
-    experts, groups, top = spec.num_experts, spec.router_num_groups, spec.router_top_groups
-    if top > groups:
-        raise ValueError(f"topk_group={top} exceeds n_group={groups}")
-    if experts % groups:
-        raise ValueError(f"n_routed_experts={experts} is not a multiple of n_group={groups}")
-    if groups > 1 and experts // groups < 2:
-        raise ValueError(
-            f"n_group={groups} leaves {experts // groups} expert per group; a group is judged by its best 2"
-        )
-    if spec.experts_per_token > top * (experts // groups):
-        raise ValueError(
-            f"num_experts_per_tok={spec.experts_per_token} exceeds the {top * (experts // groups)} experts that "
-            f"n_routed_experts={experts}, n_group={groups}, topk_group={top} leave to choose from"
-        )
 
 
 # SGLang pads these in place for its own CPU kernels, and keeps what the checkpoint said under the second name

@@ -10,12 +10,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sglang_nemotron.family import LAYER_WORDS
-
-# one letter per layer, as in the checkpoints' `hybrid_override_pattern`
-LETTER_OF_WORD = {word: letter for letter, words in LAYER_WORDS.items() for word in words}
-LETTERS = "ME*-"
-
 # the Omni checkpoints write "no upper bound" as 1e30
 _UNBOUNDED = 1e30
 
@@ -79,12 +73,6 @@ class Fields:
         return False
 
 
-def check_pattern(name: str, pattern: str) -> None:
-    unknown = sorted(set(pattern) - set(LETTERS))
-    if unknown or not pattern:
-        raise ValueError(f"{name}={pattern!r} has unknown letters {unknown}; allowed: one or more of {LETTERS!r}")
-
-
 def count(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name}={value!r} is not supported; allowed: a positive integer")
@@ -125,18 +113,6 @@ def dtype_name(name: str, value: Any) -> str:
 def tokens(name: str, value: Any) -> tuple[int, ...]:
     tokens = value if isinstance(value, list | tuple) else (value,)
     return tuple(count_or_zero(name, token) for token in tokens)
-
-
-def pattern_letters(name: str, value: Any) -> str:
-    if isinstance(value, list | tuple):
-        unknown = sorted({str(word) for word in value if word not in LETTER_OF_WORD})
-        if unknown:
-            raise ValueError(f"{name} has unknown layer types {unknown}; allowed: {sorted(LETTER_OF_WORD)}")
-        value = "".join(LETTER_OF_WORD[word] for word in value)
-    if not isinstance(value, str):
-        raise ValueError(f"{name}={value!r} is not supported; allowed: a string of {LETTERS!r} or a list of words")
-    check_pattern(name, value)
-    return value
 
 
 def limit(name: str, value: Any) -> tuple[float, float]:

@@ -28,22 +28,22 @@ class AttentionMixer(nn.Module):
         self, spec: DecoderSpec, ranks: Ranks, layer_id: int, quant_config: QuantizationConfig | None, prefix: str
     ) -> None:
         super().__init__()
-        tp = ranks.attn_tp_size
-        num_heads = spec.num_attention_heads // tp
-        num_kv_heads = max(spec.num_key_value_heads // tp, 1)
-        self.q_size, self.kv_size = num_heads * spec.head_dim, num_kv_heads * spec.head_dim
+        tp, sizes = ranks.attn_tp_size, spec.attention
+        num_heads = sizes.num_heads // tp
+        num_kv_heads = max(sizes.num_kv_heads // tp, 1)
+        self.q_size, self.kv_size = num_heads * sizes.head_dim, num_kv_heads * sizes.head_dim
         self.qkv_proj = QKVParallelLinear(
             spec.hidden_size,
-            spec.head_dim,
-            spec.num_attention_heads,
-            spec.num_key_value_heads,
+            sizes.head_dim,
+            sizes.num_heads,
+            sizes.num_kv_heads,
             bias=False,
             quant_config=quant_config,
             parallel_group="attn_tp",
             prefix=f"{prefix}.qkv_proj",
         )
         self.o_proj = RowParallelLinear(
-            spec.num_attention_heads * spec.head_dim,
+            sizes.num_heads * sizes.head_dim,
             spec.hidden_size,
             bias=False,
             quant_config=quant_config,
@@ -55,8 +55,8 @@ class AttentionMixer(nn.Module):
         )
         self.attn = RadixAttention(
             num_heads,
-            spec.head_dim,
-            spec.head_dim**-0.5,
+            sizes.head_dim,
+            sizes.head_dim**-0.5,
             num_kv_heads=num_kv_heads,
             layer_id=layer_id,
             quant_config=quant_config,

@@ -15,6 +15,7 @@ from torch import nn
 
 from sglang_nemotron import ops
 from sglang_nemotron.config.decoder import DecoderSpec
+from sglang_nemotron.config.layers import MambaSpec
 from sglang_nemotron.decoder import shards
 from sglang_nemotron.decoder.parallel import Ranks
 from sglang_nemotron.ops.forms import APART, choose
@@ -59,7 +60,7 @@ def _per_head(num_heads: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(num_heads, dtype=torch.float32), requires_grad=False)
 
 
-def _sum_over_peers(spec: DecoderSpec, ranks: Ranks) -> Callable[[torch.Tensor], torch.Tensor]:
+def _sum_over_peers(spec: MambaSpec, ranks: Ranks) -> Callable[[torch.Tensor], torch.Tensor]:
     """Adds a rank's [T, 1] sums of squares to those of its `shards.norm_peers`, the ranks that share its one group."""
     if spec.num_groups == 1:
         return ranks.mixer_all_reduce
@@ -82,30 +83,31 @@ class MambaMixer(nn.Module):
 
     def __init__(self, spec: DecoderSpec, ranks: Ranks, quant_config: QuantizationConfig | None, prefix: str) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec = sizes = spec.mamba
+        self.norm_eps = spec.norm_eps
         tp = ranks.mixer_tp_size
-        self.inner = spec.mamba_inner // tp
-        self.num_heads = spec.mamba_num_heads // tp
-        self.num_groups = max(spec.num_groups, tp) // tp
-        self.conv_channels = self.inner + 2 * self.num_groups * spec.state_size
-        self.norm_groups, self.norm_group_size, spans_ranks = shards.norm_groups(spec, tp)
-        self.reduce_sum = _sum_over_peers(spec, ranks) if spans_ranks else None
+        self.inner = sizes.inner // tp
+        self.num_heads = sizes.num_heads // tp
+        self.num_groups = max(sizes.num_groups, tp) // tp
+        self.conv_channels = self.inner + 2 * self.num_groups * sizes.state_size
+        self.norm_groups, self.norm_group_size, spans_ranks = shards.norm_groups(sizes, tp)
+        self.reduce_sum = _sum_over_peers(sizes, ranks) if spans_ranks else None
         self.in_proj = MergedColumnParallelLinear(
             input_size=spec.hidden_size,
-            output_sizes=list(shards.mamba_in_proj_sections(spec, tp)),
+            output_sizes=list(shards.mamba_in_proj_sections(sizes, tp)),
             bias=False,
             quant_config=quant_config,
             prefix=f"{prefix}.in_proj",
             parallel_group=ranks.mixer_group,
         )
-        self.conv1d = _Weights((self.conv_channels, spec.conv_width), bias=spec.conv_bias)
+        self.conv1d = _Weights((self.conv_channels, sizes.conv_width), bias=sizes.conv_bias)
         # one number per head: fp32, as the recurrence uses them, so that no step has to cast
         self.A = _per_head(self.num_heads)
         self.D = _per_head(self.num_heads)
         self.dt_bias = _per_head(self.num_heads)
         self.norm = _Weights((self.inner,), bias=False)
         self.out_proj = RowParallelLinear(
-            spec.mamba_inner,
+            sizes.inner,
             spec.hidden_size,
             bias=False,
             input_is_parallel=True,
@@ -144,7 +146,7 @@ class MambaMixer(nn.Module):
             gate_TI,
             self.norm.weight,
             num_groups=self.norm_groups,
-            eps=self.spec.norm_eps,
+            eps=self.norm_eps,
             reduce_sum=self.reduce_sum,
             group_size=self.norm_group_size,
         )
@@ -225,7 +227,7 @@ class MambaMixer(nn.Module):
         x_TI, B, C = mixed_TC.split([self.inner, group_channels, group_channels], dim=-1)
         T = mixed_TC.shape[0]
         return (
-            x_TI.view(T, self.num_heads, spec.mamba_head_dim),
+            x_TI.view(T, self.num_heads, spec.head_dim),
             B.view(T, self.num_groups, spec.state_size),
             C.view(T, self.num_groups, spec.state_size),
         )

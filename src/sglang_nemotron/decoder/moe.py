@@ -86,19 +86,19 @@ class MoEMixer(nn.Module):
 
     def __init__(self, spec: DecoderSpec, layer_id: int, quant_config: QuantizationConfig | None, prefix: str) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec = sizes = spec.moe
         self.layer_id = layer_id
         self.gate = ReplicatedLinear(
-            spec.hidden_size, spec.num_experts, bias=False, quant_config=None, prefix=f"{prefix}.gate"
+            spec.hidden_size, sizes.num_experts, bias=False, quant_config=None, prefix=f"{prefix}.gate"
         )
         self.gate.e_score_correction_bias = nn.Parameter(
-            torch.empty(spec.num_experts, dtype=torch.float32), requires_grad=False
+            torch.empty(sizes.num_experts, dtype=torch.float32), requires_grad=False
         )
         self.experts = get_moe_impl_class(quant_config)(
-            num_experts=spec.num_experts + get_exec().moe.ep_num_redundant_experts,
-            top_k=spec.experts_per_token,
+            num_experts=sizes.num_experts + get_exec().moe.ep_num_redundant_experts,
+            top_k=sizes.experts_per_token,
             hidden_size=spec.hidden_size,
-            intermediate_size=spec.expert_intermediate_size,
+            intermediate_size=sizes.expert_intermediate_size,
             reduce_results=False,
             quant_config=quant_config,
             prefix=f"{prefix}.experts",
@@ -106,26 +106,26 @@ class MoEMixer(nn.Module):
             layer_id=layer_id,
             is_gated=False,
             routing_method_type=RoutingMethodType.DeepSeekV3,
-            routed_scaling_factor=spec.router_scale,
+            routed_scaling_factor=sizes.router_scale,
         )
         self.topk = TopK(
-            top_k=spec.experts_per_token,
+            top_k=sizes.experts_per_token,
             layer_id=layer_id,
             use_grouped_topk=True,
-            topk_group=spec.router_top_groups,
-            num_expert_group=spec.router_num_groups,
-            renormalize=spec.router_renormalize,
+            topk_group=sizes.router_top_groups,
+            num_expert_group=sizes.router_num_groups,
+            renormalize=sizes.router_renormalize,
             scoring_func="sigmoid",
             correction_bias=self.gate.e_score_correction_bias,
-            routed_scaling_factor=spec.router_scale,
+            routed_scaling_factor=sizes.router_scale,
             apply_routed_scaling_factor_on_output=self.experts.should_fuse_routed_scaling_factor_in_topk,
         )
         self.topk.bind_runner_backend(self.experts.runner_backend, routing_method_type=self.experts.routing_method_type)
         self.shared_experts = None
-        if spec.shared_intermediate_size:
+        if sizes.shared_intermediate_size:
             self.shared_experts = DenseMLP(
                 spec,
-                spec.shared_intermediate_size,
+                sizes.shared_intermediate_size,
                 quant_config,
                 prefix=f"{prefix}.shared_experts",
                 parallel_group=_shared_expert_group(),

@@ -1,4 +1,4 @@
-"""A full parameter, a spec, a rank and a TP size come in; what that rank holds of it goes out.
+"""A full parameter, a layer's spec, a rank and a TP size come in; what that rank holds of it goes out.
 
 Pure index arithmetic on torch tensors: this file must never know SGLang, a process group or a tensor's name.
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import torch
 
-from sglang_nemotron.config.decoder import DecoderSpec, check_parallel
+from sglang_nemotron.config.layers import AttentionSpec, MambaSpec
 
 
 def span(size: int, tp_rank: int, tp_size: int) -> range:
@@ -46,28 +46,28 @@ def span_ratio(count: int, tp_size: int) -> int:
     return tp_size // count
 
 
-def kv_heads_of_rank(spec: DecoderSpec, tp_rank: int, tp_size: int) -> range:
+def kv_heads_of_rank(spec: AttentionSpec, tp_rank: int, tp_size: int) -> range:
     """The KV heads, by their number in the model, that this rank keeps; its query heads read no others."""
-    return replicated_span(spec.num_key_value_heads, tp_rank, tp_size)
+    return replicated_span(spec.num_kv_heads, tp_rank, tp_size)
 
 
-def groups_of_rank(spec: DecoderSpec, tp_rank: int, tp_size: int) -> range:
+def groups_of_rank(spec: MambaSpec, tp_rank: int, tp_size: int) -> range:
     """The Mamba groups, by their number in the model, that this rank keeps; its heads read no others."""
     return replicated_span(spec.num_groups, tp_rank, tp_size)
 
 
-def norm_groups(spec: DecoderSpec, tp_size: int) -> tuple[int, int, bool]:
+def norm_groups(spec: MambaSpec, tp_size: int) -> tuple[int, int, bool]:
     """How a rank takes the gated norm: (groups it touches, channels of a whole group, whether a group spans ranks).
 
     If groups span ranks, a rank holds a tp_size / G-th of its one group: its sum of squares must be added over
     `norm_peers`, and the mean divides by the channels of the whole group.
     """
-    check_parallel(spec, tp_size)
+    spec.check_parallel(tp_size)
     spans_ranks = tp_size > spec.num_groups
-    return max(spec.num_groups // tp_size, 1), spec.mamba_inner // spec.num_groups, spans_ranks
+    return max(spec.num_groups // tp_size, 1), spec.inner // spec.num_groups, spans_ranks
 
 
-def norm_peers(spec: DecoderSpec, tp_rank: int, tp_size: int) -> range:
+def norm_peers(spec: MambaSpec, tp_rank: int, tp_size: int) -> range:
     """The ranks, this one included, whose channels belong to this rank's groups; just this rank up to G ranks."""
     _check_rank(tp_rank, tp_size)
     ratio = span_ratio(spec.num_groups, tp_size)
@@ -75,19 +75,19 @@ def norm_peers(spec: DecoderSpec, tp_rank: int, tp_size: int) -> range:
     return range(first, first + ratio)
 
 
-def mamba_in_proj_sections(spec: DecoderSpec, tp_size: int) -> list[int]:
+def mamba_in_proj_sections(spec: MambaSpec, tp_size: int) -> list[int]:
     """Output rows of the expanded in_proj, to be split section by section: gate z, x, B, C, dt."""
-    check_parallel(spec, tp_size)
+    spec.check_parallel(tp_size)
     group_rows = max(spec.num_groups, tp_size) * spec.state_size
-    return [spec.mamba_inner, spec.mamba_inner, group_rows, group_rows, spec.mamba_num_heads]
+    return [spec.inner, spec.inner, group_rows, group_rows, spec.num_heads]
 
 
-def mamba_conv_sections(spec: DecoderSpec, tp_size: int) -> list[int]:
+def mamba_conv_sections(spec: MambaSpec, tp_size: int) -> list[int]:
     """Channels of the expanded convolution, to be split section by section: x, B, C."""
     return mamba_in_proj_sections(spec, tp_size)[1:4]
 
 
-def expand_groups_in_proj(tensor: torch.Tensor, spec: DecoderSpec, tp_size: int) -> torch.Tensor:
+def expand_groups_in_proj(tensor: torch.Tensor, spec: MambaSpec, tp_size: int) -> torch.Tensor:
     """The checkpoint's in_proj with B and C rows repeated, so that plain section splits give a rank its own group.
 
     `tensor` [2 * I + 2 * G * N + H, ...]: a weight, or scales with one row per output. Up to G ranks it is returned
@@ -96,7 +96,7 @@ def expand_groups_in_proj(tensor: torch.Tensor, spec: DecoderSpec, tp_size: int)
     return _expand(tensor, "in_proj", mamba_in_proj_sections(spec, 1), (2, 3), spec, tp_size)
 
 
-def expand_groups_conv(tensor: torch.Tensor, spec: DecoderSpec, tp_size: int) -> torch.Tensor:
+def expand_groups_conv(tensor: torch.Tensor, spec: MambaSpec, tp_size: int) -> torch.Tensor:
     """The checkpoint's conv weight [I + 2 * G * N, 1, K] or bias [I + 2 * G * N], B and C rows repeated likewise."""
     return _expand(tensor, "conv1d", mamba_conv_sections(spec, 1), (1, 2), spec, tp_size)
 
@@ -108,34 +108,34 @@ def shard_sections(tensor: torch.Tensor, sections: list[int], tp_rank: int, tp_s
     return torch.cat(tuple(parts))
 
 
-def shard_in_proj(tensor: torch.Tensor, spec: DecoderSpec, tp_rank: int, tp_size: int) -> torch.Tensor:
+def shard_in_proj(tensor: torch.Tensor, spec: MambaSpec, tp_rank: int, tp_size: int) -> torch.Tensor:
     """This rank's rows of the checkpoint's in_proj (not yet expanded): z, x, B, C, dt."""
     expanded = expand_groups_in_proj(tensor, spec, tp_size)
     return shard_sections(expanded, mamba_in_proj_sections(spec, tp_size), tp_rank, tp_size)
 
 
-def shard_conv(tensor: torch.Tensor, spec: DecoderSpec, tp_rank: int, tp_size: int) -> torch.Tensor:
+def shard_conv(tensor: torch.Tensor, spec: MambaSpec, tp_rank: int, tp_size: int) -> torch.Tensor:
     """This rank's rows of the checkpoint's conv weight or bias (not yet expanded): x, B, C."""
     expanded = expand_groups_conv(tensor, spec, tp_size)
     return shard_sections(expanded, mamba_conv_sections(spec, tp_size), tp_rank, tp_size)
 
 
-def shard_heads(vector_H: torch.Tensor, spec: DecoderSpec, tp_rank: int, tp_size: int) -> torch.Tensor:
+def shard_heads(vector_H: torch.Tensor, spec: MambaSpec, tp_rank: int, tp_size: int) -> torch.Tensor:
     """This rank's heads of a per-head vector [H]: A_log, D, dt_bias."""
-    _check_rows(vector_H, "per-head vector", [spec.mamba_num_heads])
-    return _rows(vector_H, span(spec.mamba_num_heads, tp_rank, tp_size))
+    _check_rows(vector_H, "per-head vector", [spec.num_heads])
+    return _rows(vector_H, span(spec.num_heads, tp_rank, tp_size))
 
 
-def shard_inner(vector_I: torch.Tensor, spec: DecoderSpec, tp_rank: int, tp_size: int) -> torch.Tensor:
+def shard_inner(vector_I: torch.Tensor, spec: MambaSpec, tp_rank: int, tp_size: int) -> torch.Tensor:
     """This rank's channels of a per-channel vector [I]: the gated norm's weight."""
-    _check_rows(vector_I, "per-channel vector", [spec.mamba_inner])
-    return _rows(vector_I, span(spec.mamba_inner, tp_rank, tp_size))
+    _check_rows(vector_I, "per-channel vector", [spec.inner])
+    return _rows(vector_I, span(spec.inner, tp_rank, tp_size))
 
 
 def _expand(
-    tensor: torch.Tensor, name: str, sections: list[int], grouped: tuple[int, ...], spec: DecoderSpec, tp_size: int
+    tensor: torch.Tensor, name: str, sections: list[int], grouped: tuple[int, ...], spec: MambaSpec, tp_size: int
 ) -> torch.Tensor:
-    check_parallel(spec, tp_size)
+    spec.check_parallel(tp_size)
     _check_rows(tensor, name, sections)
     copies = span_ratio(spec.num_groups, tp_size)
     if copies == 1:

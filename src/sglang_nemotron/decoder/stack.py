@@ -1,4 +1,4 @@
-"""Blocks and the loop over them: x <- x + mixer(norm(x)), one mixer a layer, by the letter of the config's pattern.
+"""Blocks and the loop over them: x <- x + mixer(norm(x)), one mixer a layer, of the kind that the config says.
 
 SGLang's stage boundaries carry the residual, the norm and the sums over ranks; a block adds only its mixer.
 """
@@ -13,9 +13,8 @@ import torch
 from torch import nn
 
 from sglang_nemotron.config.decoder import DecoderSpec
-from sglang_nemotron.decoder.attention import AttentionMixer
-from sglang_nemotron.decoder.mamba import MambaMixer, MambaSlots
-from sglang_nemotron.decoder.moe import DenseMLP, MoEMixer
+from sglang_nemotron.decoder.kinds import LayerKind, Place, Step, kind_of
+from sglang_nemotron.decoder.mamba import MambaSlots
 from sglang_nemotron.decoder.parallel import Ranks
 from sglang_nemotron.sglang_api.engine import (
     ExitRows,
@@ -39,22 +38,19 @@ from sglang_nemotron.sglang_api.engine import (
 )
 from sglang_nemotron.state.plan import StepPlan
 
-MAMBA, MOE, ATTENTION, MLP = "M", "E", "*", "-"
 
-
-def _declaration(spec: DecoderSpec, layer_id: int):
+def _declaration(kind: LayerKind):
     """How a layer joins the residual stream: mixers with memory run on attention rows, feed-forwards on all."""
-    letter = spec.pattern[layer_id]
-    if letter in (MAMBA, ATTENTION):
+    if kind.has_memory:
         return declare_attn(
             read=NormQuantReadout(reads_before_dp_gather=True),
             reduction=ProducerReduction.EXIT_SCOPED,
             gathers_attn_tp_input=False,
         )
     return declare_ffn(
-        sparse=letter == MOE,
+        sparse=kind.sparse,
         read=NormReadout(reads_before_dp_gather=True),
-        dense_tp_size=get_parallel().tp_size if letter == MLP else None,
+        dense_tp_size=None if kind.sparse else get_parallel().tp_size,
         exit_rows=ExitRows.ATTENTION,
     )
 
@@ -67,39 +63,18 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.layer_id = layer_id
-        self.letter = spec.pattern[layer_id]
-        prefix = f"{prefix}.mixer"
-        if self.letter == MAMBA:
-            self.mixer = MambaMixer(spec, ranks, quant_config, prefix)
-        elif self.letter == ATTENTION:
-            self.mixer = AttentionMixer(spec, ranks, layer_id, quant_config, prefix)
-        elif self.letter == MOE:
-            self.mixer = MoEMixer(spec, layer_id, quant_config, prefix)
-        else:
-            self.mixer = DenseMLP(spec, spec.intermediate_size, quant_config, prefix)
+        self.kind = kind_of(spec, layer_id)
+        self.mixer = self.kind.build(Place(spec, ranks, layer_id, quant_config, f"{prefix}.mixer"))
         self.norm = RMSNorm(spec.hidden_size, eps=spec.norm_eps)
-        (self.boundary,) = append_stages((_declaration(spec, layer_id), self.norm))
+        (self.boundary,) = append_stages((_declaration(self.kind), self.norm))
 
-    def forward(
-        self,
-        x_TD: torch.Tensor,
-        forward_batch: ForwardBatch,
-        plan: StepPlan | None,
-        slots_of: Callable[[int], MambaSlots],
-    ) -> Any:
+    def forward(self, x_TD: torch.Tensor, step: Step) -> Any:
         """Hidden states on the stream in, hidden states on the stream out (residual and norms are the boundary's)."""
-        x_TD = self.boundary.prepare(x_TD, forward_batch)
-        has_memory = self.letter in (MAMBA, ATTENTION)
-        if has_memory and forward_batch.forward_mode.is_idle():
+        x_TD = self.boundary.prepare(x_TD, step.forward_batch)
+        if self.kind.has_memory and step.forward_batch.forward_mode.is_idle():
             return x_TD
-        if self.letter == MAMBA:
-            assert plan is not None
-            x_TD = self.mixer(x_TD, slots_of(self.layer_id), plan)
-        elif self.letter == ATTENTION:
-            x_TD = self.mixer(x_TD, forward_batch)
-        else:
-            x_TD = self.mixer(x_TD)
-        return self.boundary.finish(x_TD, forward_batch)
+        x_TD = self.kind.call(self.mixer, x_TD, self.layer_id, step)
+        return self.boundary.finish(x_TD, step.forward_batch)
 
 
 class DecoderStack(nn.Module):
@@ -140,9 +115,10 @@ class DecoderStack(nn.Module):
     ) -> Any:
         """Normed hidden states of the last stage, or the tensors for the next one."""
         x_TD = self._enter(input_ids, forward_batch, pp_proxy_tensors, inputs_embeds)
+        step = Step(forward_batch, plan, slots_of)
         for layer_id in range(self.start_layer, self.end_layer):
             with get_global_expert_distribution_recorder().with_current_layer(layer_id):
-                x_TD = self.block(layer_id)(x_TD, forward_batch, plan, slots_of)
+                x_TD = self.block(layer_id)(x_TD, step)
         if not self.pp_group.is_last_rank:
             return residual_batch.to_pp(x_TD, forward_batch)
         x_TD = residual_batch.complete_output(x_TD, forward_batch)
@@ -167,4 +143,4 @@ class DecoderStack(nn.Module):
 
 
 def _stage_facts(spec: DecoderSpec, layer_id: int):
-    return (_declaration(spec, layer_id),)
+    return (_declaration(kind_of(spec, layer_id)),)

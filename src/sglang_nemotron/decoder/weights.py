@@ -1,4 +1,4 @@
-"""Checkpoint tensors in, filled parameters out; the only file that knows tensor names.
+"""Checkpoint tensors in, filled parameters out; their names come from `decoder/tensors.py` and `decoder/kinds.py`.
 
 Every parameter is filled exactly once and every checkpoint tensor is used or on a named ignore list; anything else
 is an error that lists names and shapes. Quantised tensors go to quantised layers as they are, or are dequantised on
@@ -8,8 +8,7 @@ the way where the device has no such layers (`decoder/dequantise.py`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -17,38 +16,18 @@ from torch import nn
 
 from sglang_nemotron.config.decoder import DecoderSpec
 from sglang_nemotron.config.faults import Faults
-from sglang_nemotron.decoder import shards
 from sglang_nemotron.decoder.dequantise import Dequantiser
+from sglang_nemotron.decoder.kinds import all_tensors
+from sglang_nemotron.decoder.tensors import HEAD, IGNORED, Target
 
 # scales of a quantised linear beside its weight; all of them optional in the file, none of them optional in a layer
 SCALE_LEAVES = ("weight_scale", "weight_scale_2", "input_scale")
 # scales of a quantised KV cache, one number each
 KV_LEAVES = ("k_scale", "v_scale")
-# tensors a checkpoint may carry that this model has no use for, and why
-IGNORED = {
-    r".*\.rotary_emb\..*": "the decoder has no positional embedding",
-    r".*\.mixer\.(k_proj\.k|v_proj\.v)_scale": "scale of a quantised KV cache, used only where the cache is quantised",
-    r".*\.input_scale": "scale of quantised activations, used only by quantised layers",
-}
 # parameters a layer may own that the checkpoint need not fill: KV scales keep their neutral start value, and block
 # scales in the order a kernel wants are made from the loaded ones afterwards
 UNFILLED = (".k_scale", ".v_scale", "_blockscale_swizzled")
 _PACKED_PER_BYTE = 2
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where a checkpoint weight goes: a module (or a parameter prefix) of the model, the part of it, its full shape.
-
-    `part` is the shard id of a merged linear, or (expert, projection); `leaf` the parameter's last name.
-    `rewrite` turns the file's tensor into what the loader expects.
-    """
-
-    parameter: str
-    shape: tuple[int, ...]
-    part: Any = None
-    linear: bool = False
-    rewrite: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
 class StagedModel(Protocol):
@@ -70,7 +49,7 @@ class DecoderWeights:
         self.tp_size = tp_size
         self.dequantise = dequantise
         self.prefix = prefix
-        self.targets = {prefix + name: target for name, target in _targets(spec, tp_size)}
+        self.targets = {prefix + name: target for name, target in all_tensors(spec, tp_size).items()}
         self._loaded_once = False
 
     def check(self, headers: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
@@ -151,7 +130,7 @@ class DecoderWeights:
         for name, target in self.targets.items():
             if name in seen or (parameters is not None and self._elsewhere(name, stage, parameters)):
                 continue
-            if target.parameter == "lm_head.weight" and self.spec.tie_embeddings:
+            if target.parameter == HEAD and self.spec.tie_embeddings:
                 continue
             faults.missing.append(f"{name} {list(target.shape)}")
 
@@ -162,7 +141,7 @@ class DecoderWeights:
         for name in parameters:
             if name.endswith(UNFILLED):
                 continue
-            if self.spec.tie_embeddings and name == "lm_head.weight":
+            if self.spec.tie_embeddings and name == HEAD:
                 continue
             wanted = parts.get(_family(name))
             if wanted is None or filled.get(name, set()) != wanted:
@@ -174,7 +153,7 @@ class DecoderWeights:
         match = re.match(r"model\.layers\.(\d+)\.", target.parameter)
         if match is not None:
             return int(match[1]) not in stage
-        if target.parameter == "lm_head.weight" and self.spec.tie_embeddings:
+        if target.parameter == HEAD and self.spec.tie_embeddings:
             return True
         return target.parameter not in parameters
 
@@ -243,99 +222,3 @@ def _family(parameter: str) -> str:
         if parameter.endswith(leaf):
             return parameter.removesuffix(leaf) + "weight"
     return parameter
-
-
-def _targets(spec: DecoderSpec, tp_size: int) -> Iterator[tuple[str, Target]]:
-    """Every tensor a plain checkpoint of this spec must hold (nemotron facts, section 2)."""
-    yield "backbone.embeddings.weight", Target("model.embed_tokens.weight", (spec.vocab_size, spec.hidden_size))
-    yield "backbone.norm_f.weight", Target("model.norm_f.weight", (spec.hidden_size,))
-    yield "lm_head.weight", Target("lm_head.weight", (spec.vocab_size, spec.hidden_size), linear=True)
-    for layer_id, letter in enumerate(spec.pattern):
-        source, mixer = f"backbone.layers.{layer_id}", f"model.layers.{layer_id}.mixer"
-        yield f"{source}.norm.weight", Target(f"model.layers.{layer_id}.norm.weight", (spec.hidden_size,))
-        table = {"M": _mamba, "*": _attention, "E": _moe, "-": _dense}[letter]
-        for name, target in table(spec, tp_size, mixer):
-            yield f"{source}.mixer.{name}", target
-
-
-def _mamba(spec: DecoderSpec, tp_size: int, mixer: str) -> Iterator[tuple[str, Target]]:
-    hidden, inner, heads = spec.hidden_size, spec.mamba_inner, spec.mamba_num_heads
-    in_rows = sum(shards.mamba_in_proj_sections(spec, 1))
-    rank = _RankSlices(spec, tp_size)
-    yield (
-        "in_proj.weight",
-        Target(f"{mixer}.in_proj.weight", (in_rows, hidden), linear=True, rewrite=rank.expand_in_proj),
-    )
-    yield "out_proj.weight", Target(f"{mixer}.out_proj.weight", (hidden, inner), linear=True)
-    conv_shape = (spec.conv_channels, 1, spec.conv_width)
-    yield "conv1d.weight", Target(f"{mixer}.conv1d.weight", conv_shape, rewrite=rank.conv_weight)
-    if spec.conv_bias:
-        yield "conv1d.bias", Target(f"{mixer}.conv1d.bias", conv_shape[:1], rewrite=rank.conv)
-    yield "A_log", Target(f"{mixer}.A", (heads,), rewrite=rank.decay)
-    yield "D", Target(f"{mixer}.D", (heads,), rewrite=rank.heads)
-    yield "dt_bias", Target(f"{mixer}.dt_bias", (heads,), rewrite=rank.heads)
-    yield "norm.weight", Target(f"{mixer}.norm.weight", (inner,), rewrite=rank.inner)
-
-
-def _attention(spec: DecoderSpec, tp_size: int, mixer: str) -> Iterator[tuple[str, Target]]:
-    hidden, q_rows = spec.hidden_size, spec.num_attention_heads * spec.head_dim
-    kv_rows = spec.num_key_value_heads * spec.head_dim
-    for part, rows in (("q", q_rows), ("k", kv_rows), ("v", kv_rows)):
-        yield f"{part}_proj.weight", Target(f"{mixer}.qkv_proj.weight", (rows, hidden), part=part, linear=True)
-    yield "o_proj.weight", Target(f"{mixer}.o_proj.weight", (hidden, q_rows), linear=True)
-
-
-def _moe(spec: DecoderSpec, tp_size: int, mixer: str) -> Iterator[tuple[str, Target]]:
-    hidden, width = spec.hidden_size, spec.expert_intermediate_size
-    yield "gate.weight", Target(f"{mixer}.gate.weight", (spec.num_experts, hidden))
-    yield "gate.e_score_correction_bias", Target(f"{mixer}.gate.e_score_correction_bias", (spec.num_experts,))
-    for expert in range(spec.num_experts):
-        # SGLang's fused layout: w13 the way in (no gate, so w1 alone), w2 the way out
-        up, down = f"{mixer}.experts.w13_weight", f"{mixer}.experts.w2_weight"
-        yield f"experts.{expert}.up_proj.weight", Target(up, (width, hidden), part=(expert, "w1"), linear=True)
-        yield f"experts.{expert}.down_proj.weight", Target(down, (hidden, width), part=(expert, "w2"), linear=True)
-    if spec.shared_intermediate_size:
-        shared = spec.shared_intermediate_size
-        for name, shape in (("up_proj", (shared, hidden)), ("down_proj", (hidden, shared))):
-            yield (
-                f"shared_experts.{name}.weight",
-                Target(f"{mixer}.shared_experts.{name}.weight", shape, linear=True),
-            )
-
-
-def _dense(spec: DecoderSpec, tp_size: int, mixer: str) -> Iterator[tuple[str, Target]]:
-    hidden, width = spec.hidden_size, spec.intermediate_size
-    yield "up_proj.weight", Target(f"{mixer}.up_proj.weight", (width, hidden), linear=True)
-    yield "down_proj.weight", Target(f"{mixer}.down_proj.weight", (hidden, width), linear=True)
-
-
-class _RankSlices:
-    """Rewrites for Mamba tensors; which rank this is, is asked when a tensor arrives."""
-
-    def __init__(self, spec: DecoderSpec, tp_size: int) -> None:
-        self.spec, self.tp_size = spec, tp_size
-
-    @property
-    def _rank(self) -> int:
-        # only a loading process has a rank; a header check in the main process never gets here
-        from sglang_nemotron.decoder.parallel import current_ranks
-
-        return current_ranks().mixer_tp_rank
-
-    def expand_in_proj(self, tensor: torch.Tensor) -> torch.Tensor:
-        return shards.expand_groups_in_proj(tensor, self.spec, self.tp_size)
-
-    def conv(self, tensor: torch.Tensor) -> torch.Tensor:
-        return shards.shard_conv(tensor, self.spec, self._rank, self.tp_size)
-
-    def conv_weight(self, tensor_C1K: torch.Tensor) -> torch.Tensor:
-        return self.conv(tensor_C1K).squeeze(1)
-
-    def heads(self, vector_H: torch.Tensor) -> torch.Tensor:
-        return shards.shard_heads(vector_H, self.spec, self._rank, self.tp_size).float()
-
-    def decay(self, log_H: torch.Tensor) -> torch.Tensor:
-        return -torch.exp(self.heads(log_H))
-
-    def inner(self, vector_I: torch.Tensor) -> torch.Tensor:
-        return shards.shard_inner(vector_I, self.spec, self._rank, self.tp_size)

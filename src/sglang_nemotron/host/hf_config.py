@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from sglang_nemotron.config.decoder import DecoderSpec, decoder_spec, is_nano
-from sglang_nemotron.family import LAYER_WORDS, STATE_DTYPES, TEXT_MODEL_TYPES
+from sglang_nemotron.config.layers import MambaSpec
+from sglang_nemotron.family import STATE_DTYPES, TEXT_MODEL_TYPES
 from sglang_nemotron.sglang_api.args import Mamba2CacheParams, NemotronHConfig, envs, get_model, get_parallel
 from sglang_nemotron.state.layout import state_layout
 from sglang_nemotron.state.pool import cache_params
@@ -33,19 +34,21 @@ class NanoConfig(NemotronHConfig):
             super().__init__(**kwargs)
             return
         spec = decoder_spec(fields)
+        mamba = spec.find(MambaSpec)
+        num_groups, chunk_size = (mamba.num_groups, mamba.chunk_size) if mamba else (0, 0)
         kept = {name: value for name, value in kwargs.items() if name not in _TRANSLATED}
         kept.update(
-            layers_block_type=[LAYER_WORDS[letter][0] for letter in spec.pattern],
-            mamba_n_groups=spec.num_groups,
-            mamba_d_conv=spec.conv_width,
-            mamba_chunk_size=spec.chunk_size,
+            layers_block_type=[layer.words[0] for layer in spec.layers],
+            mamba_n_groups=num_groups,
+            mamba_d_conv=mamba.conv_width if mamba else 0,
+            mamba_chunk_size=chunk_size,
             layer_norm_epsilon=spec.norm_eps,
         )
         kept.pop("num_hidden_layers", None)
         super().__init__(**kept)
         # HF-style names that other readers of the config look for
-        self.n_groups = spec.num_groups
-        self.chunk_size = spec.chunk_size
+        self.n_groups = num_groups
+        self.chunk_size = chunk_size
         self.nano_spec = spec
 
     def to_dict(self) -> dict[str, Any]:

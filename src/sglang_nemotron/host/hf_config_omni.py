@@ -84,7 +84,7 @@ def _adopt(config: Any, fields: dict[str, Any], spec: OmniSpec, text: NanoConfig
     config.image_token_id = spec.tokens.image_id
     # where SGLang looks for the steps in which it keeps states: finer ones than the scan's would file a state under
     # tokens that it has not seen
-    config.mamba_chunk_size = spec.decoder.chunk_size
+    config.mamba_chunk_size = text.mamba_chunk_size
     if getattr(config, "eos_token_id", None) is None and spec.decoder.eos_token_ids:
         config.eos_token_id = list(spec.decoder.eos_token_ids)
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from sglang_nemotron import ops
 from sglang_nemotron.config.decoder import check_parallel, is_nano, spec_of
+from sglang_nemotron.config.layers import MoESpec
 from sglang_nemotron.decoder.mamba import MambaSlots
 from sglang_nemotron.decoder.moe import MoEMixer
 from sglang_nemotron.decoder.parallel import current_ranks
@@ -177,9 +178,9 @@ class NemotronHForCausalLM(nn.Module):
     @classmethod
     def get_model_config_for_expert_location(cls, config: Any) -> Any:
         spec = spec_of(config)
-        return ModelConfigForExpertLocation(
-            num_layers=spec.num_layers, num_logical_experts=spec.num_experts, num_groups=spec.router_num_groups
-        )
+        moe = spec.find(MoESpec)
+        experts, groups = (moe.num_experts, moe.router_num_groups) if moe else (0, 0)
+        return ModelConfigForExpertLocation(num_layers=spec.num_layers, num_logical_experts=experts, num_groups=groups)
 
     def _expert_weights(self) -> dict[int, list[torch.Tensor]]:
         mixers = {i: self.model.block(i).mixer for i in self.stage}

@@ -110,7 +110,7 @@ def settle(decoder: Any, spec: DecoderSpec) -> None:
     for layer in decoder.model.layers:
         # 5.19 takes time_step_min for the lower bound, in prefill only, and never reads the config's field
         if hasattr(layer.mixer, "time_step_limit"):
-            layer.mixer.time_step_limit = spec.time_step_limit
+            layer.mixer.time_step_limit = spec.mamba.time_step_limit
 
 
 def dequantised_tensors(model_dir: Path) -> Iterator[tuple[str, torch.Tensor]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sglang_nemotron.config.decoder import DecoderSpec, check_parallel
+from sglang_nemotron.config.layers import AttentionSpec, MambaSpec
 from sglang_nemotron.family import BYTES_OF_DTYPE, STATE_DTYPES
 
 
@@ -103,19 +104,32 @@ def state_layout(
     stage = range(spec.num_layers) if layers is None else layers
     if stage and (min(stage) < 0 or max(stage) >= spec.num_layers):
         raise ValueError(f"layers={stage} reaches outside the model's {spec.num_layers} layers")
-    inner_of_rank = spec.mamba_inner // tp_size
-    groups_of_rank = max(spec.num_groups // tp_size, 1)
+    conv_shape, ssm_shape = _slot_shapes(spec.find(MambaSpec), tp_size)
     return StateLayout(
         tp_size=tp_size,
-        mamba_layers=tuple(i for i in spec.mamba_layers if i in stage),
-        attention_layers=tuple(i for i in spec.attention_layers if i in stage),
-        conv_shape=(inner_of_rank + 2 * groups_of_rank * spec.state_size, max(spec.conv_width - 1, 0)),
-        ssm_shape=(spec.mamba_num_heads // tp_size, spec.mamba_head_dim, spec.state_size),
-        kv_shape=(max(spec.num_key_value_heads // tp_size, 1), spec.head_dim),
+        mamba_layers=tuple(i for i in spec.layers_of(MambaSpec) if i in stage),
+        attention_layers=tuple(i for i in spec.layers_of(AttentionSpec) if i in stage),
+        conv_shape=conv_shape,
+        ssm_shape=ssm_shape,
+        kv_shape=_page_shape(spec.find(AttentionSpec), tp_size),
         conv_dtype=_known("conv_dtype", conv_dtype, STATE_DTYPES),
         ssm_dtype=_known("ssm_dtype", ssm_dtype, STATE_DTYPES),
         kv_dtype=_known("kv_dtype", kv_dtype, tuple(BYTES_OF_DTYPE)),
     )
+
+
+def _slot_shapes(mamba: MambaSpec | None, tp_size: int) -> tuple[tuple[int, int], tuple[int, int, int]]:
+    """Convolution's window and recurrent state of one rank; nothing where there is no Mamba layer."""
+    if mamba is None:
+        return (0, 0), (0, 0, 0)
+    groups = max(mamba.num_groups // tp_size, 1)
+    channels = mamba.inner // tp_size + 2 * groups * mamba.state_size
+    return (channels, mamba.conv_width - 1), (mamba.num_heads // tp_size, mamba.head_dim, mamba.state_size)
+
+
+def _page_shape(attention: AttentionSpec | None, tp_size: int) -> tuple[int, int]:
+    """KV heads of one rank and their size; nothing where there is no attention layer."""
+    return (0, 0) if attention is None else (max(attention.num_kv_heads // tp_size, 1), attention.head_dim)
 
 
 def _known(name: str, dtype: str, allowed: tuple[str, ...]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from sglang_nemotron.config.decoder import DecoderSpec
+from sglang_nemotron.config.layers import MambaSpec
 from sglang_nemotron.sglang_api.args import Mamba2CacheParams, Mamba2StateDType, Mamba2StateShape
 from sglang_nemotron.state.layout import StateLayout
 
@@ -20,17 +21,21 @@ logger = logging.getLogger(__name__)
 
 def cache_params(spec: DecoderSpec, layout: StateLayout) -> Mamba2CacheParams:
     """What SGLang's hybrid pool needs to know: which layers own slots, the shapes of one slot, and dtypes."""
-    groups = max(spec.num_groups, layout.tp_size)
+    mamba = spec.find(MambaSpec)
+    # SGLang keeps a pool of no layers, too: its sizes are zero
+    groups = max(mamba.num_groups if mamba else 0, layout.tp_size)
+    state_size = mamba.state_size if mamba else 0
+    inner = mamba.inner if mamba else 0
     shape = Mamba2StateShape(
         conv=[layout.conv_shape],
         temporal=layout.ssm_shape,
-        intermediate_size=spec.mamba_inner,
-        conv_dim=spec.mamba_inner + 2 * groups * spec.state_size,
-        ssm_state_size=spec.state_size,
-        num_heads=spec.mamba_num_heads,
-        head_dim=spec.mamba_head_dim,
-        state_size=spec.state_size,
-        conv_kernel=spec.conv_width,
+        intermediate_size=inner,
+        conv_dim=inner + 2 * groups * state_size,
+        ssm_state_size=state_size,
+        num_heads=mamba.num_heads if mamba else 0,
+        head_dim=mamba.head_dim if mamba else 0,
+        state_size=state_size,
+        conv_kernel=mamba.conv_width if mamba else 0,
         num_k_heads_per_tp=groups // layout.tp_size,
     )
     dtype = Mamba2StateDType(conv=getattr(torch, layout.conv_dtype), temporal=getattr(torch, layout.ssm_dtype))
