@@ -17,7 +17,7 @@ from decoder.test_shards import NUM_TOKENS, make_spec, mixer_weights, rank_weigh
 from sglang_nemotron.config.decoder import DecoderSpec
 from sglang_nemotron.decoder import mamba
 from sglang_nemotron.decoder.parallel import Ranks
-from sglang_nemotron.ops import RaggedBatch
+from sglang_nemotron.ops import RaggedBatch, forms
 from sglang_nemotron.state.plan import StepPlan
 from support.waiting import NET_S
 
@@ -119,3 +119,61 @@ def test_squares_of_strangers_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mamba, "_sum_over_peers", lambda spec, ranks: ranks.mixer_all_reduce)
     # a hundred times the tolerance: the comparison is not a matter of rounding
     assert mixers_error(num_groups=2, tp_size=4) > 1e-2
+
+
+# ---- a step of decode: three ops one after the other, or one
+
+
+def step(mixer: mamba.MambaMixer, u_TD: torch.Tensor, num_prefill: int) -> tuple[torch.Tensor, mamba.MambaSlots]:
+    """`num_prefill` rows go on in slot 1, each of the others is one token of a slot of its own."""
+    sizes, num_rows, generator = mixer.spec, u_TD.shape[0], torch.Generator().manual_seed(3)
+    slots = mamba.MambaSlots(
+        torch.randn(num_rows + 2, mixer.conv_channels, sizes.conv_width - 1, generator=generator),
+        torch.randn(num_rows + 2, mixer.num_heads, sizes.head_dim, sizes.state_size, generator=generator),
+    )
+    prefill_batch = RaggedBatch(
+        cu_seqlens=torch.tensor([0, num_prefill], dtype=torch.int32),
+        seq_lens=[num_prefill],
+        slots_R=torch.tensor([1]),
+        has_initial_R=torch.tensor([True]),
+        has_initial=[True],
+        chunk_size=sizes.chunk_size,
+    )
+    slots_B = torch.arange(2, 2 + num_rows - num_prefill)
+    plan = StepPlan(num_prefill, len(slots_B), prefill_batch if num_prefill else None, None, slots_B, None)
+    return mixer(u_TD, slots, plan), slots
+
+
+def asked_for(form: str, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv(forms.OVERRIDE, f"mamba_step={form}")
+    forms._overrides.cache_clear()
+
+
+@pytest.mark.parametrize("num_prefill", [0, 3])
+@pytest.mark.parametrize("num_groups", [1, 2])
+def test_a_step_in_one_op_equals_three(num_groups: int, num_prefill: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = make_spec(num_groups)
+    mixer = build(spec, 0, 1, AllReduce(1))
+    u_TD = torch.randn(NUM_TOKENS, spec.hidden_size, generator=torch.Generator().manual_seed(9))
+    asked_for(forms.APART, monkeypatch)
+    expected, kept = step(mixer, u_TD, num_prefill)
+    asked_for("torch", monkeypatch)
+    found, moved = step(mixer, u_TD, num_prefill)
+    forms._overrides.cache_clear()
+    for one, other in ((found, expected), (moved.ssm_SHPN, kept.ssm_SHPN), (moved.conv_SCW, kept.conv_SCW)):
+        assert (one - other).abs().max() <= TOLERANCE * other.abs().max()
+
+
+def test_a_step_of_a_group_that_spans_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, all_reduce = make_spec(num_groups=1), AllReduce(2)
+    mixers = [build(spec, rank, 2, all_reduce) for rank in range(2)]
+    assert all(mixer.reduce_sum is not None for mixer in mixers)
+    u_TD = torch.randn(NUM_TOKENS, spec.hidden_size, generator=torch.Generator().manual_seed(9))
+    outputs = []
+    for form in (forms.APART, "torch"):
+        asked_for(form, monkeypatch)
+        with ThreadPoolExecutor(2) as ranks:
+            parts = list(ranks.map(lambda mixer: step(mixer, u_TD, 2)[0], mixers))
+        outputs.append(torch.stack(parts).sum(0))
+    forms._overrides.cache_clear()
+    assert (outputs[1] - outputs[0]).abs().max() <= TOLERANCE * outputs[0].abs().max()

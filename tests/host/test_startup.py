@@ -77,7 +77,6 @@ def test_plain_start_passes_and_sets_nothing(toy: Path) -> None:
         ["--enable-int8-mamba-checkpoint"],
         ["--enable-unified-memory"],
         ["--mamba-backend", "flashinfer"],
-        ["--enable-mamba-cache-stochastic-rounding"],
         ["--cuda-graph-backend-prefill", "breakable"],
         ["--enable-hierarchical-cache"],
         ["--ep-size", "2"],

@@ -19,7 +19,7 @@ from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.config.omni import omni_spec
 from sglang_nemotron.family import OMNI, TEXT
-from sglang_nemotron.host import doors, packages, providers, startup, startup_omni, tables
+from sglang_nemotron.host import doors, kernels, packages, providers, startup, startup_omni, tables
 from sglang_nemotron.media import libraries
 from sglang_nemotron.sglang_api.args import override_providers
 
@@ -87,14 +87,14 @@ def test_defaults_are_those_of_text(toy: Path, tmp_path: Path) -> None:
     write_checkpoint(PRESETS["toy"], tmp_path)
     # before resolution nothing is decided, so that the rules have something to say
     text = prepare_server_args(["--model-path", str(tmp_path)])
-    (in_tree,) = [p for p in override_providers[TEXT] if startup_omni._in_tree(p)]
+    (in_tree,) = [p for p in override_providers[TEXT] if kernels.is_intree(p)]
     wanted = in_tree(text, SimpleNamespace(architectures=[TEXT], mlp_hidden_act="relu2"))
     assert wanted
     omni = prepare_server_args(["--model-path", str(toy)])
     architecture = json.loads((toy / "config.json").read_text())["architectures"][0]
     given: dict[str, Any] = {}
     for provider in override_providers[architecture]:
-        if startup_omni._in_tree(provider):
+        if kernels.is_intree(provider):
             given.update(provider(omni, SimpleNamespace(architectures=[architecture], quantization_config={})))
     given.update(startup_omni.defaults_of_text(omni, SimpleNamespace(architectures=[architecture])))
     assert given == wanted

@@ -191,7 +191,7 @@ class MambaMixer(nn.Module):
             slots.ssm_SHPN,
             self._step_weights(with_norm=not spans_ranks),
             slots_B=plan.decode_slots_B,
-            eps=self.spec.norm_eps,
+            eps=self.norm_eps,
             dt_limit=self.spec.time_step_limit,
             rounding=slots.rounding,
         )

@@ -72,10 +72,10 @@ def always(case: Case) -> bool:
 
 @dataclass(frozen=True)
 class Form:
-    """One way to compute an op: `serves` says for which calls on its devices it is right, `pays` where it is worth taking.
+    """One way to compute an op: `serves` says for which calls on its devices it is right, `pays` where it is worth it.
 
-    `on_request`: only an override takes it; it waits for its proof against a running server. An override takes a form
-    where it does not pay, too.
+    An override takes a form where it serves, whether or not it pays. `on_request`: only an override takes it; it waits
+    for its proof against a running server.
     """
 
     op: str

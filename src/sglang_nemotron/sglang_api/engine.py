@@ -26,7 +26,6 @@ from sglang.srt.layers.linear import (
 from sglang.srt.layers.logits_processor import LogitsProcessor
 from sglang.srt.layers.moe.ep_moe.layer import get_moe_impl_class
 from sglang.srt.layers.moe.fused_moe_triton.layer import FusedMoE
-from sglang.srt.layers.moe.token_dispatcher.standard import StandardCombineInput
 from sglang.srt.layers.moe.topk import TopK
 from sglang.srt.layers.moe.utils import (
     RoutingMethodType,
@@ -74,7 +73,6 @@ __all__ = [
     "ReplicatedLinear",
     "RoutingMethodType",
     "RowParallelLinear",
-    "StandardCombineInput",
     "TopK",
     "VocabParallelEmbedding",
     "WeightsMapper",

@@ -1,0 +1,98 @@
+"""Which kernels a server of ours asks SGLang for: a user's own flag wins, and other cards keep SGLang's choice."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sglang_nemotron.host import kernels
+from sglang_nemotron.state.rounding import ROUNDING
+
+CUTLASS = {"moe_runner_backend": "flashinfer_cutlass"}
+FLAG = "--enable-mamba-cache-stochastic-rounding"
+
+
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes this machine's card one of that compute capability, or none."""
+    monkeypatch.setenv(ROUNDING, "stale")
+
+    def choose(capability: tuple[int, int] | None) -> None:
+        platform = SimpleNamespace(is_cuda=capability is not None, device_capability=capability)
+        monkeypatch.setattr(kernels, "get_platform", lambda: platform)
+
+    return choose
+
+
+def view(**given: Any) -> Any:
+    plain = {
+        "moe_runner_backend": "auto",
+        "moe_a2a_backend": "none",
+        "ep_size": 1,
+        "mamba_ssm_dtype": None,
+        "enable_mamba_cache_stochastic_rounding": False,
+    }
+    return SimpleNamespace(**plain | given)
+
+
+@pytest.mark.parametrize(
+    ("capability", "quantised", "chosen"),
+    [
+        ((8, 0), False, True),
+        ((8, 0), True, False),
+        ((8, 9), True, True),
+        ((9, 0), True, True),
+        ((9, 0), False, True),
+        ((10, 0), False, False),
+        ((12, 0), True, False),
+        (None, False, False),
+    ],
+)
+def test_experts_run_on_ours_before_blackwell(on: Any, capability: Any, quantised: bool, chosen: bool) -> None:
+    on(capability)
+    declared = CUTLASS | ({"quantization": "modelopt_fp8"} if quantised else {})
+    assert kernels.runner_of_experts(view(), declared) == ({"moe_runner_backend": "triton"} if chosen else {})
+
+
+@pytest.mark.parametrize(
+    ("given", "declared"),
+    [
+        ({"moe_runner_backend": "flashinfer_cutlass"}, {}),
+        ({"moe_runner_backend": "triton"}, {}),
+        ({"ep_size": 2}, CUTLASS),
+        ({"moe_a2a_backend": "deepep"}, CUTLASS),
+        ({}, {"moe_runner_backend": "marlin"}),
+        ({}, {}),
+    ],
+)
+def test_what_the_user_or_sglang_decides_stays(on: Any, given: dict[str, Any], declared: dict[str, Any]) -> None:
+    on((9, 0))
+    assert kernels.runner_of_experts(view(**given), declared) == {}
+
+
+def test_random_rounding_is_ours_from_ampere_on(on: Any) -> None:
+    on((8, 0))
+    asked = view(enable_mamba_cache_stochastic_rounding=True, mamba_ssm_dtype="float16")
+    assert kernels.rounding_of_states(asked) == {"enable_mamba_cache_stochastic_rounding": False}
+    assert os.environ[ROUNDING] == "stochastic"
+    # a second server of this process that is not asked for it
+    assert kernels.rounding_of_states(view(mamba_ssm_dtype="float16")) == {} and ROUNDING not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "said"),
+    [
+        ((9, 0), None, "--mamba-ssm-dtype is not given; add --mamba-ssm-dtype float16"),
+        ((9, 0), "bfloat16", "--mamba-ssm-dtype is bfloat16"),
+        ((7, 5), "float16", "compute capability 8.0"),
+        (None, "float16", "needs an NVIDIA GPU"),
+    ],
+)
+def test_random_rounding_without_what_it_needs(on: Any, capability: Any, dtype: str | None, said: str) -> None:
+    on(capability)
+    with pytest.raises(ValueError) as refused:
+        kernels.rounding_of_states(view(enable_mamba_cache_stochastic_rounding=True, mamba_ssm_dtype=dtype))
+    assert FLAG in str(refused.value) and said in str(refused.value)
