@@ -27,7 +27,7 @@ $(READY): requirements/install.sh requirements/lock-py311.txt requirements/lock-
 demo: $(READY) ## make a tiny checkpoint, serve it, talk to it: the main job in a minute
 	@$(BIN)/sglang-nemotron demo
 
-# servers and their tests on one core, everything else on the other
+# tests that share servers on one core, everything else on the other, and on whichever is free
 test: $(READY) ## run the tests, real servers included, without the full matrix and without a GPU
 	$(BIN)/python -m pytest -m "not matrix and not gpu" -n 2 --dist loadscope --durations=15 --durations-min=1
 

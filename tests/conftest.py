@@ -9,19 +9,39 @@ import pytest
 
 from support.starts import MAX_STARTS, STARTS, Start
 
+# files that take longest, of those that share no server with another file
+LONG = (
+    "tests/e2e/test_parity_shapes.py",
+    "tests/e2e/test_demo.py",
+    "tests/e2e/test_doors.py",
+    "tests/e2e/test_death.py",
+    "tests/media/test_video_file.py",
+    "tests/reply/test_reply_invariance.py",
+)
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With two workers (`make test`): one has the tests with servers, the other all the rest."""
+    """With two workers (`make test`): one has the tests that share servers, the rest goes to who is free, by files.
+
+    A file that takes long goes early, or one worker would be busy with it while the other has nothing left.
+    """
     if config.getvalue("dist") != "loadscope":
         return None
     from xdist.scheduler import LoadScopeScheduling
 
-    class ServersApart(LoadScopeScheduling):
+    class ServersFirst(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "servers" if nodeid.startswith("tests/e2e/") else "no server"
+            file = nodeid.partition("::")[0]
+            return "servers" if file.startswith("tests/e2e/") and file not in LONG else file
 
-    return ServersApart(config, log)
+        def _assign_work_unit(self, node: Any) -> None:
+            scope = next((scope for scope in ("servers", *LONG) if scope in self.workqueue), None)
+            if scope:
+                self.workqueue.move_to_end(scope, last=False)
+            super()._assign_work_unit(node)
+
+    return ServersFirst(config, log)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sglang_nemotron.cli.server import ServerProcess
-from support.serving import TEXT_EXAMPLES
+from support.scripted import SCRIPTED
+from support.serving import TEXT_EXAMPLES, Served
 from support.waiting import NET_S
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -32,9 +33,16 @@ def test_every_example_has_a_promise():
     assert sorted(PROMISES) == sorted(path.name for path in EXAMPLES.glob("text_*.py"))
 
 
-@pytest.mark.server(TEXT_EXAMPLES)
+@pytest.mark.parametrize(
+    "served",
+    [
+        # which other tests need too
+        pytest.param(SCRIPTED, id="Omni's flags", marks=pytest.mark.server(SCRIPTED)),
+        pytest.param(TEXT_EXAMPLES, id="Nano's flags", marks=[pytest.mark.server(TEXT_EXAMPLES), pytest.mark.matrix]),
+    ],
+)
 @pytest.mark.parametrize("name", sorted(PROMISES))
-def test_example(name: str, server: ServerProcess):
+def test_example(name: str, served: Served, server: ServerProcess):
     done = subprocess.run(
         [sys.executable, EXAMPLES / name],
         env={**os.environ, "OPENAI_BASE_URL": f"{server.url}/v1"},

@@ -20,13 +20,11 @@ from support.waiting import NET_S, eventually
 
 FLOAT32 = ("--dtype", "float32")
 # chunks within a prompt, and a cache that a dozen requests overrun
-PRESSED = Served(
-    args=(
-        *FLOAT32,
-        *("--chunked-prefill-size", str(PREFILL_CHUNK)),
-        *("--max-total-tokens", "1300", "--schedule-conservativeness", "0.01"),
-    )
+_PRESSED = (
+    *("--chunked-prefill-size", str(PREFILL_CHUNK)),
+    *("--max-total-tokens", "1300", "--schedule-conservativeness", "0.01"),
 )
+PRESSED = Served(args=(*FLOAT32, *_PRESSED))
 NO_BUFFER = Served(
     args=(
         *FLOAT32,
@@ -42,17 +40,25 @@ NO_OVERLAP = Served(
     )
 )
 # as a user would: no variable is set by hand, not even the tests' own
-TP2 = Served(args=(*FLOAT32, "--tp", "2"), env=(("OMP_WAIT_POLICY", None),))
+_BY_HAND: tuple[tuple[str, str | None], ...] = (("OMP_WAIT_POLICY", None),)
+TP2 = Served(args=(*FLOAT32, "--tp", "2"), env=_BY_HAND)
+# both on one server, since each start takes half a minute
+PRESSED_TP2 = Served(args=(*FLOAT32, "--tp", "2", *_PRESSED), env=_BY_HAND)
 NO_RADIX = Served(args=(*FLOAT32, "--disable-radix-cache", "--chunked-prefill-size", str(PREFILL_CHUNK)))
 TRUSTING = Served(args=(*FLOAT32, "--trust-remote-code"))
 
-DEFAULT_RUN = [
+BUFFERS = [
     pytest.param(MAIN, id="default", marks=pytest.mark.server(MAIN)),
-    pytest.param(PRESSED, id="chunked prefill", marks=pytest.mark.server(PRESSED)),
     pytest.param(NO_BUFFER, id="no_buffer without overlap", marks=pytest.mark.server(NO_BUFFER)),
-    pytest.param(TP2, id="TP=2", marks=pytest.mark.server(TP2)),
+]
+TOGETHER = pytest.param(PRESSED_TP2, id="TP=2 and chunked prefill", marks=pytest.mark.server(PRESSED_TP2))
+APART = [
+    pytest.param(PRESSED, id="chunked prefill", marks=[pytest.mark.server(PRESSED), pytest.mark.matrix]),
+    pytest.param(TP2, id="TP=2", marks=[pytest.mark.server(TP2), pytest.mark.matrix]),
 ]
 MATRIX = [
+    *BUFFERS,
+    *APART,
     pytest.param(NO_OVERLAP, id="extra_buffer without overlap", marks=[pytest.mark.server(NO_OVERLAP)]),
     pytest.param(NO_RADIX, id="no radix cache", marks=[pytest.mark.server(NO_RADIX)]),
 ]
@@ -67,7 +73,7 @@ def _golden(servers: Servers, served: Served):
     return reference(servers.checkpoint(served.checkpoint))
 
 
-@pytest.mark.parametrize("served", DEFAULT_RUN)
+@pytest.mark.parametrize("served", [*BUFFERS, TOGETHER, *APART])
 def test_alone_and_together(served: Served, client: Client, servers: Servers):
     prompts = boundary_prompts(full=False)
     golden = _golden(servers, served)
@@ -75,7 +81,7 @@ def test_alone_and_together(served: Served, client: Client, servers: Servers):
     assert_equal("10 at once", modes.concurrent(client, prompts, no_tick), golden, tolerance=2e-5)
 
 
-@pytest.mark.parametrize("served", DEFAULT_RUN)
+@pytest.mark.parametrize("served", BUFFERS + APART)
 def test_from_the_prefix_cache(served: Served, client: Client, servers: Servers):
     answers = modes.radix(client, boundary_prompts(full=False), VOCAB_SIZE, no_tick)
     cached = {answer.cached for answer in answers}
@@ -85,13 +91,7 @@ def test_from_the_prefix_cache(served: Served, client: Client, servers: Servers)
     assert_equal("prefix cache", answers, _golden(servers, served), tolerance=2e-5)
 
 
-@pytest.mark.parametrize(
-    "served",
-    [
-        pytest.param(MAIN, id="default", marks=pytest.mark.server(MAIN)),
-        pytest.param(NO_BUFFER, id="no_buffer without overlap", marks=pytest.mark.server(NO_BUFFER)),
-    ],
-)
+@pytest.mark.parametrize("served", BUFFERS)
 def test_hits_of_every_length(served: Served, server: ServerProcess, servers: Servers):
     """Every prompt length up to 70 is left in the cache and continued; four tokens each, all logprobs compared."""
     client = Client(server.url, new_tokens=4)
@@ -144,8 +144,8 @@ def _streams(url: str, count: int) -> Iterator[list[bytes]]:
             reply.close()
 
 
-@pytest.mark.server(PRESSED)
-def test_after_retraction_under_memory_pressure(server: ServerProcess, servers: Servers):
+@pytest.mark.parametrize("served", [TOGETHER, APART[0]])
+def test_after_retraction_under_memory_pressure(served: Served, server: ServerProcess, servers: Servers):
     """Sixteen answers need twice the cache: some are thrown out, computed again, and still equal."""
     # SGLang reserves room for the whole answer of a request that ignores end tokens, and would never have to retract
     client = Client(server.url, new_tokens=96, ignore_eos=False)
@@ -155,7 +155,7 @@ def test_after_retraction_under_memory_pressure(server: ServerProcess, servers: 
     answers = client.ask_together(prompts)
     retracted = server.log_text().count("Retract") - before
     assert retracted > 0, "the cache was large enough after all"
-    assert_equal("retraction", answers, _golden(servers, PRESSED), tolerance=2e-5)
+    assert_equal("retraction", answers, _golden(servers, served), tolerance=2e-5)
 
 
 @pytest.mark.server
@@ -166,7 +166,7 @@ def test_float32_keeps_float32_state_by_itself(server: ServerProcess):
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("served", DEFAULT_RUN + MATRIX)
+@pytest.mark.parametrize("served", MATRIX)
 def test_every_boundary(served: Served, client: Client, servers: Servers):
     prompts = boundary_prompts(full=True, seed=3)
     golden = _golden(servers, served)

@@ -30,7 +30,12 @@ def _end(server: ServerProcess, temperature: float) -> float:
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.server(kind)) for kind in (TEXT_EXAMPLES, SCRIPTED, OMNI)], ids=str
+    "kind",
+    [
+        pytest.param(TEXT_EXAMPLES, marks=[pytest.mark.server(TEXT_EXAMPLES), pytest.mark.matrix]),
+        *(pytest.param(kind, marks=pytest.mark.server(kind)) for kind in (SCRIPTED, OMNI)),
+    ],
+    ids=str,
 )
 def test_sampled_replies_are_words_and_greedy_ones_whatever_the_weights_say(kind: object, server: ServerProcess):
     assert _end(server, 0.6) < -UNLIKELY / 2

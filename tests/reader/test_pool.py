@@ -309,7 +309,7 @@ def test_a_worker_that_waits_comes_before_a_place_without_one(tmp_path: Path, mo
 
 def test_an_answer_that_cannot_be_read_costs_its_item_alone(three: Pool, tmp_path: Path, monkeypatch: Any) -> None:
     path = _png(tmp_path / "a.png")
-    for _ in range(4):
+    for _ in range(2):
         _promptly(lambda: len(three.ready) == 3)
         with monkeypatch.context() as patch, pytest.raises(pickle.UnpicklingError):
             patch.setattr(media_pool.Connection, "recv", _unreadable)

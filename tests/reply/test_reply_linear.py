@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from sglang_nemotron.reply import tools
 from sglang_nemotron.reply.grammar import ReplyParser
-from support.costs import cost
+from support.costs import assert_cheap, cost
 from support.reply_texts import TOOLS
 
 KB = 1024
+# at once
+WHOLE = 1 << 30
 HEAD = "</think>\n<tool_call>\n<function=set>\n"
 SHAPES = {
     "thinking": ("word word\n", ""),
@@ -60,41 +65,49 @@ def reply(shape: str, size: int) -> str:
     return head + ("".join(piece % number for number in range(count)) if "%d" in piece else piece * count)
 
 
-def seconds(text: str, chunk: int) -> float:
-    """Processor time of one parse, the best of two."""
+def parse(text: str, chunk: int, kind: type[ReplyParser]) -> None:
+    parser = kind(TOOLS)
+    for at in range(0, len(text), chunk):
+        parser.feed(text[at : at + chunk])
+    parser.finish()
 
-    def parse() -> None:
-        parser = ReplyParser(TOOLS)
-        for at in range(0, len(text), chunk):
-            parser.feed(text[at : at + chunk])
-        parser.finish()
 
-    return cost(parse, runs=2)
+def assert_in_proportion(shape: str, size: int, chunk: int, kind: type[ReplyParser] = ReplyParser) -> None:
+    """Whether a reply costs about sixteen times what its sixteenth costs; what is quadratic costs 256 times as much."""
+    part, whole = reply(shape, size // 16), reply(shape, size)
+    # what costs less cannot be measured
+    least = 5e-4
+    beside = 16 * max(cost(lambda: parse(part, chunk, kind)), least)
+    # the slack is for a busy machine
+    assert_cheap(lambda: parse(whole, chunk, kind), beside=beside, times=2.25, what="its sixteenth sixteen times")
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_four_times_the_reply_takes_about_four_times_the_time(shape: str) -> None:
-    # quadratic would be 16; the slack is for a busy machine
-    whole = seconds(reply(shape, 1024 * KB), 1 << 30) / max(seconds(reply(shape, 256 * KB), 1 << 30), 2e-3)
-    assert whole < 9
-    pieces = seconds(reply(shape, 128 * KB), 4) / max(seconds(reply(shape, 32 * KB), 4), 2e-3)
-    assert pieces < 9
+def test_sixteen_times_the_reply_takes_about_sixteen_times_the_time(shape: str) -> None:
+    assert_in_proportion(shape, 512 * KB, WHOLE)
+    assert_in_proportion(shape, 64 * KB, 4)
 
 
-def test_a_planted_quadratic_parser_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A parser that looks through all of the reply at each piece is told from a linear one."""
-    seen: list[str] = []
-    feed = ReplyParser.feed
+def test_a_parser_that_looks_through_all_of_the_reply_at_each_piece_is_caught() -> None:
+    class Slow(ReplyParser):
+        seen = ""
 
-    def slow(parser: ReplyParser, text: str) -> list:
-        seen.append(text)
-        "".join(seen).count("<")
-        return feed(parser, text)
+        def feed(self, text: str) -> list:
+            self.seen += text
+            self.seen.count("</think>")
+            return super().feed(text)
 
-    monkeypatch.setattr(ReplyParser, "feed", slow)
+    with pytest.raises(AssertionError, match="more than 2.25 times"):
+        assert_in_proportion("thinking", 64 * KB, 4, Slow)
 
-    def run(size: int) -> float:
-        seen.clear()
-        return seconds(reply("thinking", size), 4)
 
-    assert run(64 * KB) / run(16 * KB) > 9
+def test_a_parser_that_looks_back_to_the_head_at_each_tag_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = tools.call_header
+
+    def slow(text: str, at: int, *rest: Any) -> Any:
+        text.count("</think>", 0, at)
+        return find(text, at, *rest)
+
+    monkeypatch.setattr(tools, "call_header", slow)
+    with pytest.raises(AssertionError, match="more than 2.25 times"):
+        assert_in_proportion("content of tags", 128 * KB, WHOLE)

@@ -17,11 +17,11 @@ from typing import Any
 def cost(work: Callable[[], Any], runs: int = 3) -> float:
     """Seconds of processor time that `work` takes, all threads of this process together; the least of some runs.
 
-    Without the garbage collector: what it costs grows with everything that other tests left behind.
+    Without the garbage collector: what it costs grows with everything that other tests left behind. So would a
+    collection before each run, which takes longer than most of what is measured here.
     """
     least = float("inf")
     for _ in range(runs):
-        gc.collect()
         gc.disable()
         try:
             began = time.process_time()

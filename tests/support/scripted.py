@@ -18,7 +18,7 @@ from support.waiting import NET_S
 
 PLUGIN = str(Path(__file__).parents[1] / "e2e" / "plugin")
 PARSERS = ("--reasoning-parser", "deepseek-r1", "--tool-call-parser", "qwen3_coder")
-# the flags of the Omni cookbook; those of the Nano one are what the examples are served with
+# the flags of the Omni cookbook; those of the Nano one are what the demo serves with
 SCRIPTED = Served(args=("--dtype", "float32", *PARSERS), env=(("PYTHONPATH", os.pathsep.join([PLUGIN, WORDY])),))
 
 

@@ -1,7 +1,7 @@
 """Waiting in tests: until something holds, however slow the machine; the one net under everything that may hang.
 
 No test bounds the time that something takes: it would fail on a slower machine. What must happen soon is shown by the
-order of events, by a count, or beside the cost of other work (`costs.py`). `.ci/clocks.py` keeps it so.
+order of events, by a count, or beside the cost of other work (`costs.py`). `.ci/fences` keeps it so.
 """
 
 from __future__ import annotations
