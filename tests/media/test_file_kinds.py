@@ -18,11 +18,11 @@ from sglang_nemotron.media.image import file as image_file
 from sglang_nemotron.media.image.file import read_image
 from sglang_nemotron.media.video.file import VideoFile
 from sglang_nemotron.prompt.errors import MediaError
-from sglang_nemotron.prompt.options import MediaLimits
 from support.video_media import encode, picture
+from support.waiting import PATIENT
 
 READERS: dict[str, Callable[[bytes], object]] = {
-    "video": lambda data: VideoFile(data, name="item 1", limits=MediaLimits()),
+    "video": lambda data: VideoFile(data, name="item 1", limits=PATIENT),
     "audio": lambda data: read_audio(data, name="item 1"),
     "image": lambda data: read_image(data, name="item 1"),
 }
@@ -198,7 +198,7 @@ def test_the_first_picture_of_an_avif_that_moves() -> None:
     shots[0].save(file, "AVIF", save_all=True, append_images=shots[1:])
     assert abs(int(read_image(file.getvalue(), name="image 1")[16, 16, 0]) - 40) < 3
     with pytest.raises(MediaError, match="is not a video file, but an AVIF picture"):
-        VideoFile(file.getvalue(), name="video 1", limits=MediaLimits())
+        VideoFile(file.getvalue(), name="video 1", limits=PATIENT)
 
 
 def test_avif_is_refused_by_name_where_pillow_cannot_read_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ import pytest
 from sglang_nemotron.media.video import file as video_file
 from sglang_nemotron.media.video.file import VideoFile
 from sglang_nemotron.media.video.index import is_whole
-from sglang_nemotron.prompt.options import MediaLimits
 from support.video_media import decode_all, encode
+from support.waiting import PATIENT
 
 REORDERED = {"preset": "medium", "g": "24", "bf": "3", "b_strategy": "0"}
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
@@ -62,7 +62,7 @@ FILES = {
 
 
 def frames(data: bytes) -> list[np.ndarray]:
-    with VideoFile(data, name="video 1", limits=MediaLimits()) as file:
+    with VideoFile(data, name="video 1", limits=PATIENT) as file:
         return [frame.to_ndarray(format="rgb24") for frame in file.frames(list(range(file.num_frames)))]
 
 

@@ -26,9 +26,9 @@ from sglang_nemotron.prompt.errors import MediaError
 from sglang_nemotron.prompt.options import MediaLimits, MediaOptions
 from support.costs import assert_cheap, cost
 from support.video_media import RULE, decode_all, encode, picture
-from support.waiting import NET_S
+from support.waiting import NET_S, PATIENT
 
-LIMITS = MediaLimits()
+LIMITS = PATIENT
 CLIP = Path(__file__).parents[1] / "data" / "media" / "clip.mp4"
 
 FILES = {

@@ -14,10 +14,11 @@ import pytest
 from sglang_nemotron.media.video.file import VideoFile, read_clip
 from sglang_nemotron.media.video.sampling import headings, sample_indices, timestamps
 from sglang_nemotron.media.video.times import sample_ticks, variable_ticks
-from sglang_nemotron.prompt.options import EVERY_FRAME_FPS, MediaLimits, MediaOptions
+from sglang_nemotron.prompt.options import EVERY_FRAME_FPS, MediaOptions
 from support.video_media import RULE, decode_all, encode
+from support.waiting import PATIENT
 
-LIMITS = MediaLimits()
+LIMITS = PATIENT
 VP8 = {"codec": "libvpx", "options": {"cpu-used": "8", "deadline": "realtime"}}
 OUT_OF_ORDER = {"options": {"preset": "medium", "bf": "3", "g": "12"}}
 FRAGMENTS = {**OUT_OF_ORDER, "muxer": {"movflags": "frag_keyframe+empty_moov+default_base_moof"}}

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import httpx
 import openai
 import psutil
 
@@ -112,7 +113,8 @@ def tell(url: str, wish: Wish) -> list[Said] | None:
                 return [_whole(choice) for choice in client.chat.completions.create(**asked).choices]
             with client.chat.completions.create(**asked, stream=True) as pieces:
                 return _collect(wish, pieces)
-        except openai.APITimeoutError:
+        # in the middle of a stream the client lets its transport's own error through
+        except (openai.APITimeoutError, httpx.TimeoutException):
             if wish.quit_after is None:
                 raise
             return None

@@ -10,8 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from sglang_nemotron.prompt.options import MediaLimits
+
 # for what would otherwise never end: over ten times what the longest of these waits takes on a machine of two cores
 NET_S = 900.0
+# the server's own limit on decoding one file is a minute; a test that is not about it must not meet it
+PATIENT = MediaLimits(max_decode_seconds=NET_S)
 
 
 def eventually(holds: Callable[[], bool], *, poll_s: float = 0.05, net_s: float = NET_S) -> bool:

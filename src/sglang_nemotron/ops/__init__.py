@@ -7,18 +7,25 @@ serve) and device forms. `forms.py` has the table that chooses, out loud. Import
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import ModuleType
 
 import torch
 
 from sglang_nemotron.ops.batch import Float8Scales, GridSnapshots, KernelGrid, RaggedBatch, Snapshots
 from sglang_nemotron.ops.forms import Case, case, module_for
+from sglang_nemotron.ops.layers import Linear, MambaLayer, MoELayer, Norm, Router
 from sglang_nemotron.ops.step import StepWeights, StochasticRounding
 
 __all__ = [
     "Float8Scales",
     "GridSnapshots",
     "KernelGrid",
+    "Linear",
+    "MambaLayer",
+    "MoELayer",
+    "Norm",
     "RaggedBatch",
+    "Router",
     "Snapshots",
     "StepWeights",
     "StochasticRounding",
@@ -28,10 +35,15 @@ __all__ = [
     "experts",
     "experts_case",
     "experts_fp8",
+    "few_rows_case",
     "full_attention",
     "gated_norm",
+    "linear_add",
+    "mamba_layer",
     "mamba_step",
     "mamba_step_case",
+    "moe_layer",
+    "norm_linear",
     "route",
     "ssd_prefill",
     "ssm_step",
@@ -276,3 +288,41 @@ def copy_states(
     L, _, H, P, N = ssm_LSHPN.shape
     form = module_for(case("track", ssm_LSHPN[0], conv_LSCW, {"L": L, "H": H, "P": P, "N": N}))
     form.copy_states(conv_LSCW, ssm_LSHPN, src_B=src_B, dst_B=dst_B, mask_B=mask_B)
+
+
+def few_rows_case(h_TD: torch.Tensor) -> Case:
+    """What the choice of whole layers for a few rows looks at; the stack asks whether layers go by their parts."""
+    return case("few_rows", h_TD, None, {"D": h_TD.shape[1]})
+
+
+def _few_rows(h_TD: torch.Tensor) -> ModuleType:
+    asked = few_rows_case(h_TD)
+    return module_for(asked._replace(traits=(*asked.traits, "called")))
+
+
+def norm_linear(h_TD: torch.Tensor, norm: Norm, linear: Linear) -> torch.Tensor:
+    """A linear behind an RMSNorm of the residual stream, for decode steps of a few rows; [T, N]."""
+    return _few_rows(h_TD).norm_linear(h_TD, norm, linear)
+
+
+def linear_add(h_TD: torch.Tensor, x_TK: torch.Tensor, linear: Linear) -> None:
+    """h <- h + linear(x), in place, for decode steps of a few rows."""
+    _few_rows(h_TD).linear_add(h_TD, x_TK, linear)
+
+
+def mamba_layer(
+    h_TD: torch.Tensor,
+    layer: MambaLayer,
+    conv_SCW: torch.Tensor,
+    ssm_SHPN: torch.Tensor,
+    *,
+    slots_B: torch.Tensor,
+    rounding: StochasticRounding | None = None,
+) -> None:
+    """h <- h + Mamba-2 mixer(norm(h)), in place, one token a row, for decode steps of a few rows."""
+    _few_rows(h_TD).mamba_layer(h_TD, layer, conv_SCW, ssm_SHPN, slots_B=slots_B, rounding=rounding)
+
+
+def moe_layer(h_TD: torch.Tensor, layer: MoELayer) -> None:
+    """h <- h + routed and shared experts of norm(h), in place, for decode steps of a few rows."""
+    _few_rows(h_TD).moe_layer(h_TD, layer)

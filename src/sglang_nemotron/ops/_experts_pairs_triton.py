@@ -12,6 +12,8 @@ Shapes: T tokens, D hidden, I expert width, E experts held here, k experts per t
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -19,9 +21,9 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sglang_nemotron.ops._launch_triton import device_wait, float8_values, launch_options, relu2_values
 from sglang_nemotron.ops.batch import Float8Scales
-from sglang_nemotron.ops.schedules import ExpertSchedule
+from sglang_nemotron.ops.schedules import ExpertSchedule, Tile
 
-__all__ = ["experts_by_pair"]
+__all__ = ["experts_by_pair", "experts_up_by_pair"]
 
 
 @triton.jit
@@ -164,28 +166,14 @@ def _down_kernel(
     tl.store(y_ptr + token.to(tl.int64) * N + ns, out.to(y_ptr.dtype.element_ty), mask=ns < N)
 
 
-def experts_by_pair(
-    x_TD: torch.Tensor,
-    up_EID: torch.Tensor,
-    down_EDI: torch.Tensor,
-    weights_Tk: torch.Tensor,
-    ids_Tk: torch.Tensor,
-    scales: Float8Scales | None,
-    schedule: ExpertSchedule,
+def experts_up_by_pair(
+    x_TD: torch.Tensor, up_EID: torch.Tensor, ids_Tk: torch.Tensor, scales: Float8Scales | None, tile: Tile
 ) -> torch.Tensor:
-    """[T, D] in x's dtype, in two launches."""
+    """relu2(up x) of every (token, expert) pair, [T * k, I] in the weights' dtype, in one launch."""
     num_tokens, hidden = x_TD.shape
     num_experts, width, _ = up_EID.shape
     top_k, device = ids_Tk.shape[1], x_TD.device
     hidden_nI = torch.empty((num_tokens * top_k, width), dtype=up_EID.dtype, device=device)
-    y_TD = torch.empty((num_tokens, hidden), dtype=x_TD.dtype, device=device)
-    shared = {
-        "NUM_EXPERTS": num_experts,
-        "TOP_K": top_k,
-        "FLOAT8": scales is not None,
-        **launch_options(device, num_tokens),
-    }
-    tile = schedule.up
     _up_kernel[(num_tokens * top_k * triton.cdiv(width, tile.out),)](
         x_TD,
         up_EID,
@@ -198,8 +186,25 @@ def experts_by_pair(
         BLOCK_N=tile.out,
         BLOCK_K=tile.inner,
         num_warps=tile.warps,
-        **shared,
+        **_shared_options(num_experts, top_k, scales, device, num_tokens),
     )
+    return hidden_nI
+
+
+def experts_by_pair(
+    x_TD: torch.Tensor,
+    up_EID: torch.Tensor,
+    down_EDI: torch.Tensor,
+    weights_Tk: torch.Tensor,
+    ids_Tk: torch.Tensor,
+    scales: Float8Scales | None,
+    schedule: ExpertSchedule,
+) -> torch.Tensor:
+    """[T, D] in x's dtype, in two launches."""
+    num_tokens, hidden = x_TD.shape
+    num_experts, width, _ = up_EID.shape
+    hidden_nI = experts_up_by_pair(x_TD, up_EID, ids_Tk, scales, schedule.up)
+    y_TD = torch.empty((num_tokens, hidden), dtype=x_TD.dtype, device=x_TD.device)
     tile = schedule.down
     _down_kernel[(num_tokens * triton.cdiv(hidden, tile.out),)](
         hidden_nI,
@@ -213,6 +218,17 @@ def experts_by_pair(
         BLOCK_N=tile.out,
         BLOCK_K=tile.inner,
         num_warps=tile.warps,
-        **shared,
+        **_shared_options(num_experts, ids_Tk.shape[1], scales, x_TD.device, num_tokens),
     )
     return y_TD
+
+
+def _shared_options(
+    num_experts: int, top_k: int, scales: Float8Scales | None, device: torch.device, num_tokens: int
+) -> dict[str, Any]:
+    return {
+        "NUM_EXPERTS": num_experts,
+        "TOP_K": top_k,
+        "FLOAT8": scales is not None,
+        **launch_options(device, num_tokens),
+    }

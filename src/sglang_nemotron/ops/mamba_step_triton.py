@@ -26,6 +26,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from sglang_nemotron.ops._scalar_triton import random_13, rounded_at_random, silu, softplus
 from sglang_nemotron.ops.step import StepWeights, StochasticRounding
 
 __all__ = ["mamba_step"]
@@ -107,33 +108,51 @@ def mamba_step(
     Raises ValueError for layouts and dtypes that it was not built for.
     """
     _check(conv_in_BC, gate_BI, dt_BH, ssm_SHPN, weights, slots_B, rounding)
-    B, C = conv_in_BC.shape
-    _, H, P, N = ssm_SHPN.shape
+    (B, C), H = conv_in_BC.shape, ssm_SHPN.shape[1]
+    mixed_BC = torch.empty(B, C, dtype=conv_in_BC.dtype, device=conv_in_BC.device)
+    # dt and exp(dt A) of each head
+    steps_BH2 = torch.empty(B, H, 2, dtype=torch.float32, device=conv_in_BC.device)
+    if B > 0:
+        pdl = _step_schedule(mixed_BC, ssm_SHPN, rounding).pdl and _launches_dependents(mixed_BC.device)
+        _conv_kernel[(triton.cdiv(C, _BLOCK_C), B)](
+            *(conv_in_BC, dt_BH, conv_SCW, weights.conv_CK, weights.conv_bias_C, weights.A_H, weights.dt_bias_H),
+            *(slots_B, mixed_BC, steps_BH2, conv_in_BC.stride(0), dt_BH.stride(0)),
+            *(*conv_SCW.stride(), *weights.conv_CK.stride(), *dt_limit),
+            H=H,
+            K=weights.conv_CK.shape[1],
+            C=C,
+            HAS_BIAS=weights.conv_bias_C is not None,
+            BLOCK_C=_BLOCK_C,
+            BLOCK_H=triton.next_power_of_2(H),
+            PDL=pdl,
+            num_warps=4,
+            **({"launch_pdl": True} if pdl else {}),
+        )
+    return _move_states_on(mixed_BC, steps_BH2, gate_BI, ssm_SHPN, weights, slots_B=slots_B, eps=eps, rounding=rounding)
+
+
+def _move_states_on(
+    mixed_BC: torch.Tensor,
+    steps_BH2: torch.Tensor,
+    gate_BI: torch.Tensor,
+    ssm_SHPN: torch.Tensor,
+    weights: StepWeights,
+    *,
+    slots_B: torch.Tensor,
+    eps: float,
+    rounding: StochasticRounding | None,
+) -> torch.Tensor:
+    """The second launch alone: from convolved channels, steps and decays (fp32 [B, H, 2]) to [B, I].
+
+    Rows of padding may hold anything in `mixed_BC` and `steps_BH2`.
+    """
+    (B, C), (_, H, P, N) = mixed_BC.shape, ssm_SHPN.shape
     G = (C - H * P) // (2 * N)
-    y_BI = torch.empty(B, H * P, dtype=conv_in_BC.dtype, device=conv_in_BC.device)
+    y_BI = torch.empty(B, H * P, dtype=mixed_BC.dtype, device=mixed_BC.device)
     if B == 0:
         return y_BI
-    wanted = _schedule(_device_name(y_BI.device), B, ssm_SHPN.element_size(), rounding is not None)
-    schedule = _fit(wanted, B, G, H * P // G, P)
-    mixed_BC = torch.empty(B, C, dtype=y_BI.dtype, device=y_BI.device)
-    # dt and exp(dt A) of each head
-    steps_BH2 = torch.empty(B, H, 2, dtype=torch.float32, device=y_BI.device)
+    schedule = _step_schedule(mixed_BC, ssm_SHPN, rounding)
     pdl = schedule.pdl and _launches_dependents(y_BI.device)
-    launch = {"launch_pdl": True} if pdl else {}
-    _conv_kernel[(triton.cdiv(C, _BLOCK_C), B)](
-        *(conv_in_BC, dt_BH, conv_SCW, weights.conv_CK, weights.conv_bias_C, weights.A_H, weights.dt_bias_H),
-        *(slots_B, mixed_BC, steps_BH2, conv_in_BC.stride(0), dt_BH.stride(0)),
-        *(*conv_SCW.stride(), *weights.conv_CK.stride(), *dt_limit),
-        H=H,
-        K=weights.conv_CK.shape[1],
-        C=C,
-        HAS_BIAS=weights.conv_bias_C is not None,
-        BLOCK_C=_BLOCK_C,
-        BLOCK_H=triton.next_power_of_2(H),
-        PDL=pdl,
-        num_warps=4,
-        **launch,
-    )
     _step_kernel[(schedule.splits, G, B)](
         *(mixed_BC, steps_BH2, gate_BI, ssm_SHPN, weights.D_H, weights.norm_I, slots_B),
         rounding.seed_1 if rounding is not None else None,
@@ -155,9 +174,16 @@ def mamba_step(
         ROUNDS=_ROUNDS,
         PDL=pdl,
         num_warps=schedule.warps,
-        **launch,
+        **({"launch_pdl": True} if pdl else {}),
     )
     return y_BI
+
+
+def _step_schedule(mixed_BC: torch.Tensor, ssm_SHPN: torch.Tensor, rounding: StochasticRounding | None) -> _Schedule:
+    (B, C), (_, H, P, N) = mixed_BC.shape, ssm_SHPN.shape
+    G = (C - H * P) // (2 * N)
+    wanted = _schedule(_device_name(mixed_BC.device), B, ssm_SHPN.element_size(), rounding is not None)
+    return _fit(wanted, B, G, H * P // G, P)
 
 
 def _check(
@@ -201,60 +227,6 @@ def _fit(wanted: _Schedule, num_rows: int, num_groups: int, group_size: int, hea
 
 
 @triton.jit
-def _softplus(x):
-    # log(1 + e) as 2 atanh(e / (2 + e)): a logarithm of a number near 1 has lost the digits that make a small dt
-    e = tl.exp(-tl.abs(x))
-    s = e / (2.0 + e)
-    q = s * s
-    series = 1.0 / 15.0 + q * (1.0 / 17.0)
-    series = 1.0 / 13.0 + q * series
-    series = 1.0 / 11.0 + q * series
-    series = 1.0 / 9.0 + q * series
-    series = 1.0 / 7.0 + q * series
-    series = 1.0 / 5.0 + q * series
-    series = 1.0 / 3.0 + q * series
-    return tl.maximum(x, 0.0) + 2.0 * s * (1.0 + q * series)
-
-
-@triton.jit
-def _silu(x):
-    return x / (1.0 + tl.exp(-x))
-
-
-@triton.jit
-def _philox(c0, c1, c2, c3, seed, ROUNDS: tl.constexpr):
-    # triton.language has one that asks for the upper and the lower half of each product separately, twice the work
-    k0, k1 = (seed & 0xFFFFFFFF).to(tl.uint32), ((seed >> 32) & 0xFFFFFFFF).to(tl.uint32)
-    for _ in tl.static_range(ROUNDS):
-        p0, p1 = c0.to(tl.uint64) * 0xD2511F53, c2.to(tl.uint64) * 0xCD9E8D57
-        c0, c1 = (p1 >> 32).to(tl.uint32) ^ c1 ^ k0, p1.to(tl.uint32)
-        c2, c3 = (p0 >> 32).to(tl.uint32) ^ c3 ^ k1, p0.to(tl.uint32)
-        k0 = tl.add(k0, 0x9E3779B9, sanitize_overflow=False)
-        k1 = tl.add(k1, 0xBB67AE85, sanitize_overflow=False)
-    return c0, c1, c2, c3
-
-
-@triton.jit
-def _random_13(seed, slot, stream, first_row, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, ROUNDS: tl.constexpr):
-    # [BLOCK_P, BLOCK_N] words of 13 random bits: one Philox call serves eight neighbours
-    row = first_row + tl.arange(0, BLOCK_P)
-    count = (row[:, None] * (BLOCK_N // 8) + tl.arange(0, BLOCK_N // 8)[None, :]).to(tl.uint32)
-    zero = count * 0
-    w0, w1, w2, w3 = _philox(count, zero + slot.to(tl.uint32), zero + stream.to(tl.uint32), zero, seed, ROUNDS)
-    even = tl.join(tl.join(w0 & 0x1FFF, w0 >> 19), tl.join(w1 & 0x1FFF, w1 >> 19))
-    odd = tl.join(tl.join(w2 & 0x1FFF, w2 >> 19), tl.join(w3 & 0x1FFF, w3 >> 19))
-    return tl.reshape(tl.join(even, odd), [BLOCK_P, BLOCK_N])
-
-
-@triton.jit
-def _rounded_at_random(value, random):
-    # `value` is 2^-112 of what is meant: that makes fp16's smallest exponent fp32's, and a number of any size loses its
-    # last 13 bits
-    bits = value.to(tl.uint32, bitcast=True) + random
-    return ((bits & 0xFFFFE000).to(tl.float32, bitcast=True) * 5192296858534827628530496329220096.0).to(tl.float16)
-
-
-@triton.jit
 def _convolved(
     row_ptr, window_ptr, conv_w, conv_b, channel, keep, sc, sw, swc, swk, K: tl.constexpr, HAS_BIAS: tl.constexpr
 ):  # fmt: skip
@@ -266,7 +238,7 @@ def _convolved(
         total += old * tl.load(conv_w + channel * swc + k * swk, mask=keep, other=0.0).to(tl.float32)
     if HAS_BIAS:
         total += tl.load(conv_b + channel, mask=keep, other=0.0).to(tl.float32)
-    return _silu(total).to(x.dtype).to(tl.float32)
+    return silu(total).to(x.dtype).to(tl.float32)
 
 
 @triton.jit
@@ -285,7 +257,7 @@ def _shift(row_ptr, window_ptr, channel, keep, sc, sw, K: tl.constexpr):
 @triton.jit
 def _dt_and_decay(dt_raw, dt_bias_H, A_H, h, keep, dt_min, dt_max):
     raw = tl.load(dt_raw + h, mask=keep, other=0.0).to(tl.float32) + tl.load(dt_bias_H + h, mask=keep, other=0.0)
-    dt = tl.minimum(tl.maximum(_softplus(raw), dt_min), dt_max)
+    dt = tl.minimum(tl.maximum(softplus(raw), dt_min), dt_max)
     return dt, tl.exp(dt * tl.load(A_H + h, mask=keep, other=0.0))
 
 
@@ -332,15 +304,15 @@ def _move_on(
     p = tl.arange(0, BLOCK_P)
     x_P = tl.load(x_ptr + p).to(tl.float32)
     if STOCHASTIC:
-        # see _rounded_at_random; C makes up for it in y
+        # see rounded_at_random; C makes up for it in y
         dt *= 1.925929944387236e-34
         decay *= 1.925929944387236e-34
     h_PN = raw_PN.to(tl.float32) * decay + (dt * x_P)[:, None] * B_N[None, :]
     y_P = tl.sum(h_PN * C_N[None, :], axis=1) + skip * x_P
     tl.store(y_ptr + p, y_P.to(y_ptr.dtype.element_ty))
     if STOCHASTIC:
-        random = _random_13(tl.load(seed_1), slot, stream, c0, BLOCK_P, BLOCK_N, ROUNDS)
-        tl.store(place, _rounded_at_random(h_PN, random), mask=keep_n[None, :])
+        random = random_13(tl.load(seed_1), slot, stream, c0, BLOCK_P, BLOCK_N, ROUNDS)
+        tl.store(place, rounded_at_random(h_PN, random), mask=keep_n[None, :])
     else:
         tl.store(place, h_PN.to(place.dtype.element_ty), mask=keep_n[None, :])
 
@@ -406,7 +378,7 @@ def _step_kernel(
         c, keep = group * g + i, i < g
         # past the first-level cache, which knows nothing of other programs' stores
         value = tl.load(y_row + c, mask=keep, other=0.0, cache_modifier=".cg").to(tl.float32)
-        value *= _silu(tl.load(gate + b * stride_gate_b + c, mask=keep, other=0.0).to(tl.float32))
+        value *= silu(tl.load(gate + b * stride_gate_b + c, mask=keep, other=0.0).to(tl.float32))
         normed = value * tl.rsqrt(tl.sum(value * value, axis=0) / g + eps)
         weight = tl.load(norm_w + c, mask=keep, other=0.0).to(tl.float32)
         result = normed.to(y.dtype.element_ty).to(tl.float32) * weight
