@@ -79,3 +79,52 @@ def test_router(card: int, weight: str) -> None:
 def test_track(card: int) -> None:
     words = {"CONV_WORDS": 9216, "SSM_WORDS": 524288, "CONV_BLOCKS": 3, "SSM_BLOCKS": 128}
     check(form("track", "triton")._copy_kernel, card, {**words, "BLOCK_B": 512, "BLOCK": 4096}, 8)
+
+
+# ---- whole layers of a step with few rows
+
+WIDTH, SHARED, TOP_K, CHANNELS = 1856, 3712, 6, H * P + 2 * G * N
+FLOAT8 = "fp8e4nv"
+
+
+def streams(weights: str, *, tokens: int, card: int, per_row: bool = False) -> dict[str, Any]:
+    """What every such kernel is cut by, with weights of one type."""
+    vector = 16 if weights == FLOAT8 else 8
+    cut = {"BLOCK_N": 4, "BLOCK_K": 1024, "VECTOR": vector, "SHARED_VECTOR": vector, "ROUTER_VECTOR": 8}
+    return {**cut, "T": tokens, "D": D, "PDL": card >= 90, "FLOAT8": weights == FLOAT8, "PER_ROW": per_row}
+
+
+def few_rows(weights: str) -> dict[str, str]:
+    named = ("h", "norm_D", "norm_K", "gate", "x_TD", "y", "w_ED", "hidden_TS")
+    scales = ("x_scale", "w_scale", "shared_x_scale", "shared_w_scale", "hidden_scale", "w_scale_E", "logits_TE")
+    loads = ("w_NK", "w_ND", "up_SD", "shared_w", "w_EDI", "hidden_nI")
+    return {
+        **dict.fromkeys(named, "*bf16"),
+        **dict.fromkeys(scales, "*fp32"),
+        **dict.fromkeys(loads, f"*{weights}"),
+        "bias_E": "*fp32",
+    }
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+@pytest.mark.parametrize(("card", "weights"), [(80, "bf16"), (90, "bf16"), (90, FLOAT8), (120, "bf16")])
+def test_few_rows(card: int, weights: str, tokens: int) -> None:
+    module, types = form("few_rows", "triton"), few_rows(weights)
+    fixed = streams(weights, tokens=tokens, card=card)
+    absent = {} if weights == FLOAT8 else dict.fromkeys(("x_scale", "w_scale", "hidden_scale", "w_scale_E"))
+    for ends in ({"NORM": True, "ADD": False}, {"NORM": False, "ADD": True, "norm_K": None}):
+        check(module._linear_kernel, card, fixed | absent | ends | {"N": 10304, "K": D}, 4, **types)
+    mamba = {"INNER": H * P, "C": CHANNELS, "H": H, "K": K, "HAS_BIAS": True}
+    check(module.mamba_in_kernel, card, fixed | absent | mamba, 4, **types)
+    moe = {"E": E, "S": SHARED, "TOP_K": TOP_K, "RENORMALIZE": True, "BLOCK_E": E, "BLOCK_TOP": 8}
+    kept = {**types, "hidden_TS": f"*{weights}"}
+    check(module.route_and_shared_up_kernel, card, fixed | absent | moe, 4, **kept)
+    for shared in {weights, "bf16"}:
+        eight = shared == FLOAT8
+        down = {"E": E, "S": SHARED, "TOP_K": TOP_K, "WIDTH": WIDTH, "SHARED_FLOAT8": eight}
+        down |= {
+            "SHARED_VECTOR": 16 if eight else 8,
+            **({} if eight else {"shared_x_scale": None, "shared_w_scale": None}),
+        }
+        given = {**types, "shared_w": f"*{shared}", "hidden_TS": f"*{shared}"}
+        check(module.down_and_add_kernel, card, fixed | absent | down, 4, **given)

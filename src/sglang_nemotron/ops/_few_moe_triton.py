@@ -148,7 +148,7 @@ def down_and_add_kernel(
             x = tl.load(hidden_TS + t * S + at, mask=at < S, other=0.0).to(tl.float32)
             shared = accumulated(shared, w, x, SHARED_VECTOR)
         else:
-            j: tl.constexpr = (step - shared_steps) // chunks
+            j = (step - shared_steps) // chunks
             at = (step - shared_steps) % chunks * BLOCK_K + ks
             expert = tl.load(ids_at + j)
             held = (expert >= 0) & (expert < E)
