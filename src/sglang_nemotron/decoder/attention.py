@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from sglang_nemotron import ops
 from sglang_nemotron.config.decoder import DecoderSpec
+from sglang_nemotron.decoder.few_rows import linear_of, linears_are_plain
 from sglang_nemotron.decoder.parallel import Ranks
 from sglang_nemotron.sglang_api.engine import (
     ForwardBatch,
@@ -65,6 +67,18 @@ class AttentionMixer(nn.Module):
 
     def forward(self, x_TD: torch.Tensor, forward_batch: ForwardBatch) -> torch.Tensor:
         """x_TD -> y_TD, this rank's part of the sum; K and V go to the pages the batch names."""
-        qkv, _ = self.qkv_proj(x_TD)
+        return self.o_proj(self._attend(self.qkv_proj(x_TD)[0], forward_batch))[0]
+
+    @property
+    def has_few_rows(self) -> bool:
+        """Whether `few_rows` computes the same as `forward` between norm and residual."""
+        return linears_are_plain((self.qkv_proj, self.o_proj))
+
+    def few_rows(self, h_TD: torch.Tensor, norm: ops.Norm, forward_batch: ForwardBatch) -> None:
+        """h <- h + mixer(norm(h)) in place; on one rank."""
+        qkv = ops.norm_linear(h_TD, norm, linear_of(self.qkv_proj))
+        ops.linear_add(h_TD, self._attend(qkv, forward_batch), linear_of(self.o_proj))
+
+    def _attend(self, qkv: torch.Tensor, forward_batch: ForwardBatch) -> torch.Tensor:
         q, k, v = qkv.split([self.q_size, self.kv_size, self.kv_size], dim=-1)
-        return self.o_proj(self.attn(q, k, v, forward_batch))[0]
+        return self.attn(q, k, v, forward_batch)

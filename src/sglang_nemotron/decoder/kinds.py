@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from sglang_nemotron import ops
     from sglang_nemotron.decoder.mamba import MambaSlots
     from sglang_nemotron.decoder.parallel import Ranks
     from sglang_nemotron.sglang_api.engine import ForwardBatch, QuantizationConfig
@@ -56,6 +57,8 @@ class LayerKind:
     """A row. `spec` is the kind's record, whose class has the letter and the published words.
 
     call: (mixer, x_TD, layer number, step) -> y_TD, this rank's part of the sum.
+    few: (mixer, h_TD, the layer's norm, layer number, step) -> None, the residual stream moved on in place; where
+    `mixer.has_few_rows`.
     tensors: (spec, tp_size, the mixer's place in the model) -> the names and targets of a layer's mixer.
     has_memory: whether it leaves a state or pages behind; such a mixer runs on attention rows, a feed-forward on all.
     sparse: whether it is a mixture, which SGLang's stage boundaries want to know of a feed-forward.
@@ -64,6 +67,7 @@ class LayerKind:
     spec: type[LayerSpec]
     build: Callable[[Place], nn.Module]
     call: Callable[[Any, torch.Tensor, int, Step], torch.Tensor]
+    few: Callable[[Any, torch.Tensor, ops.Norm, int, Step], None]
     tensors: Callable[[DecoderSpec, int, str], Tensors]
     has_memory: bool
     sparse: bool = False
@@ -80,6 +84,11 @@ def _call_mamba(mixer: Any, x_TD: torch.Tensor, layer_id: int, step: Step) -> to
     return mixer(x_TD, step.slots_of(layer_id), step.plan)
 
 
+def _few_mamba(mixer: Any, h_TD: torch.Tensor, norm: ops.Norm, layer_id: int, step: Step) -> None:
+    assert step.plan is not None
+    mixer.few_rows(h_TD, norm, step.slots_of(layer_id), step.plan)
+
+
 def _build_attention(at: Place) -> nn.Module:
     from sglang_nemotron.decoder.attention import AttentionMixer
 
@@ -88,6 +97,10 @@ def _build_attention(at: Place) -> nn.Module:
 
 def _call_attention(mixer: Any, x_TD: torch.Tensor, layer_id: int, step: Step) -> torch.Tensor:
     return mixer(x_TD, step.forward_batch)
+
+
+def _few_attention(mixer: Any, h_TD: torch.Tensor, norm: ops.Norm, layer_id: int, step: Step) -> None:
+    mixer.few_rows(h_TD, norm, step.forward_batch)
 
 
 def _build_moe(at: Place) -> nn.Module:
@@ -106,11 +119,15 @@ def _call_feed_forward(mixer: Any, x_TD: torch.Tensor, layer_id: int, step: Step
     return mixer(x_TD)
 
 
+def _few_feed_forward(mixer: Any, h_TD: torch.Tensor, norm: ops.Norm, layer_id: int, step: Step) -> None:
+    mixer.few_rows(h_TD, norm)
+
+
 KINDS = (
-    LayerKind(MambaSpec, _build_mamba, _call_mamba, mamba_tensors, has_memory=True),
-    LayerKind(AttentionSpec, _build_attention, _call_attention, attention_tensors, has_memory=True),
-    LayerKind(MoESpec, _build_moe, _call_feed_forward, moe_tensors, has_memory=False, sparse=True),
-    LayerKind(DenseSpec, _build_dense, _call_feed_forward, dense_tensors, has_memory=False),
+    LayerKind(MambaSpec, _build_mamba, _call_mamba, _few_mamba, mamba_tensors, has_memory=True),
+    LayerKind(AttentionSpec, _build_attention, _call_attention, _few_attention, attention_tensors, has_memory=True),
+    LayerKind(MoESpec, _build_moe, _call_feed_forward, _few_feed_forward, moe_tensors, has_memory=False, sparse=True),
+    LayerKind(DenseSpec, _build_dense, _call_feed_forward, _few_feed_forward, dense_tensors, has_memory=False),
 )
 _BY_RECORD = {kind.spec: kind for kind in KINDS}
 

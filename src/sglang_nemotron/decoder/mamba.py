@@ -17,6 +17,7 @@ from sglang_nemotron import ops
 from sglang_nemotron.config.decoder import DecoderSpec
 from sglang_nemotron.config.layers import MambaSpec
 from sglang_nemotron.decoder import shards
+from sglang_nemotron.decoder.few_rows import linear_of, linears_are_plain
 from sglang_nemotron.decoder.parallel import Ranks
 from sglang_nemotron.ops.forms import APART, choose
 from sglang_nemotron.sglang_api.engine import MergedColumnParallelLinear, QuantizationConfig, RowParallelLinear
@@ -122,6 +123,26 @@ class MambaMixer(nn.Module):
         """x_TD -> y_TD, this rank's part of the sum; states in `slots` are read and written in place."""
         projected, _ = self.in_proj(x_TD)
         return self.out_proj(self._mix(self._split_projected(projected), slots, plan))[0]
+
+    @property
+    def has_few_rows(self) -> bool:
+        """Whether `few_rows` computes the same as `forward` between norm and residual."""
+        return self.reduce_sum is None and linears_are_plain((self.in_proj, self.out_proj))
+
+    def few_rows(self, h_TD: torch.Tensor, norm: ops.Norm, slots: MambaSlots, plan: StepPlan) -> None:
+        """h <- h + mixer(norm(h)) in place, all rows decode; on one rank."""
+        assert plan.decode_slots_B is not None
+        layer = ops.MambaLayer(
+            norm,
+            linear_of(self.in_proj),
+            self._step_weights(with_norm=True),
+            linear_of(self.out_proj),
+            gated_norm_eps=self.norm_eps,
+            dt_limit=self.spec.time_step_limit,
+        )
+        ops.mamba_layer(
+            h_TD, layer, slots.conv_SCW, slots.ssm_SHPN, slots_B=plan.decode_slots_B, rounding=slots.rounding
+        )
 
     def _split_projected(self, projected: torch.Tensor) -> _Projected:
         return _Projected(*projected.split([self.inner, self.conv_channels, self.num_heads], dim=-1))

@@ -14,6 +14,7 @@ from torch import nn
 
 from sglang_nemotron import ops
 from sglang_nemotron.config.decoder import DecoderSpec
+from sglang_nemotron.decoder.few_rows import linear_of, linears_are_plain
 from sglang_nemotron.ops.forms import LAYER, choose
 from sglang_nemotron.sglang_api.engine import (
     ColumnParallelLinear,
@@ -67,6 +68,16 @@ class DenseMLP(nn.Module):
     def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
         """x_TD -> y_TD, this rank's part of the sum."""
         return self.down_proj(self.act_fn(self.up_proj(x_TD)[0]))[0]
+
+    @property
+    def has_few_rows(self) -> bool:
+        """Whether `few_rows` computes the same as `forward` between norm and residual."""
+        return linears_are_plain((self.up_proj, self.down_proj))
+
+    def few_rows(self, h_TD: torch.Tensor, norm: ops.Norm) -> None:
+        """h <- h + mlp(norm(h)) in place; on one rank."""
+        hidden_TI = self.act_fn(ops.norm_linear(h_TD, norm, linear_of(self.up_proj)))
+        ops.linear_add(h_TD, hidden_TI, linear_of(self.down_proj))
 
 
 @functools.cache
@@ -139,6 +150,44 @@ class MoEMixer(nn.Module):
             routed_TD, shared_TD = self._routed(x_TD), self._shared(x_TD)
         return routed_TD if shared_TD is None else routed_TD.add_(shared_TD)
 
+    @property
+    def has_few_rows(self) -> bool:
+        """Whether `few_rows` computes the same as `forward` between norm and residual."""
+        spec, shared, up_EID = self.spec, self.shared_experts, getattr(self.experts, "w13_weight", None)
+        if shared is None or spec.router_num_groups > 1 or self._is_managed or up_EID is None:
+            return False
+        plain = up_EID.dim() == 3 and up_EID.shape[2] == self.gate.weight.shape[1]
+        return plain and up_EID.dtype in (self.gate.weight.dtype, torch.float8_e4m3fn) and shared.has_few_rows
+
+    def few_rows(self, h_TD: torch.Tensor, norm: ops.Norm) -> None:
+        """h <- h + experts(norm(h)) + shared expert(norm(h)) in place; on one rank."""
+        assert self.shared_experts is not None
+        spec, gate = self.spec, self.gate
+        layer = ops.MoELayer(
+            norm,
+            ops.Router(
+                gate.weight,
+                gate.e_score_correction_bias,
+                spec.experts_per_token,
+                spec.router_scale,
+                spec.router_renormalize,
+            ),
+            self.experts.w13_weight,
+            self.experts.w2_weight,
+            self._float8_scales(),
+            linear_of(self.shared_experts.up_proj),
+            linear_of(self.shared_experts.down_proj),
+        )
+        ops.moe_layer(h_TD, layer)
+
+    def _float8_scales(self) -> ops.Float8Scales | None:
+        experts = self.experts
+        if experts.w13_weight.dtype != torch.float8_e4m3fn:
+            return None
+        return ops.Float8Scales(
+            experts.w13_input_scale, experts.w13_weight_scale, experts.w2_input_scale, experts.w2_weight_scale
+        )
+
     def moe_weights(self) -> list[torch.Tensor]:
         """The expert tensors that expert-parallel load balancing may move."""
         return [
@@ -190,12 +239,8 @@ class MoEMixer(nn.Module):
         )
         experts = self.experts
         given = (x_TD, experts.w13_weight, experts.w2_weight, weights_Tk, ids_Tk)
-        if experts.w13_weight.dtype != torch.float8_e4m3fn:
-            return ops.experts(*given)
-        scales = ops.Float8Scales(
-            experts.w13_input_scale, experts.w13_weight_scale, experts.w2_input_scale, experts.w2_weight_scale
-        )
-        return ops.experts_fp8(*given, scales)
+        scales = self._float8_scales()
+        return ops.experts(*given) if scales is None else ops.experts_fp8(*given, scales)
 
 
 def _experts_are_managed() -> bool:

@@ -6,13 +6,14 @@ SGLang's stage boundaries carry the residual, the norm and the sums over ranks; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
 from torch import nn
 
 from sglang_nemotron.config.decoder import DecoderSpec
+from sglang_nemotron.decoder.few_rows import norm_of, on_one_rank, takes_few_rows
 from sglang_nemotron.decoder.kinds import LayerKind, Place, Step, kind_of
 from sglang_nemotron.decoder.mamba import MambaSlots
 from sglang_nemotron.decoder.parallel import Ranks
@@ -116,13 +117,32 @@ class DecoderStack(nn.Module):
         """Normed hidden states of the last stage, or the tensors for the next one."""
         x_TD = self._enter(input_ids, forward_batch, pp_proxy_tensors, inputs_embeds)
         step = Step(forward_batch, plan, slots_of)
-        for layer_id in range(self.start_layer, self.end_layer):
+        if self._has_few_rows and takes_few_rows(x_TD, plan):
+            return self._few_rows(x_TD, step)
+        for layer_id in self._stage:
             with get_global_expert_distribution_recorder().with_current_layer(layer_id):
                 x_TD = self.block(layer_id)(x_TD, step)
         if not self.pp_group.is_last_rank:
             return residual_batch.to_pp(x_TD, forward_batch)
         x_TD = residual_batch.complete_output(x_TD, forward_batch)
         return residual_batch.final_norm(x_TD, forward_batch, self.norm_f)
+
+    @cached_property
+    def _has_few_rows(self) -> bool:
+        """Asked once, at the first step: weights have their final place by then."""
+        return on_one_rank() and all(block.mixer.has_few_rows for block in map(self.block, self._stage))
+
+    def _few_rows(self, x_TD: torch.Tensor, step: Step) -> torch.Tensor:
+        # the residual stream is moved on in place, and whoever made the embeddings keeps theirs
+        h_TD = x_TD.clone()
+        for block in map(self.block, self._stage):
+            block.kind.few(block.mixer, h_TD, norm_of(block.norm), block.layer_id, step)
+        residual_batch.clear(step.forward_batch)
+        return self.norm_f(h_TD)
+
+    @property
+    def _stage(self) -> range:
+        return range(self.start_layer, self.end_layer)
 
     def block(self, layer_id: int) -> Block:
         """A layer of this stage by its number in the model."""
