@@ -26,10 +26,11 @@ FAULTS = {
 }
 MORE_FAULTS = {
     "models, import error": (BROKEN_MODULE, "planted: this module is broken"),
-    "config, import error": (import_error("sglang_nemotron.host.hf_config"), "planted"),
+    # a file with a row of its own is imported with the table of doors
+    "doors, config: import error": (import_error("sglang_nemotron.host.hf_config"), "planted"),
     "startup, import error": (import_error("sglang_nemotron.host.startup"), "planted"),
     "processors, import error": (import_error("sglang_nemotron.processors"), "planted"),
-    "requests, import error": (import_error("sglang_nemotron.host.http.requests"), "planted"),
+    "doors, requests: import error": (import_error("sglang_nemotron.host.http.requests"), "planted"),
     "requests, missing SGLang symbol": (
         Fault(
             "sglang.srt.managers.tokenizer_manager",
@@ -42,12 +43,12 @@ MORE_FAULTS = {
         Fault("sglang.srt.environ", after="envs.SGLANG_HTTP_SERVER_APP_PATH.get = lambda: 'of.somebody:app'"),
         "would start HTTP workers with of.somebody:app",
     ),
-    "parser flags, import error": (import_error("sglang_nemotron.host.reply_flags"), "planted"),
+    "doors, parser flags: import error": (import_error("sglang_nemotron.host.reply_flags"), "planted"),
     "parsers, import error": (import_error("sglang_nemotron.host.detectors"), "planted"),
-    "replies, import error": (import_error("sglang_nemotron.host.http.replies"), "planted"),
+    "doors, replies: import error": (import_error("sglang_nemotron.host.http.replies"), "planted"),
     "budgets, import error": (import_error("sglang_nemotron.host.budget"), "planted"),
     "doors, import error": (import_error("sglang_nemotron.host.doors"), "planted"),
-    "config, read by us alone": (import_error("sglang_nemotron.config.decoder"), "planted"),
+    "doors, config read by us alone": (import_error("sglang_nemotron.config.decoder"), "planted"),
     "platform, import error": (import_error("sglang_nemotron.host.cpu"), "planted"),
 }
 ALL = [pytest.param(name, id=name) for name in FAULTS]
@@ -118,7 +119,7 @@ def test_another_model_serves_under_every_fault(llama: Path, servers: Servers, t
     # without the platform nothing serves on a CPU; of faults in one module the first hides the others
     modules = {}
     for name, (fault, _) in (MORE_FAULTS | FAULTS).items():
-        if not name.startswith(("platform", "doors", "config, read", "requests, missing")):
+        if not name.startswith(("platform", "doors", "requests, missing")):
             modules[fault.module] = fault
     with start(llama, servers, plant(tmp_path, *modules.values())) as server:
         assert_serves(server)

@@ -25,10 +25,12 @@ CLASS_PATH = "sglang_nemotron.host.cpu:CpuPlatform"
 
 def activate() -> str | None:
     """The platform's class path if this process should serve on the CPU, else None (SGLang's entry point contract)."""
-    if os.environ.get(FORCE, "").lower() in ("1", "true"):
-        return CLASS_PATH
-    if os.environ.get("SGLANG_USE_CPU_ENGINE", "0") == "1" or _other_platform() or _accelerator():
+    if os.environ.get(FORCE, "").lower() not in ("1", "true") and (
+        os.environ.get("SGLANG_USE_CPU_ENGINE", "0") == "1" or _other_platform() or _accelerator()
+    ):
         return None
+    # SGLang passes over a plugin that raises here, and our row then refuses; it would end with a traceback later
+    importlib.import_module(CLASS_PATH.partition(":")[0])
     return CLASS_PATH
 
 
