@@ -39,14 +39,17 @@ def environment(side: str) -> dict[str, str]:
 class Server:
     """One server process group; stopped on exit. The log stays for the report."""
 
-    def __init__(self, side: str, command: list[str], port: int, log: Path, limit: float) -> None:
+    def __init__(
+        self, side: str, command: list[str], port: int, log: Path, limit: float, more: dict[str, str] | None = None
+    ) -> None:
         self.side, self.command, self.port, self.log, self.limit = side, command, port, log, limit
+        self.environment = environment(side) | (more or {})
 
     def __enter__(self) -> Server:
         started = time.monotonic()
         self.process = subprocess.Popen(
             self.command,
-            env=environment(self.side),
+            env=self.environment,
             stdout=self.log.open("w"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
