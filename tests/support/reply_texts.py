@@ -78,6 +78,7 @@ PIECES = [
     "</function>\n</tool_call>\n",
     "\n</parameter>\n",
     "<parameter=city>\n",
+    "<parameter=s=",
     "<parameter=s>\n",
     "<parameter=i>",
     "<parameter=o>\n",
