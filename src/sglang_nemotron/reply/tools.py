@@ -72,6 +72,7 @@ _TEXT, _BODY, _VALUE, _TAIL, _BEHIND = range(5)
 # what may begin a call, or end a think block that nobody took away
 _MARKS = (CALL_OPEN, FUNCTION_OPEN, THINK_CLOSE)
 _MARK = re.compile("|".join(_MARKS))
+_CLOSING = re.compile(rf"(?:(?:{'|'.join(CLOSERS)})\s*)+")
 _MARGIN = " \t\n"
 # a shorter fragment may begin another tag
 _SURE = "</par"
@@ -144,7 +145,7 @@ class ToolStage:
         """The text has ended: give back what was held and close what is open.
 
         `cut`: a stop string or a limit of tokens ended it, so that a value that is open stays unfinished. `stop`: that
-        string, which the text lacks; one that is the next closing tag of a call counts as if it stood there.
+        string, which the text lacks; one that is the next closing tags of a call counts as if it stood there.
         """
         stop = stop.strip()
         events = self._run(self._buffer + stop, final=False) if self._closes(stop) else []
@@ -360,11 +361,11 @@ class ToolStage:
         return text[at - 1] == "\n" if at > start else self._line_start
 
     def _closes(self, stop: str) -> bool:
-        """Whether a stop string is a closing tag that may come here."""
-        if stop not in CLOSERS or self._state not in (_BODY, _VALUE, _TAIL) or self._known.quoted:
+        """Whether a stop string is closing tags that may come here."""
+        if not _CLOSING.fullmatch(stop) or self._state not in (_BODY, _VALUE, _TAIL) or self._known.quoted:
             return False
         begins_line = self._buffer.endswith("\n") or (not self._buffer and self._line_start)
-        return self._state != _VALUE or stop == PARAMETER_CLOSE or begins_line
+        return self._state != _VALUE or stop.startswith(PARAMETER_CLOSE) or begins_line
 
     def _hold(self, text: str, start: int, at: int) -> None:
         """Pass on the text before `at`, and put the rest into the buffer with what before it may be markup: a newline,
