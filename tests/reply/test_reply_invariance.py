@@ -101,7 +101,7 @@ FAULTS = {
     "a tag cut by a chunk is not waited for, in values": (endings, "is_cut_closer", lambda text, at: False),
     "a parameter cut by a chunk is not waited for, in values": (endings, "is_cut", lambda tag, text, at: False),
     "calls are not found in thinking": (reasoning, "call_header", lambda text, at, names: NO),
-    "calls are not found in content": (tools, "call_header", lambda text, at, names: NO),
+    "calls are not found in content": (tools, "strict_header", lambda text, at, names: NO),
     "calls in a loose form are not found in content": (tools, "loose_header", lambda text, at, names: NO),
     "calls are not found behind a value": (endings, "any_call", lambda text, at, names: NO),
     "calls need no body": (markup, "_has_body", lambda text, end: end),
@@ -122,6 +122,8 @@ FAULTS = {
         "_opening",
         lambda text, at, begins_line, known, final: text_at(at),
     ),
+    "a value within its tag is a part of the name": (markup, "assigned_name", lambda text, at, missing: ""),
+    "a value within its tag does not end the one before": (endings, "assigned_name", lambda text, at, missing: ""),
     "quoted calls are not followed": (endings, "quotation", lambda text, at, begins_line: NO),
     "a name is written twice": (
         arguments.Arguments,
