@@ -78,6 +78,12 @@ def test_texts_at_the_bounds(seed: int, split: bool) -> None:
     check(tight(seed), False, split, False, seed)
 
 
+def test_blanks_behind_words_count_as_their_line() -> None:
+    head = "<tool_call>\n<function=set>\n<parameter=i>\n1</parameter>words"
+    for blanks in (64, 65, 129, 194, 195, 258, 259):
+        check(f"{head}{' ' * blanks}<function=now>\n</function>\n</tool_call>", False, False, False, 1)
+
+
 def test_enough_texts_were_tried() -> None:
     if COUNTED["texts"] == 0:
         pytest.skip("the two tests above did not run")

@@ -39,7 +39,9 @@ CUT_PARAMETER = rf"(?:{cut('<parameter=')}|<parameter=[^<>\n]{{0,128}}\Z)"
 # what may be left out of reasoning, content and values: whole tags, and tags that the end of the text cut
 MARKUP = re.compile(
     rf"\n?<think>\n?|\n?</think>\n?|\n?[ \t]{{0,64}}|{WS}\n?{WS}|{WS}<tool_call>{WS}(?:<function=[^<>]+>\n?)?|"
-    rf"{WS}<function=[^<>]+>\n?|{WS}{PARAMETER}\n?|{WS}{CLOSER}\n?|{WS}(?:{CUT_CLOSER}|{CUT_PARAMETER})"
+    # a line of words may end in as many blanks as it has room for
+    rf"[ \t\r]{{0,199}}{WS}|{WS}<function=[^<>]+>\n?|{WS}{PARAMETER}\n?|{WS}{CLOSER}\n?|"
+    rf"{WS}(?:{CUT_CLOSER}|{CUT_PARAMETER})"
 )
 
 
