@@ -56,9 +56,10 @@ def fit_format(serving: Any, request: Any, result: Any, prompt: str, *, schema_e
     serving: SGLang's chat endpoint. request: its chat request. result: what it made of the messages, changed in place.
     prompt: the prompt's end. schema_elsewhere: it is the rendering of another request, which has a schema.
     """
+    if not schema_elsewhere and getattr(request.response_format, "type", None) not in _JSON:
+        return False
     tools = serving._effective_tools(request)
-    asked = schema_elsewhere or getattr(request.response_format, "type", None) in _JSON
-    if not asked or not tools or request.tool_choice == "none":
+    if not tools or request.tool_choice == "none":
         return False
     if request.tool_choice != "auto":
         if result.tool_call_constraint is not None:
@@ -138,10 +139,6 @@ _PROTOCOL = "sglang.srt.entrypoints.openai.protocol"
 _CHAT = "sglang.srt.entrypoints.openai.serving_chat"
 # where each request has its response format
 _FIELDS = {"ChatCompletionRequest": "response_format", "ResponsesRequest": "text"}
-_TAKES = {
-    "ChatCompletionRequest": ("stop", "model_generation_config"),
-    "ResponsesRequest": ("default_max_tokens", "default_params", "stop"),
-}
 
 FORMATS = Door(
     "response formats",
@@ -149,9 +146,21 @@ FORMATS = Door(
     "a response format beside tools",
     needs=(_CHAT, _PROTOCOL),
     proof=_tags_are_ours,
-    wraps=tuple(
-        Wrap(_PROTOCOL, request, "to_sampling_params", _to_sampling_params, takes=(*takes, "tool_call_constraint"))
-        for request, takes in _TAKES.items()
+    wraps=(
+        Wrap(
+            _PROTOCOL,
+            "ChatCompletionRequest",
+            "to_sampling_params",
+            _to_sampling_params,
+            takes=("stop", "model_generation_config", "tool_call_constraint"),
+        ),
+        Wrap(
+            _PROTOCOL,
+            "ResponsesRequest",
+            "to_sampling_params",
+            _to_sampling_params,
+            takes=("default_max_tokens", "default_params", "stop", "tool_call_constraint"),
+        ),
     ),
     without="does not ask us for the constraint of tools and a response format",
 )
