@@ -142,11 +142,11 @@ def test_a_format_beside_tools(tools: Any, wanted: Any, thinking: bool, hear: An
 
 
 @HOW
-@pytest.mark.parametrize("text", [f"So\n{CALL}", f"{CALL}\nDone.", f"{CALL}\n{SAID}"])
+@pytest.mark.parametrize("text", [f"So\n{CALL}", f"{CALL}Done.", f"{CALL}{SAID}"])
 def test_no_words_beside_calls(text: str, hear: Any, server: ServerProcess) -> None:
-    """The model is not let go on in words; what it calls instead is its own affair."""
+    """The model is not let say them: it goes on with its call, or comes to its end."""
     heard = hear(server, f"r\n</think>\n{text}", tools=TOOLS, response_format=FORMAT)
-    assert heard.content == "" and calls(heard)[:1] == [PARIS]
+    assert (heard.content, calls(heard), heard.finish) == ("", [PARIS], "tool_calls")
 
 
 @HOW

@@ -11,6 +11,7 @@ from xgrammar.testing import _is_grammar_accept_string
 
 from sglang_nemotron.reply.answer import AnswerQuotes, call_tags, calls_or_answer
 from sglang_nemotron.reply.grammar import ReplyParser, collect, parse_reply
+from sglang_nemotron.reply.schema import check_tools
 from support.reply_texts import TOOLS
 
 NUMBER = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
@@ -38,6 +39,7 @@ ALLOWED = {
     "two calls": f"{NOW}\n{NOW}",
     "any parameters of any values": tool(value("if a < b:\n\n  pass") + value("{", "not-declared.1")),
     "a value in one line": tool("<parameter=x>v</parameter>\n"),
+    "a long name": tool(value("v", "x" * 128)),
     "an empty value": tool("<parameter=x>\n</parameter>\n"),
     "a closing tag within a line": tool(value("see </parameter> here")),
     "a strict call": tool(value("12", "a"), "strict"),
@@ -54,6 +56,7 @@ BARRED = {
     "words behind a call": f"{NOW}\nDone.",
     "an answer behind a call": f"{NOW}\n{ANSWER}",
     "words in a call": tool("I look.\n"),
+    "a parameter with a name that is none": tool(value("v", "x" * 129)),
     "a tool that is not declared": tool("", "other"),
     "a strict call of another type": tool(value("one", "a"), "strict"),
     "a strict call that lacks a parameter": tool("", "strict"),
@@ -122,6 +125,14 @@ def test_a_call_that_an_answer_quotes_is_none(label: str) -> None:
         parser = ReplyParser(TOOLS, answers=True, **options)
         events = [event for at in range(0, len(text), size) for event in parser.feed(text[at : at + size])]
         assert collect([*events, *parser.finish()]) == reply
+
+
+@pytest.mark.parametrize("label", [label for label in ALLOWED if "call" in ALLOWED[label]])
+def test_what_the_grammar_takes_for_calls_is_read_as_such(label: str) -> None:
+    names = {"now": {}, "open": {}, "strict": NUMBER}
+    tools = check_tools([{"type": "function", "function": {"name": n, "parameters": p}} for n, p in names.items()])
+    reply = parse_reply(f"r\n</think>{ALLOWED[label]}", tools, answers=True)
+    assert reply.calls and reply.content == ""
 
 
 @pytest.mark.parametrize("options", [{}, {"reasoning": False}], ids=["apart", "in the content"])

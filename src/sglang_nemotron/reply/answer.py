@@ -14,6 +14,7 @@ from .markup import (
     CALL_CLOSE,
     CALL_HEADER,
     FUNCTION_CLOSE,
+    MAX_NAME,
     MAX_SPACE,
     PARAMETER_CLOSE,
     PARAMETER_OPEN,
@@ -23,8 +24,8 @@ from .markup import (
 Format = dict[str, Any]
 
 _END: Final = f"{FUNCTION_CLOSE}\n{CALL_CLOSE}"
-# no tool of anybody's has a longer one; a model that has lost its way ends somewhere
-_PARAMETER_NAME: Final = r"[^<>\n]{1,256}"
+# what `markup.named_tag` takes for one
+_PARAMETER_NAME: Final = rf"[^<>\n]{{1,{MAX_NAME}}}"
 
 
 def calls_or_answer(answer: Format, tags: Sequence[Format], *, parallel: bool, thoughts: bool) -> Format:
