@@ -91,7 +91,7 @@ def imports(start: Start) -> bool:
 
 
 def reads_media(start: Start) -> bool:
-    return len(start.children("media_worker")) >= 1
+    return len(start.children("reader.worker")) >= 1
 
 
 # from the first line on that a launcher of ours writes, to the warm-up that SGLang would wait for

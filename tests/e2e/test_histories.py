@@ -35,6 +35,20 @@ def result(content: Any) -> dict[str, Any]:
     return {"role": "tool", "tool_call_id": "c", "content": content}
 
 
+# SGLang leaves a few of a response's tokens for itself
+LIMIT: dict[str, dict[str, Any]] = {
+    CHAT: {"max_tokens": 1},
+    RESPONSES: {"max_output_tokens": 16, "store": False},
+    MESSAGES: {"max_tokens": 1},
+}
+
+
+def _tokens_of(path: str, usage: dict[str, Any]) -> int:
+    if path == CHAT:
+        return usage["prompt_tokens"]
+    return usage["input_tokens"] + (usage.get("cache_read_input_tokens", 0) if path == MESSAGES else 0)
+
+
 class Prompts:
     """The prompts of one server, endpoint by endpoint, and what transformers makes of a chat."""
 
@@ -46,14 +60,11 @@ class Prompts:
 
     def ask(self, path: str, **body: Any) -> Any:
         """The answer, or the status and text of an error."""
-        # SGLang leaves a few of a response's tokens for itself
-        limit = {
-            CHAT: {"max_tokens": 1},
-            RESPONSES: {"max_output_tokens": 16, "store": False},
-            MESSAGES: {"max_tokens": 1},
-        }
-        status, answer = post(self._url, path, {"model": self._model, **limit.get(path, {}), **body})
+        status, answer = post(self._url, path, self._body(path, body))
         return json.loads(answer) if status == 200 else (status, answer)
+
+    def _body(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return {"model": self._model, **LIMIT.get(path, {}), **body}
 
     def golden(self, messages: list[Any], **options: Any) -> str:
         options = {"add_generation_prompt": True, **options}
@@ -75,13 +86,29 @@ class Prompts:
         return len(self._tokenizer.encode(self.golden(messages, **options), add_special_tokens=False))
 
     def used(self, path: str, **body: Any) -> int:
-        """The tokens of a prompt as its answer counts them, those of a cache among them."""
+        """The tokens of a prompt as its answer counts them, those of a cache among them; streamed as whole."""
         answer = self.ask(path, **body)
         assert isinstance(answer, dict), answer
-        usage = answer["usage"]
-        if path == CHAT:
-            return usage["prompt_tokens"]
-        return usage["input_tokens"] + (usage.get("cache_read_input_tokens", 0) if path == MESSAGES else 0)
+        whole, streamed = (_tokens_of(path, usage) for usage in (answer["usage"], self._usage_streamed(path, body)))
+        assert whole == streamed, (path, body)
+        return whole
+
+    def _usage_streamed(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        wish = {"stream_options": {"include_usage": True}} if path == CHAT else {}
+        status, answer = post(self._url, path, self._body(path, body) | wish | {"stream": True})
+        assert status == 200, answer
+        events = [json.loads(line[6:]) for line in answer.splitlines() if line.startswith("data: {")]
+        if path == MESSAGES:
+            return events[0]["message"]["usage"]
+        return events[-1]["response"]["usage"] if path == RESPONSES else events[-1]["usage"]
+
+    def refused(self, path: str, **body: Any) -> str:
+        """What a 400 says, streamed as whole."""
+        (whole, streamed) = (
+            post(self._url, path, self._body(path, body) | {"stream": stream}) for stream in (False, True)
+        )
+        assert whole == streamed and whole[0] == 400, (path, whole, streamed)
+        return whole[1]
 
     def counted(self, **body: Any) -> int:
         answer = self.ask(f"{MESSAGES}/count_tokens", **body)
@@ -115,6 +142,26 @@ CLEAN: list[list[dict[str, Any]]] = [
 def test_chats_are_what_their_template_makes_of_them(prompts: Prompts) -> None:
     for messages in CLEAN:
         assert prompts.of_chat(messages) == prompts.of_tokenize(messages) == prompts.golden(messages)
+
+
+@pytest.mark.server(SCRIPTED)
+def test_content_in_parts_on_the_other_endpoints(prompts: Prompts) -> None:
+    """A list is what the template makes of a list, whatever an endpoint calls its parts."""
+
+    def parts(kind: str) -> list[dict[str, Any]]:
+        return [{**one, "type": kind} for one in PARTS]
+
+    golden = prompts.num([{"role": "user", "content": PARTS}, assistant(PARTS), U])
+    asked = [{"role": "user", "content": parts("input_text")}, assistant(parts("output_text")), U]
+    assert prompts.used(RESPONSES, input=asked) == golden
+    assert prompts.used(MESSAGES, messages=[{"role": "user", "content": PARTS}, assistant(PARTS), U]) == golden
+    golden = prompts.num([U, assistant(tool_calls=[call({})]), result(PARTS)])
+    called = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    answered = {"type": "function_call_output", "call_id": "c", "output": parts("input_text")}
+    assert prompts.used(RESPONSES, input=[U, called, answered]) == golden
+    block = {"type": "tool_use", "id": "c", "name": "f", "input": {}}
+    told = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": PARTS}]}
+    assert prompts.used(MESSAGES, messages=[U, assistant([block]), told]) == golden
 
 
 @pytest.mark.server(SCRIPTED)
@@ -162,8 +209,7 @@ def test_arguments_of_a_history(prompts: Prompts) -> None:
             bodies.append((RESPONSES, items))
         for path, body in bodies:
             if clean is None:
-                status, answer = prompts.ask(path, **body)
-                assert status == 400 and "[1] calls 'f'" in answer, (path, answer)
+                assert "[1] calls 'f'" in prompts.refused(path, **body), path
             else:
                 golden = prompts.num([U, assistant(tool_calls=[call(clean)]), result("r")])
                 assert prompts.used(path, **body) == golden, (path, arguments)
@@ -202,8 +248,7 @@ def test_thinking_is_switched_off_by_every_name(prompts: Prompts) -> None:
         assert all(block["type"] == "text" for block in blocks)
     for path, body in ((CHAT, {"messages": [U]}), (RESPONSES, {"input": "hi"}), (MESSAGES, {"messages": [U]})):
         thinking = {"type": "enabled", "budget_tokens": 1024}
-        status, answer = prompts.ask(path, enable_thinking=False, thinking=thinking, **body)
-        assert status == 400 and "in two ways" in answer
+        assert "in two ways" in prompts.refused(path, enable_thinking=False, thinking=thinking, **body)
 
 
 @pytest.mark.server(SCRIPTED)
@@ -214,11 +259,10 @@ def test_messages_begin_the_reply(prompts: Prompts) -> None:
     number = prompts.num(golden, add_generation_prompt=False, continue_final_message=True)
     assert prompts.counted(**begun) == prompts.used(MESSAGES, **begun) == number
     assert prompts.ask(MESSAGES, **begun)["content"] == [{"type": "text", "text": " is 3.</think>"}]
-    status, answer = prompts.ask(MESSAGES, **{**begun, "thinking": {"type": "enabled", "budget_tokens": 1024}})
-    assert status == 400 and "no room to think" in answer
+    thinking = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
+    assert "no room to think" in prompts.refused(MESSAGES, **{**begun, **thinking})
     use = {"type": "tool_use", "id": "c", "name": "f", "input": {}}
-    status, answer = prompts.ask(MESSAGES, messages=[U, assistant([use])])
-    assert status == 400 and "ends with tool_use" in answer
+    assert "ends with tool_use" in prompts.refused(MESSAGES, messages=[U, assistant([use])])
 
 
 @pytest.mark.server(SCRIPTED)
@@ -260,8 +304,7 @@ def shown(path: str, parts: list[str]) -> dict[str, Any]:
 @pytest.mark.server(SCRIPTED)
 def test_a_text_model_refuses_media_of_a_tool(prompts: Prompts) -> None:
     for path in (CHAT, RESPONSES, MESSAGES):
-        status, answer = prompts.ask(path, **shown(path, ["ok", "image"]))
-        assert status == 400 and "text" in answer, (path, answer)
+        assert "text" in prompts.refused(path, **shown(path, ["ok", "image"])), path
     status, answer = prompts.ask(f"{MESSAGES}/count_tokens", **shown(MESSAGES, ["image"]))
     assert status == 400 and "reads text only" in answer
 

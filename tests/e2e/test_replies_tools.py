@@ -108,6 +108,109 @@ def test_json_answers_with_thinking(hear: Any, server: ServerProcess) -> None:
         assert (heard.reasoning, json.loads(heard.content)) == ("r" if thinking else "", {"n": 42})
 
 
+# ---- a response format beside tools
+
+ANSWER: dict[str, Any] = {
+    "type": "object",
+    "properties": {"a": {"type": "string"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": ANSWER}}
+ANY_JSON = {"type": "json_object"}
+NOW_CALL = "<tool_call>\n<function=now>\n</function>\n</tool_call>"
+# an answer may quote what would be a call elsewhere
+SAID = json.dumps({"a": "see <tool_call><function=now></function></tool_call>"})
+
+
+@HOW
+@pytest.mark.parametrize("thinking", [True, False], ids=["thinking", "plain"])
+@pytest.mark.parametrize("wanted", [FORMAT, ANY_JSON], ids=["schema", "object"])
+@pytest.mark.parametrize("tools", [TOOLS, STRICT], ids=["tools", "strict"])
+def test_a_format_beside_tools(tools: Any, wanted: Any, thinking: bool, hear: Any, server: ServerProcess) -> None:
+    """A reply is calls or the answer, and nothing else."""
+    thought = "r" if thinking else ""
+    before = "r\n</think>\n" if thinking else ""
+    for text, content, made in (
+        (CALL, "", [PARIS]),
+        (f"{CALL}\n{NOW_CALL}", "", [PARIS, ("now", {})]),
+        (SAID, SAID, []),
+    ):
+        heard = hear(server, before + text, tools=tools, response_format=wanted, enable_thinking=thinking)
+        assert (heard.reasoning, heard.content, calls(heard)) == (thought, content, made)
+        assert heard.finish == ("tool_calls" if made else "stop")
+
+
+@HOW
+@pytest.mark.parametrize("text", [f"So\n{CALL}", f"{CALL}Done.", f"{CALL}{SAID}"])
+def test_no_words_beside_calls(text: str, hear: Any, server: ServerProcess) -> None:
+    """The model is not let say them: it goes on with its call, or comes to its end."""
+    heard = hear(server, f"r\n</think>\n{text}", tools=TOOLS, response_format=FORMAT)
+    assert (heard.content, calls(heard), heard.finish) == ("", [PARIS], "tool_calls")
+
+
+@HOW
+def test_a_call_that_was_demanded_wins(hear: Any, server: ServerProcess) -> None:
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    for choice in ("required", named):
+        heard = hear(server, f"r\n</think>{CALL}", tools=TOOLS, tool_choice=choice, response_format=FORMAT)
+        assert (heard.reasoning, heard.content, calls(heard)) == ("r", "", [PARIS])
+    one = {"parallel_tool_calls": False, "response_format": FORMAT}
+    assert calls(hear(server, f"r\n</think>\n{CALL}\n{NOW_CALL}", tools=TOOLS, **one)) == [PARIS]
+    heard = hear(server, "r\n</think>\n" + SAID, tools=TOOLS, tool_choice="none", response_format=FORMAT)
+    assert heard.said == ("r", SAID, [])
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_format_beside_tools_on_responses(stream: bool, server: ServerProcess) -> None:
+    # what the Agents SDK sends for an agent that has tools and an output type
+    text = {"format": {"type": "json_schema", "name": "answer", "schema": ANSWER, "strict": True}}
+    strict = [{**tool, "strict": True} for tool in FLAT]
+    model = OpenAI(base_url=f"{server.url}/v1", api_key="EMPTY").models.list().data[0].id
+    for tools, spoken, choice, expected in (
+        (FLAT, CALL, "auto", ("", [PARIS])),
+        (strict, CALL, "auto", ("", [PARIS])),
+        (strict, SAID, "auto", (SAID, [])),
+        (FLAT, CALL, "required", ("", [PARIS])),
+    ):
+        body = {"model": model, "input": script(f"r\n</think>\n{spoken}"), "tools": tools, "text": text}
+        body |= {"tool_choice": choice, "max_output_tokens": 600, "stream": stream}
+        output = responses_output(post(server, "/v1/responses", body), stream)
+        content = "".join(part["text"] for item in output if item["type"] == "message" for part in item["content"])
+        made = [item for item in output if item["type"] == "function_call"]
+        assert (content, [(call["name"], json.loads(call["arguments"])) for call in made]) == expected
+
+
+def responses_output(text: str, stream: bool) -> list[dict[str, Any]]:
+    """The items of a response, of its last event if it was streamed."""
+    if not stream:
+        return json.loads(text)["output"]
+    events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    assert events[-1]["type"] == "response.completed"
+    return events[-1]["response"]["output"]
+
+
+def test_a_format_beside_tools_on_messages(server: ServerProcess) -> None:
+    config = {"format": {"type": "json_schema", "schema": ANSWER}}
+    for spoken, kinds in ((CALL, ["thinking", "tool_use"]), (SAID, ["thinking", "text"])):
+        body = messages_body(f"r\n</think>\n{spoken}", output_config=config)
+        assert [block["type"] for block in json.loads(post(server, "/v1/messages", body))["content"]] == kinds
+
+
+def test_a_schema_that_cannot_be_kept_is_a_400(server: ServerProcess) -> None:
+    """With tools as without."""
+    from openai import BadRequestError
+
+    for schema, said in (
+        ({"type": "object", "properties": {"x": {"type": "string", "format": "colour"}}}, "colour"),
+        ({"type": "object", "properties": {"x": {"$ref": "#/$defs/none"}}}, "none"),
+    ):
+        wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        for tools in ({}, {"tools": TOOLS}):
+            with pytest.raises(BadRequestError, match=said):
+                ask(server, "r\n</think>\nx", response_format=wanted, **tools)
+
+
 # ---- /v1/responses and /v1/messages
 
 FLAT = [{"type": "function", **tool["function"], "strict": False} for tool in TOOLS]

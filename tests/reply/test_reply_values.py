@@ -48,6 +48,17 @@ ROWS: list[tuple[Any, str, Any]] = [
     (STRING_OR_NULL, " None", " None"),
     (STRING_OR_NULL, "none", "none"),
     (STRING_OR_NULL, "N", "N"),
+    # JSON that was written as a JSON string, where no string is wanted
+    ({"type": "object"}, '"{\\"a\\": \\"b\\"}"', {"a": "b"}),
+    ({"type": "array"}, '\n"[1, {\\"a\\": null}]" ', [1, {"a": None}]),
+    (LIST_OR_NULL, '"[]"', []),
+    ({"type": "integer"}, '"12"', 12),
+    ({"type": "boolean"}, '"false"', False),
+    ({"type": "object"}, '"words"', '"words"'),
+    ({"type": "object"}, '"{"', '"{"'),
+    ({"type": ["object", "string"]}, '"{}"', '"{}"'),
+    ({"type": "string"}, '"[]"', '"[]"'),
+    ({}, '"{}"', '"{}"'),
     # nothing at all
     (STRING_OR_NULL, "", ""),
     (ENUM_OR_NULL, "", None),

@@ -341,7 +341,7 @@ def workers(server: ServerProcess) -> list[psutil.Process]:
 def _role(process: psutil.Process) -> str:
     line = " ".join(process.cmdline())
     for mark, role in (
-        ("media_worker", "media worker"),
+        ("reader.worker", "media worker"),
         ("scheduler", "scheduler"),
         ("detokenizer", "detokenizer"),
         ("sglang serve", "http"),

@@ -57,6 +57,24 @@ loose(
     "",
     [("set", {}), ("now", {})],
 )
+# --- a value within the tag of its parameter ------------------------------------------------------------------------
+END = "</function>\n</tool_call>\n"
+LONG = "echo " + "x" * 200
+for name, (text, values) in {
+    "and its end": ("<parameter=s=ls -la</parameter>\n", {"s": "ls -la"}),
+    "the tag closed": ("<parameter=s=ls>\n</parameter>\n", {"s": "ls"}),
+    "a redirection": ("<parameter=s=ls > out.txt</parameter>\n", {"s": "ls > out.txt"}),
+    "a long one": (f"<parameter=s={LONG}</parameter>\n", {"s": LONG}),
+    "more lines": ("<parameter=s=ls>\npwd\n</parameter>\n", {"s": "ls\npwd"}),
+    "a number": ("<parameter=i=3</parameter>\n", {"i": 3}),
+    "two": ("<parameter=s=ls</parameter>\n<parameter=i=3>\n</parameter>\n", {"s": "ls", "i": 3}),
+    "behind another": ("<parameter=i>\n3\n</parameter>\n<parameter=s=ls</parameter>\n", {"i": 3, "s": "ls"}),
+    "behind a text": ("<parameter=s>\nls\n</parameter>\n<parameter=i=3</parameter>\n", {"s": "ls", "i": 3}),
+    "an undeclared name": ("<parameter=q=1>\nx\n</parameter>\n", {"q=1": "x"}),
+    "a name that was given": ("<parameter=i>1</parameter><parameter=i=2>x</parameter>\n", {"i": 1, "i=2": "x"}),
+}.items():
+    loose(f"within the tag: {name}", f"{HEAD}{text}{END}", "", [("set", values)])
+loose("within the tag: the reply ends", f"{HEAD}<parameter=s=ls>", "", [("set", {"s": "ls"})])
 # --- weak ends ------------------------------------------------------------------------------------------------------
 ends("weak: doubled parameter end", "\n</parameter>\n</parameter>\n</function>\n</tool_call>")
 ends("weak: trebled parameter end", "\n</parameter>\n</parameter></parameter>\n<parameter=i>\n1" + TAIL, more={"i": 1})

@@ -6,7 +6,7 @@ that nothing can get lost unseen: all parts joined are the text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 
 # transformers needs it too; it can tell whether a text could still become a match
@@ -39,7 +39,9 @@ CUT_PARAMETER = rf"(?:{cut('<parameter=')}|<parameter=[^<>\n]{{0,128}}\Z)"
 # what may be left out of reasoning, content and values: whole tags, and tags that the end of the text cut
 MARKUP = re.compile(
     rf"\n?<think>\n?|\n?</think>\n?|\n?[ \t]{{0,64}}|{WS}\n?{WS}|{WS}<tool_call>{WS}(?:<function=[^<>]+>\n?)?|"
-    rf"{WS}<function=[^<>]+>\n?|{WS}{PARAMETER}\n?|{WS}{CLOSER}\n?|{WS}(?:{CUT_CLOSER}|{CUT_PARAMETER})"
+    # a line of words may end in as many blanks as it has room for
+    rf"[ \t\r]{{0,199}}{WS}|{WS}<function=[^<>]+>\n?|{WS}{PARAMETER}\n?|{WS}{CLOSER}\n?|"
+    rf"{WS}(?:{CUT_CLOSER}|{CUT_PARAMETER})"
 )
 
 
@@ -70,8 +72,8 @@ class Written:
 
 @dataclass
 class Parts:
-    """The text in order, as (part, characters): reasoning, content, markup, name, value, dropped (a value that another
-    replaced)."""
+    """The text in order, as (part, characters): reasoning, content, markup, tag (of a value within it), value, dropped
+    (a value that another replaced)."""
 
     parts: list[tuple[str, str]] = field(default_factory=list)
     calls: list[tuple[str, Written]] = field(default_factory=list)
@@ -172,7 +174,13 @@ class Reference:
     def _body(self, text: str, out: Parts) -> str:
         name, written = out.calls[-1]
         while True:
-            if parameter := re.match(rf"{WS}{PARAMETER}\n?", text):
+            declared = parameter_types(self.tools[name].parameters)[0].keys()
+            if assigned := assigned_tag(text, declared - written.given):
+                out.add("tag", assigned[0])
+                text, closed = self._assigned(text[assigned.end() :], name, assigned[1], written, out)
+                if closed:
+                    return ""
+            elif parameter := re.match(rf"{WS}{PARAMETER}\n?", text):
                 out.add("markup", parameter[0])
                 text, closed = self._value(text[parameter.end() :], name, parameter[1], written, out)
                 if closed:
@@ -221,7 +229,20 @@ class Reference:
 
     # ---- a value
 
-    def _value(self, text: str, tool: str, name: str, written: Written, out: Parts) -> tuple[str, bool]:
+    def _assigned(self, text: str, tool: str, name: str, written: Written, out: Parts) -> tuple[str, bool]:
+        """Read one value that begins within its tag."""
+        closed = re.match(r"([^<>\n]*)>(?=\n|\Z)", text)
+        whole = closed and len(name) + 1 + len(closed[1]) <= 128
+        if closed and whole and closed[1]:
+            return self._value(text[closed.end() :], tool, name, written, out, closed[1])
+        skipped = re.match(r"(?:>(?=\n|\Z))?\n?" if whole else r"\n?", text)
+        assert skipped
+        out.add("tag", skipped[0])
+        return self._value(text[skipped.end() :], tool, name, written, out)
+
+    def _value(
+        self, text: str, tool: str, name: str, written: Written, out: Parts, begun: str = ""
+    ) -> tuple[str, bool]:
         """Read one value; returns the text behind it, and whether the reply ended in it."""
         types, other = parameter_types(self.tools[tool].parameters)
         wanted = types.get(name, other)
@@ -233,25 +254,27 @@ class Reference:
         written.given.add(name)
         end = self._value_end(text, wanted, types.keys(), written.given)
         if end is None:
-            self._last_value(text, name, wanted, written, out)
+            self._last_value(text, name, wanted, written, out, begun)
             return "", True
         value = text[: end - 1] if end > 0 and text[end - 1] == "\n" else text[:end]
-        self._write(value, name, wanted, written, out)
+        self._write(begun + value, name, wanted, written, out, begun)
         out.add("markup", text[len(value) : end])
         return text[end:], False
 
-    def _write(self, value: str, name: str, wanted: ValueType, written: Written, out: Parts) -> None:
+    def _write(self, value: str, name: str, wanted: ValueType, written: Written, out: Parts, begun: str = "") -> None:
         if name in written.items:
             out.add("content", value)
             return
         if wanted.streams or (value and not wanted.undecided(value)):
             written.items[name] = as_json(value, STRING)
-            out.add("value", value)
+            add_value("value", value, begun, out)
             return
         written.waiting = (name, None if leaves_out(value, wanted) else as_json(value, wanted))
-        out.add("waiting", value)
+        add_value("waiting", value, begun, out)
 
-    def _last_value(self, text: str, name: str, wanted: ValueType, written: Written, out: Parts) -> None:
+    def _last_value(
+        self, text: str, name: str, wanted: ValueType, written: Written, out: Parts, begun: str = ""
+    ) -> None:
         tail = re.search(rf"(?:\n|\A){CUT_CLOSER}|</par(?:a(?:m(?:e(?:t(?:e(?:r)?)?)?)?)?)?\Z", text)
         if tail:
             value, end = text[: tail.start()], ""
@@ -260,16 +283,17 @@ class Reference:
             end = tail[0] if tail else ""
             value = text[: len(text) - len(end)]
         out_end = text[len(value) + len(end) :]
+        value = begun + value
         if self.cut_off and len(out_end.lstrip("\n")) < len("</par"):
             part = "content" if name in written.items else "value"
-            out.add(part, value + end)
+            add_value(part, value + end, begun, out)
             written.open = (name, value + end)
         elif end and "string" not in wanted.types and literal(value, wanted) and name not in written.items:
-            self._write(value, name, wanted, written, out)
+            self._write(value, name, wanted, written, out, begun)
             out.add("markup" if end == "\n" else "cut", end)
             written.settle()
         else:
-            self._write(value + end, name, wanted, written, out)
+            self._write(value + end, name, wanted, written, out, begun)
             written.settle()
         out.add("markup", out_end)
 
@@ -338,6 +362,8 @@ class Reference:
         if not rest.startswith(P):
             return False
         behind = rest[len(P) + space(rest[len(P) :]) :]
+        if assigned_tag(behind, declared - given, whole=False):
+            return True
         parameter = re.match(PARAMETER, behind)
         weak = outside and column
         if parameter and parameter[1] not in given and (outside or parameter[1] in declared):
@@ -374,6 +400,23 @@ def space(text: str) -> int:
     found = re.match(WS, text)
     assert found
     return found.end()
+
+
+def assigned_tag(text: str, missing: Set[str], whole: bool = True) -> re.Match | None:
+    """The beginning of a parameter whose value stands within its tag; `whole`: unless all of it is a name."""
+    names = "|".join(re.escape(name) for name in missing) or r"(?!)"
+    tag = re.match(rf"{WS}{PARAMETER}", text)
+    if whole and tag and tag[1] in missing:
+        return None
+    return re.match(rf"{WS if whole else ''}<parameter=({names})=", text)
+
+
+def add_value(part: str, value: str, begun: str, out: Parts) -> None:
+    """A value; behind what of it began within its tag, the tag ends."""
+    if begun:
+        out.add(part, begun)
+        out.add("tag", ">")
+    out.add(part, value[len(begun) :])
 
 
 def add_words(words: re.Match, out: Parts) -> None:

@@ -78,6 +78,7 @@ PIECES = [
     "</function>\n</tool_call>\n",
     "\n</parameter>\n",
     "<parameter=city>\n",
+    "<parameter=s=",
     "<parameter=s>\n",
     "<parameter=i>",
     "<parameter=o>\n",
@@ -256,7 +257,8 @@ def written(pick: random.Random) -> str:
         if names and pick.random() < 0.1:
             names.insert(pick.randrange(len(names) + 1), pick.choice(names))
         for name in names:
-            out += [rarely(f"<parameter={name}>\n", f"<parameter={name}>", f"  <parameter={name}>\n")]
+            tag = f"<parameter={name}"
+            out += [rarely(f"{tag}>\n", f"{tag}>", f"  {tag}>\n", f"{tag}=", f"{tag}=x>\n", f"{tag}=x > y")]
             out += [pick.choice(VALUES), rarely("\n</parameter>\n", "", "\n", "</parameter>", *BEHIND_VALUES)]
         out.append(rarely("", " ", "\n\t\n", "odd", "odd\n"))
         out += [
@@ -299,7 +301,14 @@ def replies() -> st.SearchStrategy[str]:
 # whitespace, words and names of about the longest kind
 BOUNDS = [
     *TAGS[2:6],
-    *("<parameter=s>", "<parameter=i>", "<function=now>", "<tool_call>\n<function=set>\n", "\n</parameter>\n"),
+    *(
+        "<parameter=s>",
+        "<parameter=i>",
+        "<parameter=s=",
+        "<function=now>",
+        "<tool_call>\n<function=set>\n",
+        "\n</parameter>\n",
+    ),
     *("\n", "\t", "\r", " " * 63, " " * 64, " " * 65, " " * 70, "\n" * 64, "w" * 130, "w" * 199, "w" * 200, "w" * 201),
     *("w", "w w", "x\n", "<", "< b", "<func", "</par", "`", "```", "\n```\n", "~~~"),
 ]

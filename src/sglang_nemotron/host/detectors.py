@@ -26,17 +26,19 @@ from sglang_nemotron.sglang_api.replies import (
 
 
 class PromptTail(str):
-    """The end of a prompt, as SGLang carries it from a request to its parsers; whether thoughts go apart, and whether
-    the request takes one call at most."""
+    """The end of a prompt, as SGLang carries it from a request to its parsers; whether thoughts go apart, whether the
+    request takes one call at most, and whether its reply is calls or an answer in JSON."""
 
-    __slots__ = ("one_call", "reasoning_apart")
+    __slots__ = ("answers", "one_call", "reasoning_apart")
     reasoning_apart: bool
     one_call: bool
+    answers: bool
 
-    def __new__(cls, text: str, *, reasoning_apart: bool, one_call: bool = False) -> PromptTail:
+    def __new__(cls, text: str, *, reasoning_apart: bool, one_call: bool = False, answers: bool = False) -> PromptTail:
         tail = super().__new__(cls, text)
         tail.reasoning_apart = reasoning_apart
         tail.one_call = one_call
+        tail.answers = answers
         return tail
 
     @property
@@ -140,6 +142,7 @@ class NanoTools(BaseFormatDetector):
         self.line_start = True
         self.thinking = False
         self.max_calls: int | None = None
+        self.answers = False
         self.incomplete_tool_call_indices: set[int] = set()
         self._stage: ToolStage | None = None
 
@@ -187,7 +190,13 @@ class NanoTools(BaseFormatDetector):
         # SGLang types the parameters as any object; `http/replies.py` has checked them
         functions: list[Any] = [tool.function for tool in tools]
         specs = [ToolSpec(function.name, function.parameters) for function in functions if function.name]
-        return ToolStage(specs, line_start=self.line_start, thinking=self.thinking, max_calls=self.max_calls)
+        return ToolStage(
+            specs,
+            line_start=self.line_start,
+            thinking=self.thinking,
+            max_calls=self.max_calls,
+            answers=self.answers,
+        )
 
 
 # no call is without this; the parser knows whether it is one

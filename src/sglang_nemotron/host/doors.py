@@ -27,6 +27,7 @@ from sglang_nemotron.host import (
 )
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.http import (
+    answer_format,
     body_spool,
     chat_body,
     counting,
@@ -63,6 +64,7 @@ DOORS: tuple[Door, ...] = (
     reply_flags.FLAGS,
     parsers.PARSERS,
     replies.REPLIES,
+    answer_format.FORMATS,
     reply_ends.ENDS,
     reply_json.INTEGERS,
     history.HISTORIES,

@@ -67,6 +67,7 @@ def _show_prompt(detector: Any, given: dict[str, Any]) -> None:
         detector.line_start = prompt.content_begins_line
         detector.thinking = prompt.content_thinks
         detector.max_calls = 1 if prompt.one_call else None
+        detector.answers = prompt.answers
     elif prompt:
         detector.line_start = opening(prompt).line_start
 

@@ -13,6 +13,7 @@ Strong ends
 P F T, P T, line start F T                   a missing tag is forgiven
 P `<parameter=NAME>`                         NAME is not given yet, and declared or behind a value without an open
                                              parameter of its own
+P `<parameter=NAME=`                         NAME is declared and not given yet
 line start `<parameter=NAME>` newline        P is missing; NAME is declared and not given yet, and no function of the
                                              value's own is open
 P, P F, line start F or T, the text ends     the rest is missing
@@ -62,6 +63,7 @@ from .markup import (
     Names,
     after_space,
     any_call,
+    assigned_name,
     call_header,
     is_cut,
     is_cut_closer,
@@ -203,6 +205,8 @@ def _parameter_end(text: str, end: int, begins_line: bool, known: Known, final: 
         behind = after_space(text, at + len(FUNCTION_CLOSE))
         return Verdict.END if weak else _behind(text, behind, (CALL_CLOSE,), known, outside, final)
     if weak and text.startswith(PARAMETER_CLOSE, at):
+        return Verdict.END
+    if assigned_name(text, at, known.declared - known.given):
         return Verdict.END
     parameter = named_tag(text, at, PARAMETER_OPEN)
     if parameter > 0:

@@ -54,6 +54,7 @@ class ReplyParser:
         stream_reasoning: bool = True,
         line_start: bool = True,
         max_calls: int | None = None,
+        answers: bool = False,
     ) -> None:
         self._reasoning = None
         if reasoning:
@@ -73,6 +74,7 @@ class ReplyParser:
                 line_start=content_begins_line,
                 thinking=thinking and not reasoning,
                 max_calls=max_calls,
+                answers=answers,
             )
 
     def feed(self, text: str) -> list[Event]:
@@ -137,6 +139,7 @@ def parse_reply(
     force_nonempty_content: bool = False,
     line_start: bool = True,
     max_calls: int | None = None,
+    answers: bool = False,
     cut: bool = False,
     stop: str = "",
 ) -> Reply:
@@ -149,5 +152,6 @@ def parse_reply(
         force_nonempty_content=force_nonempty_content,
         line_start=line_start,
         max_calls=max_calls,
+        answers=answers,
     )
     return collect([*parser.feed(text), *parser.finish(cut=cut, stop=stop)])

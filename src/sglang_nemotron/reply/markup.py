@@ -6,7 +6,7 @@ nothing of reasoning, values or SGLang.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Final, NamedTuple
 
 THINK_OPEN: Final = "<think>"
@@ -55,6 +55,14 @@ class Header(NamedTuple):
     end: int
 
 
+class Parameter(NamedTuple):
+    """Where a parameter's value begins: its name, what of the value its tag holds, and where the text goes on."""
+
+    name: str
+    begun: str
+    end: int
+
+
 class Line(NamedTuple):
     """Words on a line between the tags of a call, without the space around them, and where the text goes on."""
 
@@ -89,6 +97,12 @@ def call_header(text: str, at: int, declared: Names) -> int:
     if not text.startswith(CALL_HEADER, at):
         return MORE if is_cut(CALL_HEADER, text, at) else NO
     return _declared_name(text, at + len(CALL_HEADER), declared)
+
+
+def strict_header(text: str, at: int, declared: Names) -> Header | int:
+    """What `call_header` matches, as a header."""
+    end = call_header(text, at, declared)
+    return Header(text[at + len(CALL_HEADER) : end - 1], "", end) if end > 0 else end
 
 
 def loose_header(text: str, at: int, declared: Names) -> Header | int:
@@ -214,6 +228,39 @@ def named_tag(text: str, at: int, opening: str) -> int:
     if "<" in name or "\n" in name or (end >= 0 and not name) or len(name) > MAX_NAME:
         return NO
     return end + 1 if end >= 0 else MORE
+
+
+def parameter_tag(text: str, at: int, missing: Set[str], final: bool) -> Parameter | int:
+    """Match the tag that begins a parameter, at `at`: `<parameter=NAME>` with any name; or, with a name that is
+    `missing`, declared and not given yet, one that holds its value, `<parameter=NAME=VALUE>` at the end of a line or
+    `<parameter=NAME=VALUE` and `</parameter>`.
+
+    Returns the parameter, NO, or MORE when the text ends before that can be told.
+    """
+    end = named_tag(text, at, PARAMETER_OPEN)
+    start = at + len(PARAMETER_OPEN)
+    if end == MORE and not final:
+        return MORE
+    tag = text[start : end - 1] if end > 0 else ""
+    name = assigned_name(text, at, missing) if tag not in missing else ""
+    if not name:
+        return Parameter(tag, "", end) if end > 0 else end
+    value = start + len(name) + 1
+    if end > 0 and end == len(text) and not final:
+        return MORE
+    if end > 0 and (end == len(text) or text[end] == "\n"):
+        return Parameter(name, text[value : end - 1], end)
+    # a `>` in the middle of the line is the value's
+    return Parameter(name, "", value)
+
+
+def assigned_name(text: str, at: int, missing: Set[str]) -> str:
+    """The one of `missing` whose value stands within the tag of its parameter at `at`, or nothing."""
+    if not text.startswith(PARAMETER_OPEN, at):
+        return ""
+    start = at + len(PARAMETER_OPEN)
+    name = text[start : start + MAX_NAME + 1].partition("=")[0]
+    return name if name in missing and text.startswith("=", start + len(name)) else ""
 
 
 def line_of_words(text: str, at: int, final: bool) -> Line | int:

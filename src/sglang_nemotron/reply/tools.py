@@ -32,12 +32,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from .answer import AnswerQuotes
 from .endings import Known, Verdict, ending
 from .events import Event
 from .markdown import Markdown
 from .markup import (
     CALL_CLOSE,
-    CALL_HEADER,
     CALL_OPEN,
     CLOSERS,
     FUNCTION_CLOSE,
@@ -51,10 +51,10 @@ from .markup import (
     Header,
     Line,
     Names,
+    Parameter,
     after_space,
     any_call,
     before_newline,
-    call_header,
     closer,
     is_cut,
     is_cut_closer,
@@ -62,6 +62,8 @@ from .markup import (
     loose_header,
     margin,
     named_tag,
+    parameter_tag,
+    strict_header,
 )
 from .output import Output
 from .schema import ToolSpec
@@ -70,16 +72,17 @@ _TEXT, _BODY, _VALUE, _TAIL, _BEHIND = range(5)
 # what may begin a call, or end a think block that nobody took away
 _MARKS = (CALL_OPEN, FUNCTION_OPEN, THINK_CLOSE)
 _MARK = re.compile("|".join(_MARKS))
+_CLOSING = re.compile(rf"(?:(?:{'|'.join(CLOSERS)})\s*)+")
 _MARGIN = " \t\n"
 # a shorter fragment may begin another tag
 _SURE = "</par"
 
 
 class ToolStage:
-    """Splits content and calls, incrementally. Time is linear in the text.
+    """Splits content and calls, in time linear in the text; memory is the longest value that may not be a string.
 
     `feed` and `finish` return events in the order of the text, words between the tags of a call behind it; joined over
-    any cutting of the same text they are equal. Memory is the longest value that cannot be told to be a string.
+    any cutting of the same text they are equal.
     """
 
     __slots__ = (
@@ -104,13 +107,13 @@ class ToolStage:
         line_start: bool = True,
         thinking: bool = False,
         max_calls: int | None = None,
+        answers: bool = False,
     ) -> None:
         """`line_start`: the first character begins a line (`reasoning.opening`; always so behind a think block).
         `thinking`: the text begins inside a think block that nobody takes away. Calls behind the first `max_calls` are
-        read and dropped."""
+        read and dropped. `answers`: the text is calls or JSON (`answer`), in which a tag is never one."""
         self._specs = {spec.name: spec for spec in tools}
         self._declared = Names(self._specs)
-        # the text did not end by itself
         self._cut = False
         self._state = _TEXT
         # text that waits for more, and whether its first character begins a line when no newline in it says so
@@ -119,7 +122,7 @@ class ToolStage:
         # a newline that comes next is markup
         self._skip_newline = False
         self._thinking = thinking
-        self._markdown = Markdown()
+        self._markdown = AnswerQuotes(thinking=thinking) if answers else Markdown()
         # how much of the text at hand `_markdown` has seen
         self._seen = 0
         self._out = Output(self._specs, max_calls)
@@ -142,7 +145,7 @@ class ToolStage:
         """The text has ended: give back what was held and close what is open.
 
         `cut`: a stop string or a limit of tokens ended it, so that a value that is open stays unfinished. `stop`: that
-        string, which the text lacks; one that is the next closing tag of a call counts as if it stood there.
+        string, which the text lacks; one that is the next closing tags of a call counts as if it stood there.
         """
         stop = stop.strip()
         events = self._run(self._buffer + stop, final=False) if self._closes(stop) else []
@@ -198,7 +201,7 @@ class ToolStage:
     def _header(self, text: str, start: int, at: int) -> Header | int:
         """The call that begins at `at` in content, or NO, or MORE."""
         begins_line = self._begins_line(text, start, at)
-        strict = self._strict(text, at) if begins_line else NO
+        strict = strict_header(text, at, self._declared) if begins_line else NO
         if isinstance(strict, Header) or self._thinking:
             return strict
         self._read_markdown(text, start, at)
@@ -208,10 +211,6 @@ class ToolStage:
             return NO
         loose = loose_header(text, at, self._declared)
         return MORE if loose == NO and strict == MORE else loose
-
-    def _strict(self, text: str, at: int) -> Header | int:
-        end = call_header(text, at, self._declared)
-        return Header(text[at + len(CALL_HEADER) : end - 1], "", end) if end > 0 else end
 
     def _read_markdown(self, text: str, start: int, at: int) -> None:
         """Show the content before `at` to `_markdown`, each character once."""
@@ -232,13 +231,14 @@ class ToolStage:
     def _body(self, text: str, start: int, final: bool) -> int | None:
         """Inside a call, where a parameter or the end of the function may come."""
         at = after_space(text, start)
-        parameter = named_tag(text, at, PARAMETER_OPEN)
-        if parameter > 0:
-            self._out.arguments.open(text[at + len(PARAMETER_OPEN) : parameter - 1])
-            plain = self._out.arguments.plain
-            self._known = self._known._replace(plain=plain, quoted=0, quoted_parameters=0, parameters=0, functions=0)
-            self._state, self._skip_newline = _VALUE, True
-            return parameter
+        arguments = self._out.arguments
+        parameter = parameter_tag(text, at, arguments.declared - arguments.given, final)
+        if isinstance(parameter, Parameter):
+            arguments.open(parameter.name)
+            arguments.add(parameter.begun)
+            self._known = Known(self._declared, arguments.declared, arguments.given, arguments.plain)
+            self._state, self._skip_newline = _VALUE, not parameter.begun
+            return parameter.end
         tag = closer(text, at)
         if tag:
             self._skip_newline = True
@@ -248,7 +248,7 @@ class ToolStage:
         if at == len(text) or parameter == MORE or is_cut_closer(text, at):
             self._wait(text, start, final)
             return None
-        strict = self._strict(text, at)
+        strict = strict_header(text, at, self._declared)
         header = strict if isinstance(strict, Header) else loose_header(text, at, self._declared)
         if isinstance(header, Header):
             self._close(_TEXT)
@@ -361,12 +361,11 @@ class ToolStage:
         return text[at - 1] == "\n" if at > start else self._line_start
 
     def _closes(self, stop: str) -> bool:
-        """Whether a stop string is a closing tag that may come here."""
-        if stop not in CLOSERS or self._state not in (_BODY, _VALUE, _TAIL):
+        """Whether a stop string is closing tags that may come here."""
+        if not _CLOSING.fullmatch(stop) or self._state not in (_BODY, _VALUE, _TAIL) or self._known.quoted:
             return False
-        if self._state != _VALUE or stop == PARAMETER_CLOSE:
-            return not self._known.quoted
-        return not self._known.quoted and (self._buffer.endswith("\n") or (not self._buffer and self._line_start))
+        begins_line = self._buffer.endswith("\n") or (not self._buffer and self._line_start)
+        return self._state != _VALUE or stop.startswith(PARAMETER_CLOSE) or begins_line
 
     def _hold(self, text: str, start: int, at: int) -> None:
         """Pass on the text before `at`, and put the rest into the buffer with what before it may be markup: a newline,
@@ -386,8 +385,7 @@ class ToolStage:
 
     def _start(self, name: str) -> None:
         self._out.start(name)
-        arguments = self._out.arguments
-        self._known = Known(self._declared, arguments.declared, arguments.given)
+        self._known = Known(self._declared, frozenset(), frozenset())
         self._go(_BODY)
 
     def _close(self, state: int) -> None:

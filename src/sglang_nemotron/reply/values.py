@@ -80,8 +80,8 @@ def literal(text: str, wanted: ValueType) -> str | None:
 
     An enumerated text is itself. Where a string is allowed too, only exact JSON (`12`, `true`, `null`, `{...}`) and
     Python's words (`ValueType.words`) are taken for something else. Where it is not, surrounding space, words in any
-    case, `+1`, `.5` and Python's spelling of lists and dicts are accepted. Nothing at all is null where no text can be
-    empty.
+    case, `+1`, `.5`, Python's spelling of lists and dicts, and any of these within a JSON string are accepted. Nothing
+    at all is null where no text can be empty.
     """
     if wanted.members is not None:
         found = _member(text, wanted.members)
@@ -93,10 +93,27 @@ def literal(text: str, wanted: ValueType) -> str | None:
         return "null"
     strict = "string" in wanted.types
     bare = text if strict else text.strip()
-    found = _word(bare, wanted, strict) or _numeral(bare, wanted.types, strict) or _container(bare, wanted.types)
+    found = _plain(bare, wanted, strict)
     if found is None and strict:
         return encode_basestring(text)
-    return found
+    # a value that was written as JSON twice
+    return _plain(_unquoted(bare).strip(), wanted, strict) if found is None else found
+
+
+def _plain(text: str, wanted: ValueType, strict: bool) -> str | None:
+    """A text as something else than a string."""
+    return _word(text, wanted, strict) or _numeral(text, wanted.types, strict) or _container(text, wanted.types)
+
+
+def _unquoted(text: str) -> str:
+    """What a JSON string says; a text that is none says nothing."""
+    if not text.startswith('"'):
+        return ""
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return ""
+    return said if isinstance(said, str) else ""
 
 
 def leaves_out(text: str, wanted: ValueType) -> bool:

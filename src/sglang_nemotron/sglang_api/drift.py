@@ -53,7 +53,9 @@ FIELDS: dict[str, tuple[str, ...]] = {
     f"{_MANAGER}:TokenizerManager": (
         *("mm_processor", "model_config", "context_len", "num_reserved_tokens", "tokenizer", "generate_request"),
     ),
-    f"{_CHAT}:OpenAIServingChat": ("tokenizer_manager", "template_manager", "reasoning_parser", "tool_call_parser"),
+    f"{_CHAT}:OpenAIServingChat": (
+        *("tokenizer_manager", "template_manager", "reasoning_parser", "tool_call_parser", "_effective_tools"),
+    ),
     "sglang.srt.managers.io_struct:GenerateReqInput": (
         *("text", "input_ids", "sampling_params", "image_data", "video_data", "audio_data", "mm_processor_kwargs"),
         *("use_audio_in_video", "video_config", "images_config", "contains_mm_input", "top_logprobs_num"),

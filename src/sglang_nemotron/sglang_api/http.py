@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sglang.srt.constrained.json_schema_validation import validate_xgrammar_json_schema
 from sglang.srt.entrypoints.anthropic.protocol import AnthropicMessagesRequest
 from sglang.srt.entrypoints.openai.protocol import MessageProcessingResult
 from sglang.srt.entrypoints.openai.serving_chat import OpenAIServingChat
@@ -13,6 +14,7 @@ from sglang.srt.function_call.utils import normalize_json_schema_types
 from sglang.srt.managers.io_struct import GenerateReqInput
 from sglang.srt.managers.tokenizer_manager import TokenizerManager
 from sglang.srt.parser.jinja_template_utils import process_content_for_template_format
+from sglang.srt.runtime_context import get_exec, get_serving
 
 __all__ = [
     "AnthropicMessagesRequest",
@@ -22,6 +24,9 @@ __all__ = [
     "OpenAIServingResponses",
     "ResponsesError",
     "TokenizerManager",
+    "get_exec",
+    "get_serving",
     "normalize_json_schema_types",
     "process_content_for_template_format",
+    "validate_xgrammar_json_schema",
 ]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sglang_nemotron.host.door import Door
+from sglang_nemotron.host.http.answer_format import fit_format
 from sglang_nemotron.host.http.stop_requests import take_stops
 from sglang_nemotron.host.parsers import PARSERS
 from sglang_nemotron.host.reply_flags import BUDGET, PARSER, TOOLS, prompt_tail, serves_ours
@@ -50,7 +51,8 @@ def _process_messages(original: Callable[..., Any]) -> Callable[..., Any]:
         result = original(self, request, *args, **kwargs)
         apart = self.reasoning_parser == PARSER and request.separate_reasoning
         text = prompt_tail(result.prompt_ids or result.prompt, self.tokenizer_manager.tokenizer)
-        tail = PromptTail(text, reasoning_apart=apart, one_call=request.parallel_tool_calls is False)
+        answers = fit_format(self, request, result, text, schema_elsewhere=kwargs.get("output_constrained") is True)
+        tail = PromptTail(text, reasoning_apart=apart, one_call=request.parallel_tool_calls is False, answers=answers)
         request._response_parser_prefix = tail
         setattr(result, _TAIL, tail)
         if self.reasoning_parser == PARSER:
