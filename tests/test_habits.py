@@ -312,7 +312,8 @@ def test_readme_says_the_tested_window() -> None:
     first, last = SUPPORTED_SGLANG
     window = first if first == last else f"{first} to {last}"
     text = (ROOT / "README.md").read_text()
-    assert f"needs Python 3.11 or 3.12 on Linux and SGLang {window};" in text
+    assert f"Needs Python 3.11 or 3.12 on Linux and SGLang {window};" in text
+    text = (ROOT / "docs" / "numbers.md").read_text()
     assert ("One SGLang release was tested: " + first in text) == (first == last)
     (least,) = (word for word in PYPROJECT["project"]["dependencies"] if word.startswith("sglang"))
     assert least == f"sglang>={first}"

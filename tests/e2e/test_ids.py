@@ -13,9 +13,10 @@ from sglang_nemotron.cli.demo_media import photo
 from sglang_nemotron.cli.demo_omni import PHOTO_TOKENS, _data_uri
 from sglang_nemotron.cli.server import ServerProcess
 from support.hub import TEXT_IDS, hub
-from support.serving import MAIN, OMNI, Served, Servers, post
+from support.serving import MAIN, OMNI, TEXT_EXAMPLES, Served, Servers, post
 from support.waiting import NET_S
 
+README = Path(__file__).parents[2] / "README.md"
 HEADERS = re.compile(r"checkpoint: \d+ tensors as the config says")
 
 
@@ -37,6 +38,32 @@ def assert_like_a_folder(server: ServerProcess, served: Served) -> None:
 def test_text(server: ServerProcess) -> None:
     assert_like_a_folder(server, MAIN)
     assert chat(server)["completion_tokens"] == 4
+
+
+@pytest.mark.server
+def test_the_readmes_question_and_answer(server: ServerProcess) -> None:
+    """The `curl` of its first screen gets the answer that stands below it, but for chance, time and words."""
+    text = README.read_text()
+    asked = re.search(r"^curl http://127.0.0.1:30000(/\S+) -H '[^']+' -d '(.+?)'$", text, re.M | re.S)
+    promised = json.loads(re.search(r"```json\n(.+?)```", text, re.S)[1])
+    status, said = post(server.url, asked[1], json.loads(asked[2]))
+    answer = json.loads(said)
+    assert status == 200, said
+    assert shape(promised["choices"][0]) == shape(answer["choices"][0])
+    assert promised["usage"].items() <= answer["usage"].items() and promised.keys() <= answer.keys()
+    assert promised["model"] == answer["model"] == MAIN.name
+
+
+def shape(value: object) -> object:
+    """Words and texts become their type."""
+    if isinstance(value, dict):
+        return {name: shape(part) for name, part in value.items() if name != "content"} | {"content": str}
+    return value
+
+
+def test_the_readmes_command() -> None:
+    command = re.search(r"^sglang serve (.+?[^\\])$", README.read_text(), re.M | re.S)[1].replace("\\\n", " ")
+    assert command.split() == ["--model-path", MAIN.name, *TEXT_EXAMPLES.args]
 
 
 @pytest.mark.server(OMNI)
