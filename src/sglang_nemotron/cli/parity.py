@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import shlex
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sglang_nemotron.cli.console import Bar, fail, show, table
 from sglang_nemotron.cli.server import ServerFailed, ServerProcess
 from sglang_nemotron.config import hub
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from sglang_nemotron.parity.compare import Difference
     from sglang_nemotron.parity.reference import Reference
 
+_PROGRAM = "sglang-nemotron parity"
 MODES = ("alone", "concurrent", "radix")
 # of float32: what two correct float32 programs differ by on these models, with room for the order of sums
 TOLERANCE = 2e-5
@@ -119,8 +121,11 @@ def run(args: argparse.Namespace) -> int:
                     return _run(args, Client(server.url, new_tokens=args.new_tokens))
                 except ServerError as error:
                     raise ServerError(f"{error}\nlast lines of the server's log:\n{server.log_tail()}") from error
-    except (ValueError, OSError, ServerFailed, ServerError) as error:
-        print(f"parity: {error}", file=sys.stderr)
+    except (ServerFailed, ServerError) as error:
+        fail(_PROGRAM, error, "look at the server's own lines, or `sglang-nemotron doctor`")
+        return 2
+    except (ValueError, OSError) as error:
+        fail(_PROGRAM, error, f"`{_PROGRAM} --help` says what it takes")
         return 2
 
 
@@ -162,7 +167,9 @@ def _run(args: argparse.Namespace, client: Client) -> int:
         groups[mode] = [compare.compare(mode, answer, reference.scores) for answer in answers]
         if dtype == "float32":
             groups[mode] = beside_the_truth(groups[mode], args.tolerance, exact)
-        print(report.table(mode, groups[mode]) + "\n", flush=True)
+        print(report.headline(mode, groups[mode]))
+        show(table(None, report.COLUMNS, report.rows(groups[mode])))
+        print(flush=True)
     everything = [difference for group in groups.values() for difference in group]
     total = compare.verdict(everything)
     outcome: dict[str, Any] = {"served_dtype": dtype, **asdict(total)}
@@ -213,7 +220,10 @@ def _answers(
     }
     answers = {}
     for mode in args.modes.split(","):
-        answers[mode] = calls[mode](_Ticker(mode))
+        total = len(asked) * modes.ANSWERS[mode]
+        with Bar(mode) as bar:
+            done = itertools.count(1)
+            answers[mode] = calls[mode](lambda bar=bar, done=done, total=total: bar(next(done), total))
     return answers
 
 
@@ -250,21 +260,6 @@ def _float32_line(total: Any, tolerance: float) -> str:
         f"{total.disagreements} greedy tokens differ of {total.greedy_positions - total.excluded}; "
         f"{total.excluded} of {total.greedy_positions} excluded, allowed fewer than 1 %"
     )
-
-
-class _Ticker:
-    """Says how far a mode has come, at most every three seconds."""
-
-    def __init__(self, mode: str) -> None:
-        self._mode = mode
-        self._count = 0
-        self._last = time.monotonic()
-
-    def __call__(self) -> None:
-        self._count += 1
-        if time.monotonic() - self._last >= 3:
-            self._last = time.monotonic()
-            _say(f"{self._mode}: {self._count} answers")
 
 
 def _say(text: str) -> None:
