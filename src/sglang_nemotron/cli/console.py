@@ -64,7 +64,15 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any
     """Aligned columns without lines between them; a name after a `>` is of numbers, and stands to the right."""
     from rich.table import Table
 
-    drawn = Table(title=title, title_justify="left", title_style="", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    drawn = Table(
+        title=title,
+        title_justify="left",
+        title_style="",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        show_header=any(columns),
+    )
     for column in columns:
         drawn.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
     for row in rows:
@@ -74,7 +82,10 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any
 
 def show(drawn: Any) -> None:
     """Prints a table, or whatever rich can draw, on stdout."""
-    console().print(drawn)
+    if sys.stdout.isatty():
+        console().print(drawn)
+    else:
+        print(as_text(drawn))
     sys.stdout.flush()
 
 
@@ -82,7 +93,8 @@ def as_text(drawn: Table) -> str:
     """A table as a pipe gets it."""
     stream = io.StringIO()
     console(stream).print(drawn)
-    return stream.getvalue()
+    # rich fills the last column
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
 class Bar:

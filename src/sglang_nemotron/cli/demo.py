@@ -11,7 +11,6 @@ import json
 import re
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS, CheckpointSpe
 from sglang_nemotron.cli.console import fail
 from sglang_nemotron.cli.demo_omni import omni_requests
 from sglang_nemotron.cli.demo_requests import DemoFailed, Row, all_requests
-from sglang_nemotron.cli.server import ServerFailed, ServerProcess
+from sglang_nemotron.cli.server import ServerFailed, ServerProcess, is_taken
 from sglang_nemotron.family import OMNI, TEXT
 from sglang_nemotron.media import libraries
 
@@ -134,7 +133,7 @@ def _play(act: _Act, folder: Path, port: int | None, *, first: bool) -> None:
 
     from sglang_nemotron.checkpoint.writer import write_checkpoint
 
-    if port is not None and _is_taken(port):
+    if port is not None and is_taken(port):
         raise ValueError(f"port {port} is in use\n  remedy: choose another with --port, or none for a free one")
     checkpoint, log, spec = act.checkpoint(folder), act.log(folder), act.spec
     print(f"{'' if first else chr(10)}{act.name}\n")
@@ -153,16 +152,6 @@ def _play(act: _Act, folder: Path, port: int | None, *, first: bool) -> None:
             state = "" if server.returncode is None else f"; the server ended with exit code {server.returncode}"
             tail = f"last lines of the server's log:\n{server.log_tail()}"
             raise DemoFailed(f"{type(error).__name__}: {error}{state}\n{tail}") from error
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False
 
 
 def _show_requests(client: OpenAI, requests: Requests) -> None:

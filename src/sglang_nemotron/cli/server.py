@@ -226,6 +226,17 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def is_taken(port: int) -> bool:
+    """Whether something listens on this port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
 def _serve() -> list[str]:
     """The `sglang` of this very Python, whatever PATH says."""
     script = Path(sys.executable).parent / "sglang"

@@ -97,6 +97,7 @@ def is_id(model: str | Path) -> bool:
 
 def why_not(error: BaseException, model: str | Path, revision: str | None = None) -> str | None:
     """Why a model could not be fetched, and the remedy: two lines. None if the error is about something else."""
+    from httpx import TransportError
     from huggingface_hub import constants, errors
 
     chain = list(_chain(error))
@@ -127,7 +128,7 @@ def why_not(error: BaseException, model: str | Path, revision: str | None = None
     elif has(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) and constants.HF_HUB_OFFLINE:
         said = f"{model}{at} is not in the cache, and HF_HUB_OFFLINE is set"
         remedy = f"unset it, or with a network {fetch_first(model, revision)}"
-    elif has(errors.LocalEntryNotFoundError, ConnectionError):
+    elif has(errors.LocalEntryNotFoundError, ConnectionError, TransportError):
         said = f"{model}{at} is not in the cache, and {constants.ENDPOINT} does not answer"
         remedy = f"with a network {fetch_first(model, revision)}"
     elif has(errors.HFValidationError):
