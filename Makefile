@@ -58,5 +58,5 @@ lock: ## write the lock files anew with the newest releases that fit (needs uv)
 	sh requirements/lock.sh
 
 clean: ## remove .venv and everything that was made here
-	rm -rf $(VENV) .demo .checkpoints .contract dist build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .demo .checkpoints .contract .release dist build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

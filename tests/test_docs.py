@@ -7,12 +7,17 @@ import ast
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sglang_nemotron import cli
+from sglang_nemotron.checkpoint.quant_layout import layer_algorithms
+from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS
+from sglang_nemotron.checkpoint.writer import all_tensors, stored_tensors
 from sglang_nemotron.prompt.options import _TOP, _VARIABLES, ENVIRONMENT, SETTABLE, SETTINGS, MediaLimits
+from support.hub import OMNI_IDS, TEXT_IDS
 from support.waiting import NET_S
 
 ROOT = Path(__file__).parents[1]
@@ -99,6 +104,33 @@ def test_commands_exist(doc: Path):
     assert commands(doc.read_text()) <= set(cli.COMMANDS)
 
 
+def test_readme_is_short_and_begins_with_what_a_user_does():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 130
+    first = "\n".join(lines[:45])
+    assert all(words in first for words in ("pip install", "sglang serve --model-path nvidia/", "curl ", '"choices"'))
+    (table,) = re.findall(r"(?:^\| .*\n)+", first.split('"usage"')[1].replace("|---", "| ---"), re.M)
+    assert 3 <= len(table.splitlines()) - 2 <= 8
+
+
+def test_sizes_of_the_readme_are_those_of_the_files():
+    """Of a checkpoint of the published sizes, whose files the checkpoint room counts."""
+    rows = re.findall(r"^\| one H200 \| `([^`]+)`.*? \| 1 \| ([\d.]+) GiB", (ROOT / "README.md").read_text(), re.M)
+    assert len(rows) == 5
+    for name, gib in rows:
+        kind = {"FP8": "fp8", "NVFP4": "mixed"}.get(name.rpartition("-")[2], "none")
+        spec = replace((OMNI_PRESETS if "Omni" in name else PRESETS)["full"], quantization=kind)
+        algorithms = layer_algorithms(spec)
+        stored = (tensor for source in all_tensors(spec) for tensor in stored_tensors(spec, source, algorithms))
+        assert f"{sum(tensor.num_bytes for tensor in stored) / 2**30:.1f}" == gib, name
+
+
+def test_names_of_the_readme_are_published():
+    named = set(re.findall(r"nvidia/([\w.-]+)", (ROOT / "README.md").read_text()))
+    named |= set(re.findall(r"^\| one H200 \| `([^`]+)`", (ROOT / "README.md").read_text(), re.M))
+    assert len(named) == 5 and {f"nvidia/{name}" for name in named} <= {*TEXT_IDS, *OMNI_IDS}
+
+
 def test_readme_names_every_command():
     table = re.findall(r"^\| `sglang-nemotron ([a-z-]+)", (ROOT / "README.md").read_text(), re.M)
     assert sorted(table) == sorted(cli.COMMANDS)
@@ -138,12 +170,10 @@ def test_media_are_documented():
     named = set(re.findall(r"`(SGLANG_NEMOTRON_[A-Z_]+)`", text))
     assert len(named) > 15 and named == media_variables()
     assert [name for names in SETTINGS.values() for name in names if f"`{name}`" not in text] == []
-    readme = (ROOT / "README.md").read_text()
-    assert [name for name in _TOP if f"`{name}`" not in readme] == []
+    assert [name for name in _TOP if f"`{name}`" not in text] == []
     limits = MediaLimits()
-    for page in (text, readme):
-        assert f"1 to {limits.max_video_frames}; -1" in page
-        assert f"{limits.min_image_tokens} to {limits.max_image_tokens}" in page
+    assert f"1 to {limits.max_video_frames}; -1" in text
+    assert f"{limits.min_image_tokens} to {limits.max_image_tokens}" in text
 
 
 def test_budget_names_are_documented():

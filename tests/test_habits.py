@@ -90,12 +90,14 @@ def test_workflows_run_what_anybody_can(path: Path) -> None:
         assert used[0].startswith("actions/checkout@") and all(re.fullmatch(r"actions/[a-z-]+@v\d+", u) for u in used)
 
 
-def test_the_three_workflows_are_there() -> None:
+def test_the_four_workflows_are_there() -> None:
     assert {path.stem: commands(path) for path in WORKFLOWS} == {
         "lint": ["make lint"],
         "tests": ["make test"],
         "contract": ["sh .ci/contract"],
+        "release": ["sh .ci/release"],
     }
+    assert read(GITHUB / "workflows" / "release.yml")["on"]["push"] == {"tags": ["v*"]}
     for name in ("lint", "tests"):
         assert set(read(GITHUB / "workflows" / f"{name}.yml")["on"]) == {"push", "pull_request"}
     ((schedule,),) = (read(GITHUB / "workflows" / "contract.yml")["on"]["schedule"],)
@@ -196,6 +198,35 @@ def test_types_are_for_users_too() -> None:
     assert set(PYPROJECT["tool"]["hatch"]["build"]["targets"]) == {"wheel", "sdist"}
     ignored = ["git", "check-ignore", "--no-index", "src/sglang_nemotron/py.typed"]
     assert subprocess.run(ignored, cwd=ROOT, capture_output=True, timeout=NET_S).returncode == 1
+
+
+def test_the_index_page_is_filled() -> None:
+    project = PYPROJECT["project"]
+    assert project["authors"] and all(author["name"] for author in project["authors"])
+    assert project["urls"] and all(url.startswith("https://") for url in project["urls"].values())
+    wanted = (
+        "Development Status",
+        "Environment",
+        "Intended Audience",
+        "Operating System",
+        "Programming Language",
+        "Topic",
+    )
+    assert [kind for kind in wanted if not any(line.startswith(f"{kind} :: ") for line in CLASSIFIERS)] == []
+    # the licence is said once, as an expression; the index refuses a classifier beside it
+    assert project["license"] == "Apache-2.0" and not any(line.startswith("License") for line in CLASSIFIERS)
+    assert sorted(CLASSIFIERS) == CLASSIFIERS
+    # one place has the version, and the sdist what its wheel is built from
+    assert project["dynamic"] == ["version"] and PYPROJECT["tool"]["hatch"]["version"]["path"].endswith("__init__.py")
+    assert {"/src", "/*.md", "/LICENSE"} <= set(PYPROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"])
+
+
+def test_what_we_import_is_declared() -> None:
+    """What the package imports by itself comes with it, or with SGLang, whose own choice it is."""
+    source = "".join(file.read_text() for file in (ROOT / "src" / "sglang_nemotron" / "cli").rglob("*.py"))
+    assert "from rich" in source and any(word.startswith("rich") for word in PYPROJECT["project"]["dependencies"])
+    for lock in (ROOT / "requirements").glob("lock-*.txt"):
+        assert re.search(r"^rich==", lock.read_text(), re.M)
 
 
 # ---- changelog, versions and tags
@@ -312,7 +343,8 @@ def test_readme_says_the_tested_window() -> None:
     first, last = SUPPORTED_SGLANG
     window = first if first == last else f"{first} to {last}"
     text = (ROOT / "README.md").read_text()
-    assert f"needs Python 3.11 or 3.12 on Linux and SGLang {window};" in text
+    assert f"Needs Python 3.11 or 3.12 on Linux and SGLang {window};" in text
+    text = (ROOT / "docs" / "numbers.md").read_text()
     assert ("One SGLang release was tested: " + first in text) == (first == last)
     (least,) = (word for word in PYPROJECT["project"]["dependencies"] if word.startswith("sglang"))
     assert least == f"sglang>={first}"

@@ -58,7 +58,7 @@ def test_without_the_extra_text_alone_is_shown(monkeypatch: pytest.MonkeyPatch, 
     parser = argparse.ArgumentParser()
     demo.add_arguments(parser)
     assert demo.run(parser.parse_args(["--only", "omni"])) == 1
-    assert "Omni needs av, librosa: pip install" in capsys.readouterr().err
+    assert "Omni needs av, librosa\n  remedy: pip install" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_found_without_importing_it():

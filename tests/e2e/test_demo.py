@@ -45,7 +45,9 @@ def test_demo_shows_every_request_and_cleans_up(tmp_path: Path):
 def test_demo_whose_server_cannot_start_shows_its_last_lines(tmp_path: Path):
     done = run([*DEMO, "--dir", tmp_path], {**os.environ, "SGLANG_NEMOTRON_CPU_MEMORY_GIB": "plenty"})
     assert done.returncode == 1
-    assert "demo: FAILED: the server ended with exit code" in done.stderr
+    said, remedy = done.stderr.rstrip().splitlines()[-2:]
+    assert said.startswith("sglang-nemotron demo: the server ended with exit code")
+    assert remedy == f"  remedy: look into the server's log, {tmp_path / 'server.log'}"
     assert "SGLANG_NEMOTRON_CPU_MEMORY_GIB='plenty'" in done.stderr.split("last lines of its log:")[1]
     assert (tmp_path / "server.log").is_file()
     assert _servers_of(tmp_path) == []
@@ -58,7 +60,8 @@ def test_demo_on_a_port_in_use_says_so_at_once(tmp_path: Path):
         port = taken.getsockname()[1]
         done = run([*DEMO, "--dir", tmp_path, "--port", port])
     assert done.returncode == 1
-    assert f"port {port} is in use" in done.stderr
+    said = f"sglang-nemotron demo: port {port} is in use\n  remedy: choose another with --port, or none for a free one"
+    assert done.stderr.strip() == said
     assert list(tmp_path.iterdir()) == []
 
 
@@ -84,4 +87,6 @@ def test_demo_that_is_ended_ends_its_server(number: signal.Signals, tmp_path: Pa
     finally:
         demo.kill()
     assert demo.returncode == 128 + number, rest
+    if number == signal.SIGINT:
+        assert list(tmp_path.iterdir()) == []
     assert _servers_of(tmp_path) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,18 +16,19 @@ import pytest
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.cli.server import ServerProcess
 from support.children import run
-from support.serving import MAIN, Servers
+from support.serving import MAIN, OFFLINE, Servers
 
 PARITY = [sys.executable, "-m", "sglang_nemotron", "parity"]
 
 
-def _run(*args: object) -> subprocess.CompletedProcess[str]:
-    return run([*PARITY, *args])
+def _run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
+    return run([*PARITY, *args], {**os.environ, **env})
 
 
 @pytest.mark.server
 def test_against_a_running_server(server: ServerProcess, servers: Servers, tmp_path: Path):
-    done = _run(servers.checkpoint(MAIN.checkpoint), "--url", server.url, "--json", tmp_path / "out.json")
+    cache = servers.cached(MAIN)
+    done = _run(MAIN.name, "--url", server.url, "--json", tmp_path / "out.json", HF_HUB_CACHE=cache, **OFFLINE)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.rstrip().endswith("PASS")
     raw = json.loads((tmp_path / "out.json").read_text())

@@ -190,7 +190,7 @@ def test_image_grids() -> None:
         if (width, height) == (1280, 720):
             assert (tokens, rows * columns // 4) == (880, 920)
         different.append((their_height // 16, their_width // 16) != (rows, columns))
-    # what README.md says
+    # what docs/faults.md says
     assert round(100 * np.mean(different)) == 64, np.mean(different)
 
 
@@ -206,7 +206,7 @@ def test_video_grids() -> None:
         assert video_grid(width, height, VIDEO_RULE) == (rows, columns)
         their_width, their_height, _ = get_video_target_size_and_feature_size(width, height, 1024, True, 16, 0.5)
         different.append((their_height // 16, their_width // 16) != (rows, columns))
-    # what README.md says
+    # what docs/faults.md says
     assert round(100 * np.mean(different)) == 43, np.mean(different)
 
 

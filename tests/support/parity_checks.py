@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from sglang_nemotron.cli.console import as_text, table
 from sglang_nemotron.parity import report
 from sglang_nemotron.parity.client import Answer
 from sglang_nemotron.parity.compare import Difference, compare, verdict
@@ -56,7 +57,11 @@ def assert_equal(mode: str, answers: Sequence[Answer], golden: Reference, tolera
     if total.greedy_positions < 200:
         assert total.excluded <= 2
         total = replace(total, excluded=0)
-    assert total.passes(tolerance), report.table(mode, [d for d in found if not _fine(d, tolerance)] or found)
+    assert total.passes(tolerance), _told(mode, [d for d in found if not _fine(d, tolerance)] or found)
+
+
+def _told(mode: str, found: list[Difference]) -> str:
+    return report.headline(mode, found) + "\n" + as_text(table(None, report.COLUMNS, report.rows(found)))
 
 
 def _fine(difference: Difference, tolerance: float) -> bool:

@@ -16,11 +16,13 @@ from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS, CheckpointSpe
 from sglang_nemotron.checkpoint.tower_spec import TOWERS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.cli.server import ServerProcess
+from support.hub import OMNI_IDS, TEXT_IDS, hub
 from support.waiting import NET_S, eventually
 
 # SGLang publishes its gauges when it becomes idle, up to half a minute after; what is still held ten times as long
 # after is a leak
 LEAK_S = 300.0
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
 @dataclass(frozen=True)
@@ -28,19 +30,22 @@ class Served:
     """One server: a checkpoint, flags of `sglang serve` and environment variables (None removes one).
 
     The same value gives the same server within a test session. `--enable-metrics` is always added, for `Usage`.
+    name: an id of the hub, under which the checkpoint lies in a cache and is served from it, without a network.
     """
 
     checkpoint: CheckpointSpec = PRESETS["tiny"]
     args: tuple[str, ...] = ()
     env: tuple[tuple[str, str | None], ...] = ()
+    name: str | None = None
 
     def __str__(self) -> str:
         shape = f"{self.checkpoint.hybrid_override_pattern} {self.checkpoint.quantization}"
         return " ".join([shape, *self.args, *(f"{name}=..." for name, _ in self.env)])
 
 
-# kept for the whole session: what most tests talk to
-MAIN = Served(args=("--dtype", "float32"))
+# kept for the whole session: what most tests talk to. Like the main Omni server it serves an id, as the published
+# commands do; demo, parity and the others serve folders
+MAIN = Served(args=("--dtype", "float32"), name=TEXT_IDS[0])
 
 # a plugin that keeps sampled replies of random weights to words, for tests of what a client sees of one
 WORDY = str(Path(__file__).parents[1] / "e2e" / "wordy")
@@ -57,6 +62,7 @@ OMNI = Served(
     OMNI_PRESETS["tiny"],
     (*_OMNI_ARGS, "--reasoning-parser", "nano_v3", "--tool-call-parser", "qwen3_coder"),
     (("PYTHONPATH", os.pathsep.join([_SPY_PATH, WORDY])),),
+    name=OMNI_IDS[0],
 )
 # states kept in the steps of the published checkpoint
 OMNI_PUBLISHED_CHUNKS = Served(replace(OMNI_PRESETS["tiny"], chunk_size=128), _OMNI_ARGS, _SPY)
@@ -111,6 +117,15 @@ class Servers:
             self._checkpoints[spec] = path
         return self._checkpoints[spec]
 
+    def cached(self, served: Served) -> str:
+        """A cache of the hub that holds this server's checkpoint under its name."""
+        assert served.name is not None
+        cache = self._folder / "hub"
+        with hub() as there:
+            there.models[served.name] = {"main": self.checkpoint(served.checkpoint)}
+            there.download(served.name, cache)
+        return str(cache)
+
     def log_path(self) -> Path:
         """A fresh path for a server's log."""
         self._count += 1
@@ -123,12 +138,13 @@ class Servers:
             return server
         for key in [key for key in self._alive if key != MAIN or key == served]:
             self.stop(key)
+        cached: dict[str, str] = {} if served.name is None else {"HF_HUB_CACHE": self.cached(served), **OFFLINE}
         server = ServerProcess(
-            self.checkpoint(served.checkpoint),
+            served.name or self.checkpoint(served.checkpoint),
             [*served.args, "--enable-metrics"],
             log_path=self.log_path(),
             # threads that spin while they wait make a server ten times slower wherever other work shares its cores
-            env={"OMP_WAIT_POLICY": "PASSIVE", **_with_path_of_this_process(dict(served.env))},
+            env={"OMP_WAIT_POLICY": "PASSIVE", **cached, **_with_path_of_this_process(dict(served.env))},
             time_limit_s=NET_S,
         )
         self._say(f"starting a server: {served}")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 
 from sglang_nemotron import __version__
+from sglang_nemotron.cli.console import Parser
 
 # name -> module; the first line of a module's docstring is its help
 COMMANDS = {
@@ -18,7 +20,7 @@ COMMANDS = {
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="sglang-nemotron",
         description="Tools around serving NVIDIA Nemotron 3 Nano with SGLang. Serving itself is `sglang serve`.",
     )
@@ -41,7 +43,11 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     args = _parser().parse_args(argv)
-    return args.run(args)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        print(f"\nsglang-nemotron {args.command}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

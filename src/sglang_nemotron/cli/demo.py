@@ -11,7 +11,6 @@ import json
 import re
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -22,9 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS, CheckpointSpec
+from sglang_nemotron.cli.console import fail
 from sglang_nemotron.cli.demo_omni import omni_requests
 from sglang_nemotron.cli.demo_requests import DemoFailed, Row, all_requests
-from sglang_nemotron.cli.server import ServerFailed, ServerProcess
+from sglang_nemotron.cli.server import ServerFailed, ServerProcess, is_taken
 from sglang_nemotron.family import OMNI, TEXT
 from sglang_nemotron.media import libraries
 
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--size", choices=("tiny", "toy"), default="tiny", help="of the checkpoint (default: tiny)")
     parser.add_argument("--only", choices=("text", "omni"), help="show one of the two models (default: both)")
-    parser.add_argument("--port", type=int, metavar="N", help="for the server (default: a free one)")
+    parser.add_argument("--port", type=_port, metavar="N", help="for the server (default: a free one)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,17 +87,28 @@ def run(args: argparse.Namespace) -> int:
             for number, act in enumerate(acts):
                 _play(act, folder, args.port, first=number == 0)
     except (ServerFailed, DemoFailed, ValueError, OSError) as failure:
-        print(f"\ndemo: FAILED: {failure}", file=sys.stderr)
         logs = [act.log(folder) for act in acts if act.log(folder).exists()]
-        if logs:
-            print(f"the whole log: {logs[-1]}", file=sys.stderr)
+        remedy = (
+            f"look into the server's log, {logs[-1]}" if logs else "`sglang-nemotron doctor` looks at the installation"
+        )
+        if args.dir is None and not logs:
+            shutil.rmtree(folder)
+        print(file=sys.stderr)
+        fail("sglang-nemotron demo", failure, remedy)
         return 1
     except KeyboardInterrupt:
+        _clean(folder, acts, made_here=args.dir is None, keep=args.keep)
         print("\ndemo: interrupted; the server is stopped", file=sys.stderr)
         return 130
     print(f"\nall as promised, in {time.monotonic() - began:.0f} s; the server is stopped")
     _clean(folder, acts, made_here=args.dir is None, keep=args.keep)
     return 0
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; give a number from 1 to 65535")
+    return int(text)
 
 
 def _acts(size: str, only: str | None) -> list[_Act]:
@@ -108,10 +119,10 @@ def _acts(size: str, only: str | None) -> list[_Act]:
     missing = ", ".join(libraries.missing())
     if not missing:
         return [*acts, _Act("Nemotron 3 Nano Omni", "-omni", OMNI_PRESETS[size], omni_requests)]
-    remedy = f"Omni needs {missing}: pip install 'sglang-nemotron[omni]'"
+    remedy = "pip install 'sglang-nemotron[omni]'"
     if only == "omni":
-        raise ValueError(remedy)
-    print(f"text only, since {remedy}\n")
+        raise ValueError(f"Omni needs {missing}\n  remedy: {remedy}")
+    print(f"text only, since Omni needs {missing}: {remedy}\n")
     return acts
 
 
@@ -122,8 +133,8 @@ def _play(act: _Act, folder: Path, port: int | None, *, first: bool) -> None:
 
     from sglang_nemotron.checkpoint.writer import write_checkpoint
 
-    if port is not None and _is_taken(port):
-        raise ValueError(f"port {port} is in use; choose another with --port, or none for a free one")
+    if port is not None and is_taken(port):
+        raise ValueError(f"port {port} is in use\n  remedy: choose another with --port, or none for a free one")
     checkpoint, log, spec = act.checkpoint(folder), act.log(folder), act.spec
     print(f"{'' if first else chr(10)}{act.name}\n")
     print(f"1. checkpoint: {spec.num_hidden_layers} layers {spec.hybrid_override_pattern}, {spec.dtype}, {checkpoint}")
@@ -141,16 +152,6 @@ def _play(act: _Act, folder: Path, port: int | None, *, first: bool) -> None:
             state = "" if server.returncode is None else f"; the server ended with exit code {server.returncode}"
             tail = f"last lines of the server's log:\n{server.log_tail()}"
             raise DemoFailed(f"{type(error).__name__}: {error}{state}\n{tail}") from error
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False
 
 
 def _show_requests(client: OpenAI, requests: Requests) -> None:
@@ -192,8 +193,8 @@ def _clean(folder: Path, acts: list[_Act], *, made_here: bool, keep: bool) -> No
         return
     # a folder of the user's: remove what the demo wrote, nothing else
     for act in acts:
-        shutil.rmtree(act.checkpoint(folder))
-        act.log(folder).unlink()
+        shutil.rmtree(act.checkpoint(folder), ignore_errors=True)
+        act.log(folder).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,7 +1,9 @@
-"""Check this installation: Python, torch, SGLang, the GPU, every door with its proof, and what is refused and why.
+"""Check this installation and machine, and with MODEL whether it would start here, and with what.
 
-Exit code 0 if a Nemotron 3 Nano server would start and run here, 1 if it would be refused, or break over a name, a
-field or a signature that this SGLang does not have.
+Python, torch, SGLang, the GPU, every door with its proof, what is refused and why; memory, disk, port and token; what
+text and Omni lack; which published checkpoint fits on which cards. Exit code 0 if what was asked for would start
+(MODEL, else a text model), 1 if it would be refused, or break over a name, a field or a signature that this SGLang
+lacks.
 """
 
 from __future__ import annotations
@@ -12,28 +14,78 @@ import importlib.metadata
 import json
 import logging
 import platform
+import shlex
+import sys
 import time
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sglang_nemotron import KILL_SWITCH, __version__, disabled
+from sglang_nemotron.cli.console import console, show, table
+from sglang_nemotron.cli.doctor_host import examine_host, what_fits
+from sglang_nemotron.cli.doctor_model import examine_model, faults_of
+from sglang_nemotron.cli.doctor_model import lines as model_lines
+from sglang_nemotron.media import libraries
 from sglang_nemotron.sglang_api.release import SUPPORTED_SGLANG
+
+# SGLang's own default
+_PORT = 30000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments on `parser`."""
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a checkpoint's folder, or its id")
+    parser.add_argument("--revision", metavar="R", help="of an id: branch, tag or commit (default: main)")
+    parser.add_argument("--port", type=int, metavar="N", help="that a server would take (default: 30000)")
+    parser.add_argument("--serve-args", default="", metavar="'FLAGS'", help="what `sglang serve` would be given beside")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report. Returns 0, or 1 if something is refused."""
     began = time.monotonic()
-    report = examine()
+    with console(sys.stderr).status("looking at SGLang and every door") as status:
+        report = examine()
+        if "device" in report:
+            _look_around(report, args, lambda text: status.update(text))
     report["seconds"] = round(time.monotonic() - began, 1)
     if args.json:
         print(json.dumps(report, indent=2))
     else:
-        print("\n".join(_lines(report)))
+        _print(report)
     return 0 if report["ok"] else 1
+
+
+def _look_around(report: dict[str, Any], args: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """This machine, what text and Omni lack here, and the model that was asked about."""
+    host = report["host"] = examine_host(args.port or _PORT)
+    lacks = [fault["reason"] for fault in report["refused"]]
+    media = [f"not installed: {name}" for name in libraries.missing()]
+    report["text"], report["omni"] = ({"starts": not wrong, "lacks": wrong} for wrong in (lacks, lacks + media))
+    report["published"] = what_fits(report["device"], host["memory_available_gib"])
+    # without either it is the installation that was asked about, which may be serving already
+    if not host["port_free"] and (args.model or args.port):
+        report["refused"].append(_fault("port", f"{host['port']} is in use", "choose another with --port"))
+    if args.model is not None and not lacks:
+        say(f"resolving the arguments of a server of {args.model}")
+        with _hushed():
+            model = report["model"] = examine_model(args.model, args.revision, shlex.split(args.serve_args))
+        for reason, remedy in faults_of(model, host, report["device"]):
+            report["refused"].append(_fault("model", reason, remedy))
+    report["ok"] = not report["refused"]
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Our own warnings come back in the report; SGLang's import chatter is nobody's business here."""
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def examine() -> dict[str, Any]:
@@ -55,13 +107,9 @@ def examine() -> dict[str, Any]:
     if disabled():
         report["refused"].append(_fault("package", f"{KILL_SWITCH} is set", f"unset {KILL_SWITCH}"))
         return report
-    # our own warnings come back in the report; SGLang's import chatter is nobody's business here
-    logging.disable(logging.CRITICAL)
-    try:
+    with _hushed():
         report["device"] = _device()
         _walk(report)
-    finally:
-        logging.disable(logging.NOTSET)
     missing = [group for group, found in report["entry_points"].items() if not found]
     for group in missing:
         report["refused"].append(
@@ -137,18 +185,46 @@ def _fault(door: str, reason: str, remedy: str) -> dict[str, str]:
     return {"door": door, "reason": reason, "remedy": remedy}
 
 
-def _lines(report: dict[str, Any]) -> list[str]:
-    lines = [f"{name:<16} {version or 'not installed'}" for name, version in report["versions"].items()]
+def _print(report: dict[str, Any]) -> None:
+    show(table(None, ("", ""), _facts(report)))
+    if report["doors"]:
+        rows = [("ours" if row["is_ours"] else "NOT OURS", row["name"], row["what"]) for row in report["doors"]]
+        show(table(None, ("served by", "door", "what"), rows))
+    if "published" in report:
+        print()
+        fits = [(row["model"], row["weights_gib"], *_verdicts(row["fits"])) for row in report["published"]]
+        splits = [f"TP {split}" for split in report["published"][0]["fits"]]
+        show(table(None, ("weights alone, of", ">GiB", *splits), fits))
+    for fault in report["refused"]:
+        print(f"\nrefused: {fault['door']}\n  reason: {fault['reason']}\n  remedy: {fault['remedy']}")
+    asked = f"a server of {report['model']['name']}" if "model" in report else "a server of Nemotron 3 Nano"
+    print(f"\n{asked} starts here" if report["ok"] else "\na server would be refused")
+
+
+def _verdicts(fits: dict[int, bool]) -> list[str]:
+    return ["fits" if room else "no" for room in fits.values()]
+
+
+def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:
+    facts = [(name, version or "not installed") for name, version in report["versions"].items()]
     if "sglang_tested" in report:
         first, last = report["tested_sglang"]
         verdict = "tested" if report["sglang_tested"] else f"not tested (the tested window is {first} to {last})"
-        lines.append(f"{'this sglang':<16} {verdict}")
+        facts.append(("this sglang", verdict))
     if "device" in report:
-        lines.append(f"{'device':<16} " + ", ".join(f"{value}" for value in report["device"].values()))
-    lines.append("")
-    for row in report["doors"]:
-        lines.append(f"  {'ours' if row['is_ours'] else 'NOT OURS':<9}{row['name']:<12}{row['what']}")
-    for fault in report["refused"]:
-        lines += ["", f"refused: {fault['door']}", f"  reason: {fault['reason']}", f"  remedy: {fault['remedy']}"]
-    lines += ["", "a server of Nemotron 3 Nano starts here" if report["ok"] else "a server would be refused"]
-    return lines
+        facts.append(("device", ", ".join(f"{value}" for value in report["device"].values())))
+    if host := report.get("host"):
+        cache = f"{host['cache']}, {host['disk_free_gib']} GiB free" + ("" if host["cache_writable"] else ", read-only")
+        token = "a token is set" if host["token"] else "no token (gated or private models need one: HF_TOKEN)"
+        facts += [
+            ("driver", host["driver"] or "none"),
+            ("host memory", f"{host['memory_available_gib']} of {host['memory_gib']} GiB free"),
+            ("cache", cache + (", offline" if host["offline"] else "")),
+            ("hub", token),
+            ("port", f"{host['port']} is {'free' if host['port_free'] else 'in use'}"),
+            *(
+                (kind, "starts" if report[kind]["starts"] else "; ".join(report[kind]["lacks"]))
+                for kind in ("text", "omni")
+            ),
+        ]
+    return facts + (model_lines(report["model"]) if "model" in report else [])

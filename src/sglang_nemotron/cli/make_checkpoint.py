@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -23,6 +22,9 @@ from sglang_nemotron.checkpoint.spec import (
     CheckpointSpec,
 )
 from sglang_nemotron.checkpoint.tower_spec import TEMPLATES, TowerSpec
+from sglang_nemotron.cli.console import Bar, fail
+
+_PROGRAM = "sglang-nemotron make-checkpoint"
 
 _EPILOG = """\
 sizes:
@@ -170,50 +172,46 @@ def _add_tower_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the checkpoint. Returns 0, or 2 after one line on stderr that says what is wrong with the arguments."""
-    # torch is imported here, so that --help stays quick
-    from sglang_nemotron.checkpoint.writer import write_checkpoint
-
+    """Write the checkpoint. Returns 0, or 2 after two lines on stderr: what is wrong, and the remedy."""
     try:
         spec = _spec(args)
         if args.jobs is not None and args.jobs < 1:
             raise ValueError(f"--jobs is {args.jobs}; it must be at least 1")
         began = time.monotonic()
-        meter = _Meter(began)
-        write_checkpoint(spec, args.out, overwrite=args.force, progress=meter, jobs=args.jobs)
-    except (ValueError, OSError) as error:
-        print(f"make-checkpoint: {error}", file=sys.stderr)
+        num_bytes = _write(args, spec)
+    except ValueError as error:
+        fail(_PROGRAM, error, f"`{_PROGRAM} --help` says what each flag takes")
         return 2
+    except OSError as error:
+        fail(_PROGRAM, error, "choose another folder, or see to this one")
+        return 2
+    # rich is imported here for the same reason
+    from rich.filesize import decimal
+
     took = time.monotonic() - began
     print(
         f"wrote {args.out}: {spec.num_hidden_layers} layers {spec.hybrid_override_pattern}, "
         f"{'with towers, ' if spec.towers else ''}{spec.dtype}, "
-        f"quantization {spec.quantization}, seed {spec.seed}, {_size(meter.total)} of weights in {took:.1f} s"
+        f"quantization {spec.quantization}, seed {spec.seed}, {decimal(num_bytes)} of weights in {took:.1f} s"
     )
     return 0
 
 
-class _Meter:
-    """Progress on stderr: at most one line every two seconds, none for what is quicker than that."""
+def _write(args: argparse.Namespace, spec: CheckpointSpec) -> int:
+    """Writes it; bytes of weights."""
+    # torch is imported here, so that --help and mistakes stay quick
+    from sglang_nemotron.checkpoint.writer import write_checkpoint
 
-    def __init__(self, began: float) -> None:
-        self.total = 0
-        self._began = began
-        self._last = began
+    written = 0
+    with Bar(f"writing {args.out}", of_bytes=True) as bar:
 
-    def __call__(self, done: int, total: int) -> None:
-        self.total = total
-        now = time.monotonic()
-        if now - self._last < 2:
-            return
-        self._last = now
-        speed = done / (now - self._began)
-        print(
-            f"  {done / total:6.1%}  {_size(done)} of {_size(total)}, {_size(speed)}/s, "
-            f"{(total - done) / speed:.0f} s to go",
-            file=sys.stderr,
-            flush=True,
-        )
+        def progress(done: int, total: int) -> None:
+            nonlocal written
+            written = total
+            bar(done, total)
+
+        write_checkpoint(spec, args.out, overwrite=args.force, progress=progress, jobs=args.jobs)
+    return written
 
 
 def _spec(args: argparse.Namespace) -> CheckpointSpec:
@@ -232,14 +230,6 @@ def _given(args: argparse.Namespace, kind: type) -> dict[str, Any]:
     """The fields of a spec that the command line sets."""
     found = {field.name: getattr(args, field.name, None) for field in fields(kind)}
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _size(num_bytes: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} GB"
 
 
 def _byte_count(text: str) -> int:

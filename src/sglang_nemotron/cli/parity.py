@@ -1,6 +1,6 @@
 """Compare a server with Hugging Face transformers on one checkpoint, token by token; exit 0 if they agree.
 
-Starts `sglang serve` on DIR (or asks the server at --url), loads the same checkpoint into transformers'
+Starts `sglang serve` on MODEL (or asks the server at --url), loads the same checkpoint into transformers'
 NemotronHForCausalLM in float32, sends both the same prompts, and compares every logprob and every greedy token.
 """
 
@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import shlex
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sglang_nemotron.cli.console import Bar, fail, show, table
 from sglang_nemotron.cli.server import ServerFailed, ServerProcess
+from sglang_nemotron.config import hub
 
 if TYPE_CHECKING:
     from sglang_nemotron.parity.client import Answer, Client
     from sglang_nemotron.parity.compare import Difference
     from sglang_nemotron.parity.reference import Reference
 
+_PROGRAM = "sglang-nemotron parity"
 MODES = ("alone", "concurrent", "radix")
 # of float32: what two correct float32 programs differ by on these models, with room for the order of sums
 TOLERANCE = 2e-5
@@ -54,7 +57,7 @@ what passes:
 examples:
   sglang-nemotron make-checkpoint /tmp/toy && sglang-nemotron parity /tmp/toy
   sglang-nemotron parity /tmp/toy --prompts full --json out.json --server-args='--chunked-prefill-size 64'
-  sglang-nemotron parity MODEL_DIR --url http://127.0.0.1:30000      a server that runs already
+  sglang-nemotron parity nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16 --url http://127.0.0.1:30000  # one that runs
 
 Reading the table: `length` prompt tokens, `cached` of them from the prefix cache, the largest |delta logprob| on prompt
 and on answer, greedy tokens that agree, and positions excluded as unsure. The exit code is 0 if everything passes, 1 if
@@ -67,9 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument(
-        "dir", metavar="DIR", type=Path, help="the checkpoint; transformers needs it in memory, in fp32"
+        "model", metavar="MODEL", help="the checkpoint's folder, or its id; transformers needs it in memory, in fp32"
     )
-    parser.add_argument("--url", help="a server that already serves DIR; without it one is started and stopped")
+    parser.add_argument("--revision", metavar="R", help="of an id: branch, tag or commit (default: main)")
+    parser.add_argument("--url", help="a server that already serves MODEL; without it one is started and stopped")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
@@ -103,9 +107,10 @@ def run(args: argparse.Namespace) -> int:
         if args.url:
             return _run(args, Client(args.url, new_tokens=args.new_tokens))
         with tempfile.TemporaryDirectory(prefix="sglang-nemotron-") as folder:
+            revision = ["--revision", args.revision] if args.revision else []
             server = ServerProcess(
-                args.dir,
-                ["--dtype", args.dtype or "float32", *shlex.split(args.server_args)],
+                args.model,
+                ["--dtype", args.dtype or "float32", *revision, *shlex.split(args.server_args)],
                 log_path=Path(folder) / "server.log",
                 time_limit_s=args.time_limit,
                 progress=lambda stage, seconds: _say(f"server: {stage} ({seconds:.0f} s)"),
@@ -116,8 +121,11 @@ def run(args: argparse.Namespace) -> int:
                     return _run(args, Client(server.url, new_tokens=args.new_tokens))
                 except ServerError as error:
                     raise ServerError(f"{error}\nlast lines of the server's log:\n{server.log_tail()}") from error
-    except (ValueError, OSError, ServerFailed, ServerError) as error:
-        print(f"parity: {error}", file=sys.stderr)
+    except (ServerFailed, ServerError) as error:
+        fail(_PROGRAM, error, "look at the server's own lines, or `sglang-nemotron doctor`")
+        return 2
+    except (ValueError, OSError) as error:
+        fail(_PROGRAM, error, f"`{_PROGRAM} --help` says what it takes")
         return 2
 
 
@@ -130,25 +138,38 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("new_tokens", "max_length"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1")
-    if not (args.dir / "config.json").is_file():
-        raise ValueError(f"{args.dir} has no config.json; give the folder of a checkpoint")
+    if args.url or not hub.is_id(args.model) or hub.is_offline():
+        _folder(args)
+    elif missing := hub.unfetched(hub.local_folder(args.model, args.revision)):
+        _say(f"{args.model}: {missing}; the server that is started here fetches them first")
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    """Where the checkpoint lies that transformers reads; ValueError if it is not here, or not all of it."""
+    folder = hub.config_folder(args.model, args.revision)
+    if hub.is_id(args.model) and (missing := hub.unfetched(folder)):
+        raise ValueError(f"{args.model}: {missing}\n  remedy: {hub.fetch_first(args.model, args.revision)}")
+    return folder
 
 
 def _run(args: argparse.Namespace, client: Client) -> int:
     from sglang_nemotron.parity import compare, report
     from sglang_nemotron.parity.exact import beside_the_truth
 
-    info = client.info()
+    folder, info = _folder(args), client.info()
     dtype = _served_dtype(info, args.dtype)
-    reference = _load(args.dir, "float32")
-    exact = functools.cache(functools.partial(_load_exact, args.dir))
+    reference = _load(folder, "float32")
+    exact = functools.cache(functools.partial(_load_exact, folder))
     groups: dict[str, list[Difference]] = {}
-    for mode, answers in _answers(args, client, info, repeats=1 if dtype == "float32" else _ROUGH_REPEATS).items():
+    repeats = 1 if dtype == "float32" else _ROUGH_REPEATS
+    for mode, answers in _answers(args, folder, client, info, repeats=repeats).items():
         _say(f"transformers reads the {len(answers)} sequences of mode {mode}")
         groups[mode] = [compare.compare(mode, answer, reference.scores) for answer in answers]
         if dtype == "float32":
             groups[mode] = beside_the_truth(groups[mode], args.tolerance, exact)
-        print(report.table(mode, groups[mode]) + "\n", flush=True)
+        print(report.headline(mode, groups[mode]))
+        show(table(None, report.COLUMNS, report.rows(groups[mode])))
+        print(flush=True)
     everything = [difference for group in groups.values() for difference in group]
     total = compare.verdict(everything)
     outcome: dict[str, Any] = {"served_dtype": dtype, **asdict(total)}
@@ -156,7 +177,7 @@ def _run(args: argparse.Namespace, client: Client) -> int:
         passed = total.passes(args.tolerance)
         print(_float32_line(total, args.tolerance))
     else:
-        rough = _load(args.dir, dtype)
+        rough = _load(folder, dtype)
         own = compare.noise(everything, reference.scores, rough.scores)
         outcome |= {"reference_noise": own, "ratio": total.mean / own}
         passed = total.mean <= RATIO * own
@@ -172,14 +193,14 @@ def _run(args: argparse.Namespace, client: Client) -> int:
 
 
 def _answers(
-    args: argparse.Namespace, client: Client, info: dict[str, Any], *, repeats: int
+    args: argparse.Namespace, folder: Path, client: Client, info: dict[str, Any], *, repeats: int
 ) -> dict[str, Sequence[Answer]]:
     """The server's answers in every mode, to `repeats` prompts of each length."""
     from sglang_nemotron.config.decoder import decoder_spec
     from sglang_nemotron.config.layers import MambaSpec
     from sglang_nemotron.parity import modes, prompts
 
-    spec = decoder_spec(json.loads((args.dir / "config.json").read_text()))
+    spec = decoder_spec(json.loads((folder / "config.json").read_text()))
     mamba = spec.find(MambaSpec)
     chunk = info.get("chunked_prefill_size") or 0
     boundaries = prompts.Boundaries(
@@ -199,7 +220,10 @@ def _answers(
     }
     answers = {}
     for mode in args.modes.split(","):
-        answers[mode] = calls[mode](_Ticker(mode))
+        total = len(asked) * modes.ANSWERS[mode]
+        with Bar(mode) as bar:
+            done = itertools.count(1)
+            answers[mode] = calls[mode](lambda bar=bar, done=done, total=total: bar(next(done), total))
     return answers
 
 
@@ -236,21 +260,6 @@ def _float32_line(total: Any, tolerance: float) -> str:
         f"{total.disagreements} greedy tokens differ of {total.greedy_positions - total.excluded}; "
         f"{total.excluded} of {total.greedy_positions} excluded, allowed fewer than 1 %"
     )
-
-
-class _Ticker:
-    """Says how far a mode has come, at most every three seconds."""
-
-    def __init__(self, mode: str) -> None:
-        self._mode = mode
-        self._count = 0
-        self._last = time.monotonic()
-
-    def __call__(self) -> None:
-        self._count += 1
-        if time.monotonic() - self._last >= 3:
-            self._last = time.monotonic()
-            _say(f"{self._mode}: {self._count} answers")
 
 
 def _say(text: str) -> None:

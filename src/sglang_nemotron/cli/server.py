@@ -1,4 +1,4 @@
-"""Runs `sglang serve` for the commands and the tests: a model folder comes in, a URL that answers goes out.
+"""Runs `sglang serve` for the commands and the tests: a model comes in, a URL that answers goes out.
 
 Knows SGLang only as a command line, an HTTP port and a log; it never imports it.
 """
@@ -63,7 +63,7 @@ class ServerProcess:
 
     def __init__(
         self,
-        model_dir: Path,
+        model: Path | str,
         args: Sequence[str] = (),
         *,
         log_path: Path,
@@ -75,7 +75,7 @@ class ServerProcess:
         """Prepares the command; nothing runs before `start`.
 
         Args:
-            model_dir: the checkpoint.
+            model: the checkpoint's folder, or its id of the hub.
             args: flags of `sglang serve`, beside --model-path, --host and --port.
             log_path: file that takes all the server writes; overwritten.
             env: variables to set for the server, or to remove (None).
@@ -85,7 +85,7 @@ class ServerProcess:
         """
         self.log_path = log_path
         self.port = port or free_port()
-        self.command = [*_serve(), "--model-path", str(model_dir), "--host", "127.0.0.1", "--port", str(self.port)]
+        self.command = [*_serve(), "--model-path", str(model), "--host", "127.0.0.1", "--port", str(self.port)]
         self.command += [str(arg) for arg in args]
         self._env = _environment(env or {})
         self._time_limit_s = time_limit_s
@@ -224,6 +224,17 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def is_taken(port: int) -> bool:
+    """Whether something listens on this port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
 
 
 def _serve() -> list[str]:

@@ -18,6 +18,7 @@ import torch
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
 
+from sglang_nemotron.config.hub import local_folder
 from sglang_nemotron.family import IN_MODEL_TYPES, STATE_DTYPES
 
 logger = logging.getLogger(__name__)
@@ -209,7 +210,7 @@ def _limit_memory(server_args: Any) -> None:
         budget = int(float(limit) * 2**30) if limit else int(available * _MEMORY_SHARE)
     except ValueError:
         raise ValueError(f"{MEMORY_LIMIT}={limit!r} is not a number of GiB") from None
-    slot_bytes, token_bytes = _costs(server_args.model_path)
+    slot_bytes, token_bytes = _costs(server_args.model_path, getattr(server_args, "revision", None))
     if server_args.max_running_requests is None:
         server_args.max_running_requests = _MAX_RUNNING
     if server_args.max_mamba_cache_size is None and slot_bytes:
@@ -230,9 +231,11 @@ def _limit_memory(server_args: Any) -> None:
     )
 
 
-def _costs(model_path: str) -> tuple[int, int]:
+def _costs(model_path: str, revision: str | None = None) -> tuple[int, int]:
     """(bytes of a state slot, bytes of a KV token), from the config beside the weights; wide guesses without one."""
-    path = Path(model_path) / "config.json"
+    # SGLang has read the config by now, so that an id's is in the cache
+    folder = local_folder(model_path, revision)
+    path = Path(folder or model_path) / "config.json"
     if not path.is_file():
         return 48 * 2**20, 16 * 2**10
     config = json.loads(path.read_text())

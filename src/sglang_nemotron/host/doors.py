@@ -17,6 +17,7 @@ from sglang_nemotron.host import (
     budgets,
     config_tables,
     ending,
+    fetching,
     packages,
     parsers,
     platform,
@@ -80,6 +81,7 @@ DOORS: tuple[Door, ...] = (
 def open_all() -> None:
     """Opens every door, and proves those whose stage has come; a fault refuses our architectures, nothing else."""
     release.warn_if_untested()
+    fetching.explain()
     engine_here = REGISTRY in sys.modules
     for door in DOORS:
         if _guarded(door, door.open) and (door.stage == "args" or (door.stage == "engine" and engine_here)):

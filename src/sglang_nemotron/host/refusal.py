@@ -121,22 +121,41 @@ def _last_word(kind: type[BaseException], error: BaseException, trace: Traceback
 
 
 def _serves_ours(argv: list[str]) -> bool:
-    path = _model_path(argv)
     try:
-        config = json.loads((Path(path or "") / "config.json").read_text())
+        config = json.loads(_config_file(model_path(argv) or "", flag_value(argv, "--revision")).read_text())
     except (OSError, ValueError):
         return False
     return any(name in ARCHITECTURES for name in config.get("architectures") or ())
 
 
-def _model_path(argv: list[str]) -> str | None:
+def _config_file(model: str, revision: str | None) -> Path:
+    if os.path.isdir(model):
+        return Path(model) / "config.json"
+    # asked here, since whatever else of ours knows the hub's cache may be what is broken
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, "config.json", revision=revision)
+    if not isinstance(found, str):
+        raise FileNotFoundError(model)
+    return Path(found)
+
+
+def flag_value(argv: list[str], *flags: str) -> str | None:
+    """What a command line gives for the first of these flags that it has."""
     for flag, value in zip(argv, argv[1:], strict=False):
-        if flag in ("--model-path", "--model"):
+        if flag in flags:
             return value
-    for word in argv:
-        if word.startswith(("--model-path=", "--model=")):
-            return word.split("=", 1)[1]
-    # `sglang serve PATH`
+    return next((word.split("=", 1)[1] for word in argv if word.startswith(tuple(f"{flag}=" for flag in flags))), None)
+
+
+def model_path(argv: list[str]) -> str | None:
+    """The folder or id that a command line of `sglang serve` names."""
+    named = flag_value(argv, "--model-path", "--model")
+    if named is not None:
+        return named
+    if argv[1:2] == ["serve"] and argv[2:3] and not argv[2].startswith("-"):
+        # `sglang serve MODEL`, after which only flags come
+        return argv[2]
     return next((word for word in argv[1:] if os.path.isdir(word)), None)
 
 

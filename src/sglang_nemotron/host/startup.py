@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sglang_nemotron.config import hub
 from sglang_nemotron.config.decoder import DecoderSpec, check_parallel
 from sglang_nemotron.family import TEXT
 from sglang_nemotron.host import kernels
@@ -115,7 +116,7 @@ def resolve(server_args: Any, hf_config: Any, *, http_app: str) -> dict[str, Any
     assert isinstance(hf_config, NemotronHConfig)
     spec = hf_config.nano_spec
     check_server(view, spec, http_app=http_app)
-    check_checkpoint(spec, view.model_path, view.load_format)
+    check_checkpoint(spec, view.model_path, view.load_format, revision=view.revision, cache=view.download_dir)
     return chosen_kernels(view, kernels.intree_defaults(server_args, hf_config, TEXT))
 
 
@@ -166,25 +167,45 @@ def _check_workers(view: Any, http_app: str) -> None:
         )
 
 
-def check_checkpoint(spec: DecoderSpec, model_path: str, load_format: str, *, omni: OmniSpec | None = None) -> None:
-    """Names, shapes and completeness of a local folder's tensors, from file headers alone; ValueError lists faults.
+def check_checkpoint(
+    spec: DecoderSpec,
+    model: str,
+    load_format: str,
+    *,
+    omni: OmniSpec | None = None,
+    revision: str | None = None,
+    cache: str | None = None,
+) -> None:
+    """Names, shapes and completeness of a model's tensors, from file headers alone; ValueError lists faults.
 
-    `omni`: the whole model's spec, where `spec` is a decoder inside an Omni checkpoint.
+    model: a folder, or an id of the hub, whose snapshot is in `cache` (None: the usual place) or is fetched later.
+    omni: the whole model's spec, where `spec` is a decoder inside an Omni checkpoint.
     """
-    # what else SGLang can load (a hub name, an object store, dummy weights) is checked when the weights arrive
-    folder = Path(model_path)
-    if str(load_format) not in _SAFETENSORS_FORMATS or not folder.is_dir():
+    # what else SGLang can load (an object store, dummy weights) is checked when the weights arrive
+    if str(load_format) not in _SAFETENSORS_FORMATS or not (hub.is_id(model) or Path(model).is_dir()):
         return
+    folder = hub.local_folder(model, revision, cache)
+    if hub.is_id(model) and (missing := hub.unfetched(folder)):
+        if hub.is_offline():
+            remedy = f"unset it, or {hub.fetch_first(model, revision)}"
+            raise ValueError(f"{model}: {missing}, and HF_HUB_OFFLINE is set\n  remedy: {remedy}")
+        logger.info("checkpoint: %s; SGLang fetches them, and the tensors are checked while they load", missing)
+        return
+    assert folder is not None
     if not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin")):
         return
     from sglang_nemotron.decoder.headers import read_headers
 
     began = time.monotonic()
-    headers = read_headers(folder)
+    again = f"\n  remedy: {hub.fetch_first(model, revision)}" if hub.is_id(model) else ""
+    try:
+        headers = read_headers(folder)
+    except ValueError as error:
+        raise ValueError(f"{error}{again}") from None
     try:
         _check_headers(headers, spec, omni)
     except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from None
+        raise ValueError(f"{folder}: {error}{again}") from None
     logger.info(
         "checkpoint: %d tensors as the config says (headers read in %.2f s)", len(headers), time.monotonic() - began
     )

@@ -57,7 +57,14 @@ def resolve(server_args: Any, hf_config: Any, *, http_app: str) -> dict[str, Any
     view = resolving_view(server_args)
     spec = omni_spec_of(hf_config)
     startup.check_server(view, spec.decoder, http_app=http_app, limits=(*OMNI_LIMITS, *LIMITS))
-    startup.check_checkpoint(spec.decoder, view.model_path, view.load_format, omni=spec)
+    startup.check_checkpoint(
+        spec.decoder,
+        view.model_path,
+        view.load_format,
+        omni=spec,
+        revision=view.revision,
+        cache=view.download_dir,
+    )
     _size_cache(server_args, view, spec)
     return defaults_of_text(server_args, hf_config)
 

@@ -11,6 +11,9 @@ CONCURRENT = 10
 # appended to a cached prompt, so that something is left to compute
 _TAIL = 7
 
+# answers to one prompt, by mode
+ANSWERS = {"alone": 1, "concurrent": 1, "radix": 4}
+
 # called after each answer, for progress
 Tick = Callable[[], None]
 

@@ -1,4 +1,4 @@
-"""Turns differences into what a person reads (a table) and what a program reads (plain JSON)."""
+"""Turns differences into what a person reads (a headline, rows of a table) and what a program reads (plain JSON)."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from typing import Any
 
 from sglang_nemotron.parity.compare import Difference, verdict
 
-_HEAD = f"{'length':>7} {'cached':>7} {'prompt max|d|':>14} {'output max|d|':>14} {'greedy':>8} {'unsure':>7}"
+# `>`: numbers, to the right
+COLUMNS = (">length", ">cached", ">prompt max|d|", ">output max|d|", ">greedy", ">unsure")
 
 
-def table(mode: str, differences: Sequence[Difference]) -> str:
-    """One line per prompt, a headline above."""
+def headline(mode: str, differences: Sequence[Difference]) -> str:
+    """One line about all prompts of a mode."""
     v = verdict(differences)
-    lines = [
+    return (
         f"{mode}: {v.answers} prompts, {v.positions} logprobs, max |delta| {v.worst:.1e}, mean {v.mean:.1e}; "
         f"greedy {v.greedy_positions - v.excluded - v.disagreements}/{v.greedy_positions - v.excluded} the same, "
-        f"{v.excluded} excluded",
-        _HEAD,
-    ]
-    lines.extend(_line(d) for d in differences)
-    return "\n".join(lines)
+        f"{v.excluded} excluded"
+    )
 
 
-def _line(d: Difference) -> str:
+def rows(differences: Sequence[Difference]) -> list[tuple[str, ...]]:
+    """One row per prompt, for COLUMNS."""
+    return [_row(difference) for difference in differences]
+
+
+def _row(d: Difference) -> tuple[str, ...]:
     sure = len(d.output) - d.excluded
     prompt = f"{max(d.prompt):.1e}" if d.prompt else "-"
-    return (
-        f"{d.length:>7} {d.answer.cached:>7} {prompt:>14} {max(d.output, default=0.0):>14.1e} "
-        f"{sure - len(d.disagreements):>4}/{sure:<3} {d.excluded:>7}"
-    )
+    greedy = f"{sure - len(d.disagreements)}/{sure}"
+    return (str(d.length), str(d.answer.cached), prompt, f"{max(d.output, default=0.0):.1e}", greedy, str(d.excluded))
 
 
 def raw(differences: Sequence[Difference]) -> list[dict[str, Any]]:

@@ -1,0 +1,110 @@
+"""What the doctor says of a machine and of a model: sizes, what fits where, and what keeps a model from starting."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sglang_nemotron.checkpoint.quant_layout import layer_algorithms
+from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS
+from sglang_nemotron.checkpoint.writer import all_tensors, stored_tensors, write_checkpoint
+from sglang_nemotron.cli import doctor_host, doctor_model
+from sglang_nemotron.cli.server import is_taken
+from support.hub import OMNI_IDS, TEXT_IDS
+
+HOST = {"memory_available_gib": 20.0, "disk_free_gib": 50.0, "cache": "/c", "cache_writable": True}
+CPU = {"kind": "cpu"}
+CARD = {"kind": "cuda", "count": 2, "memory_gib": 40.0}
+
+
+@pytest.mark.parametrize("name", doctor_host.WEIGHTS)
+def test_weights_are_as_the_checkpoint_room_counts_them(name: str) -> None:
+    kind = {"FP8": "fp8", "NVFP4": "mixed"}.get(name.rpartition("-")[2], "none")
+    spec = replace((OMNI_PRESETS if "Omni" in name else PRESETS)["full"], quantization=kind)
+    algorithms = layer_algorithms(spec)
+    stored = (tensor for source in all_tensors(spec) for tensor in stored_tensors(spec, source, algorithms))
+    assert sum(tensor.num_bytes for tensor in stored) == doctor_host.WEIGHTS[name]
+    assert f"nvidia/{name}" in TEXT_IDS + OMNI_IDS
+
+
+def test_what_fits() -> None:
+    rows = {row["model"].rpartition("/")[2]: row["fits"] for row in doctor_host.what_fits(CARD, 0)}
+    assert rows["NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"] == {1: False, 2: True, 4: False, 8: False}
+    assert rows["NVIDIA-Nemotron-3-Nano-30B-A3B-FP8"] == {1: True, 2: True, 4: False, 8: False}
+    # a CPU dequantises
+    on_cpu = [row["fits"][1] for row in doctor_host.what_fits(CPU, 60.0)]
+    assert on_cpu == [True, True, False, False, False]
+
+
+def test_a_port_in_use() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert is_taken(port) and not doctor_host.examine_host(port)["port_free"]
+    assert not is_taken(port)
+
+
+def test_the_host() -> None:
+    found = doctor_host.examine_host(30000)
+    assert 0 < found["memory_available_gib"] <= found["memory_gib"] and found["disk_free_gib"] > 0
+    json.dumps(found)
+
+
+# ---- a model
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    plain = {"name": TEXT_IDS[0], "reason": None, "remedy": None, "to_fetch": None, "weights_gib": 1.0, "chosen": {}}
+    return {**plain, **changes}
+
+
+def test_nothing_against_it() -> None:
+    assert doctor_model.faults_of(report(), HOST, CPU) == []
+    big = report(weights_gib=58.8, chosen={"tp_size": 2})
+    assert doctor_model.faults_of(big, HOST, CARD) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "host", "device", "said"),
+    [
+        ({"reason": "no", "remedy": "yes"}, HOST, CPU, "no"),
+        ({"weights_gib": 30.0}, HOST, CPU, "30.0 GiB of weights, 20.0 GiB is what this host has free"),
+        ({"weights_gib": 58.8}, HOST, CARD, "58.8 GiB of weights, 40.0 GiB is what its cards have"),
+        (
+            {"to_fetch": "x", "weights_gib": None, "chosen": {"tp_size": 2}},
+            HOST,
+            CARD,
+            "58.8 GiB of weights are to be fetched",
+        ),
+        (
+            {"to_fetch": "x", "chosen": {"tp_size": 2}},
+            {**HOST, "disk_free_gib": 99.0, "cache_writable": False},
+            CARD,
+            "/c cannot be written",
+        ),
+    ],
+)
+def test_what_keeps_it_from_starting(changes: dict, host: dict, device: dict, said: str) -> None:
+    ((reason, remedy),) = doctor_model.faults_of(report(**changes), host, device)
+    assert reason.startswith(said) and remedy
+
+
+@pytest.mark.parametrize(
+    ("config", "whose"),
+    [
+        (None, "text"),
+        ({"architectures": ["LlamaForCausalLM"]}, "another family: LlamaForCausalLM"),
+        ({}, "another family: no architecture named"),
+    ],
+)
+def test_whose_it_is(config: dict | None, whose: str, tmp_path: Path) -> None:
+    write_checkpoint(PRESETS["toy"], tmp_path)
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    assert doctor_model._whose(tmp_path) == whose
