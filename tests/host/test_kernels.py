@@ -7,6 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sglang.srt.arg_groups.mamba_hook import handle_mamba_backend
+from sglang.srt.arg_groups.overrides import resolving_view, validate_declarations
+from sglang.srt.server_args import prepare_server_args
 
 from sglang_nemotron.host import kernels
 from sglang_nemotron.state.rounding import ROUNDING
@@ -75,11 +78,23 @@ def test_what_the_user_or_sglang_decides_stays(on: Any, given: dict[str, Any], d
 
 def test_random_rounding_is_ours_from_ampere_on(on: Any) -> None:
     on((8, 0))
-    asked = view(enable_mamba_cache_stochastic_rounding=True, mamba_ssm_dtype="float16")
-    assert kernels.rounding_of_states(asked) == {"enable_mamba_cache_stochastic_rounding": False}
+    asked = prepare_server_args(["--model-path", "none", "--mamba-ssm-dtype", "float16", FLAG])
+    kernels.take_over_rounding(asked, resolving_view(asked))
+    assert not resolving_view(asked).enable_mamba_cache_stochastic_rounding
     assert os.environ[ROUNDING] == "stochastic"
+    # SGLang's own check, which refuses the flag on every card but Blackwell, has nothing left to refuse
+    handle_mamba_backend(asked)
     # a second server of this process that is not asked for it
-    assert kernels.rounding_of_states(view(mamba_ssm_dtype="float16")) == {} and ROUNDING not in os.environ
+    kernels.take_over_rounding(asked, view(mamba_ssm_dtype="float16"))
+    assert ROUNDING not in os.environ
+
+
+def test_what_we_declare_may_be_declared(on: Any) -> None:
+    on((9, 0))
+    server_args = prepare_server_args(["--model-path", "none"])
+    chosen = kernels.runner_of_experts(view(), CUTLASS)
+    validate_declarations(server_args, [("ours", chosen)])
+    assert chosen
 
 
 @pytest.mark.parametrize(
@@ -94,5 +109,5 @@ def test_random_rounding_is_ours_from_ampere_on(on: Any) -> None:
 def test_random_rounding_without_what_it_needs(on: Any, capability: Any, dtype: str | None, said: str) -> None:
     on(capability)
     with pytest.raises(ValueError) as refused:
-        kernels.rounding_of_states(view(enable_mamba_cache_stochastic_rounding=True, mamba_ssm_dtype=dtype))
+        kernels.take_over_rounding(None, view(enable_mamba_cache_stochastic_rounding=True, mamba_ssm_dtype=dtype))
     assert FLAG in str(refused.value) and said in str(refused.value)

@@ -109,6 +109,13 @@ def test_cpu_limits_are_for_the_cpu() -> None:
         startup.check_flags(view, on_cpu=True)
 
 
+def test_limits_of_our_gpu_kernels_are_for_the_gpu() -> None:
+    view = SimpleNamespace(enable_deterministic_inference=True)
+    startup.check_flags(view, on_cpu=True)
+    with pytest.raises(ValueError, match="--enable-deterministic-inference is not supported on a GPU"):
+        startup.check_flags(view, on_cpu=False)
+
+
 def test_untried_flag_warns(caplog: pytest.LogCaptureFixture) -> None:
     startup.check_flags(SimpleNamespace(disaggregation_mode="prefill"), on_cpu=False)
     assert "--disaggregation-mode prefill was never tried" in caplog.text
@@ -123,7 +130,8 @@ def flags_of(text: str, heading: str) -> set[str]:
 
 
 DOCUMENTED = {
-    "Refused everywhere": {limit.flag for limit in startup.LIMITS if not limit.cpu_only},
+    "Refused everywhere": {limit.flag for limit in startup.LIMITS if not limit.cpu_only and not limit.cuda_only},
+    "Refused on a GPU": {limit.flag for limit in startup.LIMITS if limit.cuda_only},
     "Refused on a CPU": {limit.flag for limit in startup.LIMITS if limit.cpu_only},
     "Refused for Omni": {limit.flag for limit in startup_omni.OMNI_LIMITS},
     "Untried": {"--" + name.replace("_", "-") for name, _ in startup.UNTRIED},

@@ -114,6 +114,8 @@ class MoEMixer(nn.Module):
             quant_config=quant_config,
             prefix=f"{prefix}.experts",
             activation="relu2",
+            # the shared expert reads the same hidden states meanwhile, on another stream
+            inplace=False,
             layer_id=layer_id,
             is_gated=False,
             routing_method_type=RoutingMethodType.DeepSeekV3,
@@ -156,6 +158,9 @@ class MoEMixer(nn.Module):
         spec, shared, up_EID = self.spec, self.shared_experts, getattr(self.experts, "w13_weight", None)
         if shared is None or spec.router_num_groups > 1 or self._is_managed or up_EID is None:
             return False
+        both = {linear.weight.dtype for linear in (shared.up_proj, shared.down_proj)}
+        if len(both) > 1 or not self._scales_are_static:
+            return False
         plain = up_EID.dim() == 3 and up_EID.shape[2] == self.gate.weight.shape[1]
         return plain and up_EID.dtype in (self.gate.weight.dtype, torch.float8_e4m3fn) and shared.has_few_rows
 
@@ -180,6 +185,16 @@ class MoEMixer(nn.Module):
         )
         ops.moe_layer(h_TD, layer)
 
+    @functools.cached_property
+    def _scales_are_static(self) -> bool:
+        """Whether FP8 experts come as ModelOpt has them: a scale an expert for weights, one for all for activations."""
+        experts, count = self.experts, self.spec.num_experts
+        if getattr(experts, "w13_weight", None) is None or experts.w13_weight.dtype != torch.float8_e4m3fn:
+            return True
+        wanted = {"w13_input_scale": 1, "w13_weight_scale": count, "w2_input_scale": 1, "w2_weight_scale": count}
+        found = {name: getattr(experts, name, None) for name in wanted}
+        return all(scale is not None and scale.numel() == wanted[name] for name, scale in found.items())
+
     def _float8_scales(self) -> ops.Float8Scales | None:
         experts = self.experts
         if experts.w13_weight.dtype != torch.float8_e4m3fn:
@@ -202,7 +217,8 @@ class MoEMixer(nn.Module):
 
     def _routed(self, x_TD: torch.Tensor) -> torch.Tensor:
         up_EID = getattr(self.experts, "w13_weight", None)
-        case = ops.experts_case(x_TD, up_EID, top_k=self.spec.experts_per_token, managed=self._is_managed)
+        managed = self._is_managed or not self._scales_are_static
+        case = ops.experts_case(x_TD, up_EID, top_k=self.spec.experts_per_token, managed=managed)
         return self._by_layer(x_TD) if choose(case).name == LAYER else self._by_ops(x_TD)
 
     @functools.cached_property

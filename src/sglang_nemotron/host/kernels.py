@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from sglang_nemotron.sglang_api.args import get_platform, override_providers
+from sglang_nemotron.sglang_api.args import declare_resolution, get_platform, override_providers
 from sglang_nemotron.state.rounding import ROUNDING
 
 # SGLang's choice for cards before Blackwell: kernels that are compiled for half an hour at the first start
@@ -46,7 +46,7 @@ def runner_of_experts(view: Any, declared: dict[str, Any]) -> dict[str, Any]:
     return {"moe_runner_backend": _OURS} if least <= _capability() < (10, 0) else {}
 
 
-def rounding_of_states(view: Any) -> dict[str, Any]:
+def take_over_rounding(server_args: Any, view: Any) -> None:
     """`--enable-mamba-cache-stochastic-rounding` means our decode step, which draws on every card from Ampere on.
 
     SGLang's own form needs Blackwell and refuses the flag elsewhere, so it is taken away from SGLang and handed to the
@@ -54,7 +54,7 @@ def rounding_of_states(view: Any) -> dict[str, Any]:
     """
     os.environ.pop(ROUNDING, None)
     if not getattr(view, _STOCHASTIC):
-        return {}
+        return
     flag = "--" + _STOCHASTIC.replace("_", "-")
     if view.mamba_ssm_dtype != "float16":
         raise ValueError(
@@ -64,7 +64,8 @@ def rounding_of_states(view: Any) -> dict[str, Any]:
     if _capability() < (8, 0):
         raise ValueError(f"{flag} needs an NVIDIA GPU of compute capability 8.0 or later; drop the flag")
     os.environ[ROUNDING] = "stochastic"
-    return {_STOCHASTIC: False}
+    # no field that a model may declare, so it is resolved by name; SGLang's own check comes later and reads this
+    declare_resolution(server_args, "sglang-nemotron", **{_STOCHASTIC: False})
 
 
 def _capability() -> tuple[int, int]:

@@ -40,22 +40,24 @@ class Limit:
     given: Callable[[Any], Any]
     why: str
     cpu_only: bool = False
+    cuda_only: bool = False
 
 
-def flag(name: str, why: str, *, unset: Any = None, cpu_only: bool = False) -> Limit:
+def flag(name: str, why: str, *, unset: Any = None, cpu_only: bool = False, cuda_only: bool = False) -> Limit:
     """The limit of a flag by its field in SGLang's arguments; `unset` is its value where the user said nothing."""
 
     def given(view: Any) -> Any:
         value = getattr(view, name, None)
         return None if value in (None, False, unset) or value == [] else value
 
-    return Limit("--" + name.replace("_", "-"), given, why, cpu_only)
+    return Limit("--" + name.replace("_", "-"), given, why, cpu_only, cuda_only)
 
 
 _OVERLAP = "the decoder runs a batch as one; it has no form that interleaves two"
 _SEQUENCE = "a Mamba layer needs every token of a sequence on one rank"
 _STATES = "the Mamba states would be stored in a form that our kernels do not read"
 _KERNEL = "our mixers call their own choice of kernels, so the flag would have no effect"
+_SUMS = "sums of our kernels are cut by the size of the batch, so that a reply may differ by what runs beside it"
 _ALL_EXPERTS = "the CPU form of the experts expects a shard of every expert on every rank"
 
 # docs/support.md holds the same table for readers, with what was tried; tests compare the two
@@ -71,6 +73,7 @@ LIMITS: tuple[Limit, ...] = (
     flag("enable_unified_memory", _STATES),
     flag("enable_linear_replayssm", _STATES),
     flag("mamba_backend", _KERNEL, unset="triton"),
+    flag("enable_deterministic_inference", _SUMS, cuda_only=True),
     flag("cuda_graph_backend_prefill", "a prefill's plan changes from step to step", unset="disabled"),
     flag("enable_nvidia_megakernel", _KERNEL),
     flag("kt_weight_path", "experts in host memory (KTransformers) are not wired to our experts"),
@@ -117,12 +120,8 @@ def resolve(server_args: Any, hf_config: Any, *, http_app: str) -> dict[str, Any
     spec = hf_config.nano_spec
     check_server(view, spec, http_app=http_app)
     check_checkpoint(spec, view.model_path, view.load_format, revision=view.revision, cache=view.download_dir)
-    return chosen_kernels(view, kernels.intree_defaults(server_args, hf_config, TEXT))
-
-
-def chosen_kernels(view: Any, declared: dict[str, Any]) -> dict[str, Any]:
-    """The fields that choose kernels; `declared` is what SGLang's own rules would set. ValueError for a bad flag."""
-    return kernels.runner_of_experts(view, declared) | kernels.rounding_of_states(view)
+    kernels.take_over_rounding(server_args, view)
+    return kernels.runner_of_experts(view, kernels.intree_defaults(server_args, hf_config, TEXT))
 
 
 def check_server(view: Any, spec: DecoderSpec, *, http_app: str, limits: tuple[Limit, ...] = LIMITS) -> None:
@@ -144,9 +143,9 @@ def check_flags(view: Any, *, on_cpu: bool, limits: tuple[Limit, ...] = LIMITS) 
     """ValueError for the first flag that our classes do not serve; a warning for what was never tried."""
     for limit in limits:
         value = limit.given(view)
-        if value is None or (limit.cpu_only and not on_cpu):
+        if value is None or (limit.cpu_only and not on_cpu) or (limit.cuda_only and on_cpu):
             continue
-        where = " on a CPU" if limit.cpu_only else ""
+        where = " on a CPU" if limit.cpu_only else " on a GPU" if limit.cuda_only else ""
         said = limit.flag if value is True else f"{limit.flag} {value}"
         raise ValueError(f"{said} is not supported{where} by sglang-nemotron: {limit.why}; {_INSTEAD}")
     for name, unset in UNTRIED:

@@ -66,6 +66,7 @@ def resolve(server_args: Any, hf_config: Any, *, http_app: str) -> dict[str, Any
         cache=view.download_dir,
     )
     _size_cache(server_args, view, spec)
+    kernels.take_over_rounding(server_args, view)
     return defaults_of_text(server_args, hf_config)
 
 
@@ -89,7 +90,7 @@ def defaults_of_text(server_args: Any, hf_config: Any) -> dict[str, Any]:
         architectures=[_INTREE_OMNI], quantization_config=getattr(hf_config, "quantization_config", None) or {}
     )
     declared = kernels.intree_defaults(server_args, shown, _INTREE_OMNI)
-    ours = startup.chosen_kernels(resolving_view(server_args), declared)
+    ours = kernels.runner_of_experts(resolving_view(server_args), declared)
     if any(kernels.is_intree(provider) for provider in override_providers.get(hf_config.architectures[0], ())):
         return ours
     return declared | ours
