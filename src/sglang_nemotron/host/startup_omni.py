@@ -59,7 +59,7 @@ def resolve(server_args: Any, hf_config: Any, *, http_app: str) -> dict[str, Any
     startup.check_server(view, spec.decoder, http_app=http_app, limits=(*OMNI_LIMITS, *LIMITS))
     startup.check_checkpoint(spec.decoder, view.model_path, view.load_format, omni=spec)
     _size_cache(server_args, view, spec)
-    return defaults_of_text(server_args, hf_config)
+    return defaults_of_text(server_args, hf_config) | startup.chosen_slots(server_args, spec.decoder, hf_config)
 
 
 def check_libraries() -> None:

@@ -145,7 +145,7 @@ class NemotronHForCausalLM(nn.Module):
             ssm_dtype=str(params.dtype.temporal),
             kv_dtype=str(kv_dtype),
         )
-        pool = PoolView(req_to_token_pool, layout, kv_dtype)
+        pool = PoolView(req_to_token_pool, layout, kv_pool)
         ranks = self.ranks
         self._rounding = state_rounding(pool.ssm_LSHPN, rank=ranks.mixer_tp_rank, num_ranks=ranks.mixer_tp_size)
         return pool
