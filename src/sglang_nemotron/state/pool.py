@@ -86,7 +86,7 @@ class PoolView:
 
 def _check_kv(kv_pool: Any, layout: StateLayout, pools: Pools) -> bool:
     """Whether the bytes of the KV pool could be compared; fails if they differ from the layout's."""
-    full = getattr(kv_pool, "full_kv_pool", None)
+    full: Any = getattr(kv_pool, "full_kv_pool", None)
     plain = getattr(full, "kv_cache_layout", None) == "nhd" and not getattr(full, "is_quantized_kv_cache", False)
     # a pool that is sized again after CUDA graphs were captured reserves addresses, not memory
     if not plain or getattr(full, "post_capture_active", False):
