@@ -267,7 +267,7 @@ RULES: dict[Callable[[Path], list[str]], list[tuple[str, str]]] = {
         ("ops/router_reference.py", "import triton\n"),
         ("checkpoint/values.py", "from sglang.srt import utils\n"),
         ("state/layout.py", "from sglang_nemotron.sglang_api import args\n"),
-        ("state/capacity.py", "import torch\n"),
+        ("state/capacity.py", "import triton\n"),
     ],
     differing_twins: [
         ("ops/router_torch.py", "def extra(x):\n    return x\n"),

@@ -46,6 +46,7 @@ NO_RADIX = few(3, "--disable-radix-cache")
 TP2 = few(9, "--tp", "2")
 PAGED = few(9, "--page-size", "16")
 MIXED = few(9, "--enable-mixed-chunk")
+STAGES = few(30, "--pp-size", "2")
 HALF = Served(args=("--dtype", "bfloat16", "--mamba-ssm-dtype", "float16", "--max-mamba-cache-size", "500"))
 
 # (server, slots a request by its flags)
@@ -112,6 +113,19 @@ def test_what_is_allocated_is_what_was_computed(served: Served, server: ServerPr
     assert ssm == f"{allocated * layout.ssm_bytes_per_slot / 2**30:.2f}"
     keys, values = re.findall(r"KV Cache is allocated.*K size: ([\d.]+) GB, V size: ([\d.]+) GB", log)[0]
     assert keys == values == f"{pools.kv_bytes(layout) / 2 / 2**30:.2f}"
+
+
+@pytest.mark.matrix
+@pytest.mark.server(STAGES)
+def test_a_pipeline_stage_keeps_states_of_its_own_layers(server: ServerProcess, client: Client, servers: Servers):
+    prompts = [make_prompt(length, VOCAB_SIZE, seed=4) for length in (5, 70, 200)]
+    golden = reference(servers.checkpoint(STAGES.checkpoint))
+    assert_equal("two stages", client.ask_together(prompts), golden, tolerance=2e-5)
+    kinds = re.findall(r"over (\d+) Mamba layers.*over (\d+) attention layers", server.log_text())
+    layout = _layout(STAGES, servers)
+    assert len(kinds) == 2
+    assert sum(int(mamba) for mamba, _ in kinds) == len(layout.mamba_layers)
+    assert sum(int(attention) for _, attention in kinds) == len(layout.attention_layers)
 
 
 # ---- when slots run out

@@ -200,3 +200,12 @@ def test_other_lengths_are_those_of_the_table() -> None:
             share = share_of_states(whole, Need(3, hint), budget=63.6 * GIB, least_tokens=CONTEXT)
             ours.append(pools_of(whole, 63.6 * GIB, ratio_of(share)).requests(Need(3, tokens)))
         assert said == ours, tokens
+
+
+def test_fewer_slots_run_what_the_text_says() -> None:
+    (said,) = re.findall(r"fp32 states: ([\d,]+) with two slots, ([\d,]+) with one", STATE_DOC.read_text())
+    whole = layout()
+    for slots, count in zip((2, 1), said, strict=True):
+        need = Need(slots, 2048)
+        ours = pools_of(whole, 63.6 * GIB, ratio_of(share_of_states(whole, need))).requests(need)
+        assert int(count.replace(",", "")) == ours
