@@ -11,6 +11,8 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from sglang.srt.arg_groups.overrides import record_foreign_defaults, resolving_view
+from sglang.srt.server_args import prepare_server_args
 
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
@@ -212,6 +214,26 @@ def test_the_platforms_requests_fit_where_there_is_room(toy: Path, monkeypatch: 
     monkeypatch.setenv(cpu.MEMORY_LIMIT, "0.2")
     args = apply(arguments(toy))
     assert args.max_mamba_cache_size >= 3 * args.max_running_requests
+
+
+def test_the_users_split_wins(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As SGLang resolves it, where the field shows a fallback to whoever reads it."""
+    monkeypatch.setenv(cpu.MEMORY_LIMIT, "0.01")
+
+    def sizes(*flags: str) -> tuple[int, int]:
+        server_args = prepare_server_args(["--model-path", str(toy), "--disable-radix-cache", *flags])
+        server_args._raw_input = {"mamba_full_memory_ratio": server_args.mamba_full_memory_ratio}
+        record_foreign_defaults(server_args, "test", cpu.CpuPlatform().apply_server_args_defaults)
+        view = resolving_view(server_args)
+        return view.max_mamba_cache_size, view.max_total_tokens
+
+    even, ours, states = (
+        sizes(*flags) for flags in (["--mamba-full-memory-ratio", "0.9"], [], ["--mamba-full-memory-ratio", "4"])
+    )
+    assert states[0] > even[0] and states[1] < even[1]
+    assert ours not in (even, states)
+    given = sizes("--max-mamba-cache-size", "20")
+    assert given[0] == 20 and given[1] > even[1]
 
 
 def test_few_slots_are_told(toy: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -253,9 +253,13 @@ def _own_sizes(server_args: Any, layout: StateLayout, budget: int, context: int)
     strategy = choices.strategy_of(server_args, layout)
     need = choices.need_of(server_args, strategy, skips=choices.skip_decode_lock(strategy))
     most = server_args.max_running_requests
-    share = share_of_states(layout, need, budget=budget, most_requests=most, least_tokens=context)
-    slots = None
-    if layout.bytes_per_slot:
+    ratio = _given_ratio(server_args)
+    if ratio is None:
+        share = share_of_states(layout, need, budget=budget, most_requests=most, least_tokens=context)
+    else:
+        share = ratio / (1 + ratio)
+    slots = server_args.max_mamba_cache_size
+    if layout.bytes_per_slot and slots is None:
         # the pool has a slot more than it is asked for
         slots = min(_MAX_SLOTS, int(share * budget) // layout.bytes_per_slot - 1)
         if slots < min(_MIN_SLOTS, most * need.slots):
@@ -264,6 +268,11 @@ def _own_sizes(server_args: Any, layout: StateLayout, budget: int, context: int)
         slots = max(slots, _FEWEST_SLOTS)
     states = layout.bytes_per_slot * ((slots or 0) + 1)
     return slots, _bounded(max(budget - states, 0) // max(layout.kv_bytes_per_token, 1))
+
+
+def _given_ratio(server_args: Any) -> float | None:
+    """The user's `--mamba-full-memory-ratio`; the field itself shows SGLang's fallback where there is none."""
+    return (getattr(server_args, "_raw_input", None) or {}).get("mamba_full_memory_ratio")
 
 
 def _bounded(tokens: int) -> int:
