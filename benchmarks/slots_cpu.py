@@ -83,7 +83,7 @@ def measure(
     tokens = int(re.findall(r"max_total_num_tokens=(\d+)", text)[0])
     settings = " ".join(f"{name}={value}" for name, value in env.items() if value is not None)
     return {
-        "command": f"{settings} {shlex.join(server.command)}",
+        "command": f"{settings} sglang serve --model-path MODEL {shlex.join([*FLAGS, *flags])}",
         "slots": slots,
         "kv_tokens": tokens,
         # one slot of padding and no page, as SGLang counts its budget
