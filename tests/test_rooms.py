@@ -39,7 +39,7 @@ ALONE = {
 }
 SAYS_SGLANG = ("sglang_api", "host")
 # imported with SGLang and Triton blocked
-PURE = ("family", "config", "prompt", "media", "reader", "reply", "state.layout", "checkpoint") + (
+PURE = ("family", "config", "prompt", "media", "reader", "reply", "state.layout", "state.capacity", "checkpoint") + (
     # what the main process checks a checkpoint by, before SGLang has loaded its engine
     *("decoder.kinds", "decoder.tensors", "decoder.weights"),
 )
@@ -267,6 +267,7 @@ RULES: dict[Callable[[Path], list[str]], list[tuple[str, str]]] = {
         ("ops/router_reference.py", "import triton\n"),
         ("checkpoint/values.py", "from sglang.srt import utils\n"),
         ("state/layout.py", "from sglang_nemotron.sglang_api import args\n"),
+        ("state/capacity.py", "import triton\n"),
     ],
     differing_twins: [
         ("ops/router_torch.py", "def extra(x):\n    return x\n"),

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -16,13 +12,16 @@ from sglang_nemotron.parity.client import Client
 from sglang_nemotron.parity.prompts import make_prompt, make_prompts
 from support.parity_checks import PREFILL_CHUNK, VOCAB_SIZE, assert_equal, boundary_prompts, no_tick, reference
 from support.serving import MAIN, Served, Servers, running
-from support.waiting import NET_S, eventually
+from support.streams import streams
+from support.waiting import eventually
 
 FLOAT32 = ("--dtype", "float32")
 # chunks within a prompt, and a cache that a dozen requests overrun
 _PRESSED = (
     *("--chunked-prefill-size", str(PREFILL_CHUNK)),
     *("--max-total-tokens", "1300", "--schedule-conservativeness", "0.01"),
+    # a state is kept in the middle of answers, too
+    *("--mamba-track-interval", "16"),
 )
 PRESSED = Served(args=(*FLOAT32, *_PRESSED))
 NO_BUFFER = Served(
@@ -32,6 +31,7 @@ NO_BUFFER = Served(
         *("--chunked-prefill-size", str(PREFILL_CHUNK)),
     )
 )
+TWO_TRACKED = Served(args=(*FLOAT32, "--mamba-radix-cache-strategy", "extra_buffer", *_PRESSED))
 NO_OVERLAP = Served(
     args=(
         *FLOAT32,
@@ -59,6 +59,7 @@ APART = [
 MATRIX = [
     *BUFFERS,
     *APART,
+    pytest.param(TWO_TRACKED, id="extra_buffer and chunked prefill", marks=[pytest.mark.server(TWO_TRACKED)]),
     pytest.param(NO_OVERLAP, id="extra_buffer without overlap", marks=[pytest.mark.server(NO_OVERLAP)]),
     pytest.param(NO_RADIX, id="no radix cache", marks=[pytest.mark.server(NO_RADIX)]),
 ]
@@ -112,36 +113,13 @@ def test_beside_and_after_aborted_streams(client: Client, servers: Servers, serv
     prompts = boundary_prompts(full=False, seed=1)[-10:]
     golden = _golden(servers, MAIN)
     client.flush()
-    with _streams(server.url, 3) as first_pieces:
+    with streams(server.url, 3) as first_pieces:
         assert len(first_pieces) == 3
         beside = client.ask_together(prompts[:6])
         assert eventually(lambda: running(server.url) == 3), "the streams ended by themselves: nothing was aborted"
     assert eventually(lambda: running(server.url) == 0), "the aborted requests still run"
     assert_equal("beside the streams", beside, golden, tolerance=2e-5)
     assert_equal("after the aborts", modes.concurrent(client, prompts, no_tick), golden, tolerance=2e-5)
-
-
-@contextmanager
-def _streams(url: str, count: int) -> Iterator[list[bytes]]:
-    """Long answers of which one piece was read; leaving hangs up."""
-    replies, pieces = [], []
-    for index in range(count):
-        body = {
-            "input_ids": make_prompt(40 + index, VOCAB_SIZE, seed=99),
-            "sampling_params": {"temperature": 0, "max_new_tokens": 3900, "ignore_eos": True},
-            "stream": True,
-        }
-        request = urllib.request.Request(
-            url + "/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        reply = urllib.request.urlopen(request, timeout=NET_S)
-        replies.append(reply)
-        pieces.append(reply.readline())
-    try:
-        yield pieces
-    finally:
-        for reply in replies:
-            reply.close()
 
 
 @pytest.mark.parametrize("served", [TOGETHER, APART[0]])

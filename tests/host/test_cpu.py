@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +11,14 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from sglang.srt.arg_groups.overrides import record_foreign_defaults, resolving_view
+from sglang.srt.server_args import prepare_server_args
 
-from sglang_nemotron.checkpoint.spec import PRESETS
+from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.family import IN_MODEL_TYPES, OMNI_MODEL_TYPES, TEXT_MODEL_TYPES
 from sglang_nemotron.host import cpu, platform
+from sglang_nemotron.state.capacity import Pools
 
 GIB = 2**30
 
@@ -101,6 +105,14 @@ def arguments(toy: Path, **given: Any) -> SimpleNamespace:
         "tp_size": 1,
         "pp_size": 1,
         "dp_size": 1,
+        "attn_dp_size": 1,
+        "dtype": "auto",
+        "mamba_ssm_dtype": None,
+        "context_length": None,
+        "disable_radix_cache": False,
+        "mamba_radix_cache_strategy": "auto",
+        "disable_overlap_schedule": False,
+        "page_size": None,
     }
     return SimpleNamespace(**{**fields, **given})
 
@@ -155,7 +167,7 @@ def test_ranks_share_the_cores(toy: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert os.environ["SGLANG_CPU_OMP_THREADS_BIND"] == "4,5|6,7"
     # more ranks than cores: slow, but served
     monkeypatch.delenv("SGLANG_CPU_OMP_THREADS_BIND")
-    apply(arguments(toy, tp_size=3, pp_size=2))
+    apply(arguments(toy, tp_size=2, pp_size=3))
     assert os.environ["SGLANG_CPU_OMP_THREADS_BIND"] == "4|5|6|7|8|4"
     monkeypatch.setenv("SGLANG_CPU_OMP_THREADS_BIND", "0|1")
     apply(arguments(toy, tp_size=2))
@@ -176,13 +188,66 @@ def test_a_users_thread_count_wins(wanted: str, threads: int, monkeypatch: pytes
     assert said == [threads]
 
 
-def test_memory_limit_bounds_both_caches(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slot_bytes, token_bytes = cpu._costs(str(toy))
-    monkeypatch.setenv(cpu.MEMORY_LIMIT, "0.01")
+@pytest.mark.parametrize("tp_size", [1, 2])
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+@pytest.mark.parametrize("preset", ["toy", "omni"])
+def test_memory_limit_bounds_both_caches(
+    toy: Path, preset: str, dtype: str, tp_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the byte, padding of the states included, and for Omni as for text."""
+    if preset == "omni":
+        toy = tmp_path
+        write_checkpoint(OMNI_PRESETS["toy"], toy)
+    monkeypatch.setenv(cpu.MEMORY_LIMIT, "0.03")
+    args = apply(arguments(toy, tp_size=tp_size, dtype=dtype, context_length=4096))
+    config = json.loads((toy / "config.json").read_text())
+    layout = cpu._own_layout(args, config)
+    assert layout is not None and layout.conv_dtype == ("float32" if dtype == "float32" else "bfloat16")
+    pools = Pools(args.max_mamba_cache_size, args.max_total_tokens, page_size=0)
+    taken = pools.state_bytes(layout) + pools.kv_bytes(layout)
+    assert taken <= 0.03 * GIB / tp_size
+    full = (args.max_mamba_cache_size, args.max_total_tokens) == (512, 262_144)
+    assert full or taken > 0.03 * GIB / tp_size - layout.bytes_per_slot - layout.kv_bytes_per_token
+
+
+def test_the_platforms_requests_fit_where_there_is_room(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cpu.MEMORY_LIMIT, "0.2")
     args = apply(arguments(toy))
-    half = 0.01 * GIB / 2
-    assert args.max_mamba_cache_size * slot_bytes <= half < (args.max_mamba_cache_size + 1) * slot_bytes
-    assert args.max_total_tokens * token_bytes <= half < (args.max_total_tokens + 1) * token_bytes
+    assert args.max_mamba_cache_size >= 3 * args.max_running_requests
+
+
+def test_the_users_split_wins(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As SGLang resolves it, where the field shows a fallback to whoever reads it."""
+    monkeypatch.setenv(cpu.MEMORY_LIMIT, "0.01")
+
+    def sizes(*flags: str) -> tuple[int, int]:
+        server_args = prepare_server_args(["--model-path", str(toy), "--disable-radix-cache", *flags])
+        server_args._raw_input = {"mamba_full_memory_ratio": server_args.mamba_full_memory_ratio}
+        record_foreign_defaults(server_args, "test", cpu.CpuPlatform().apply_server_args_defaults)
+        view = resolving_view(server_args)
+        return view.max_mamba_cache_size, view.max_total_tokens
+
+    even, ours, states = (
+        sizes(*flags) for flags in (["--mamba-full-memory-ratio", "0.9"], [], ["--mamba-full-memory-ratio", "4"])
+    )
+    assert states[0] > even[0] and states[1] < even[1]
+    assert ours not in (even, states)
+    given = sizes("--max-mamba-cache-size", "20")
+    assert given[0] == 20 and given[1] > even[1]
+
+
+def test_few_slots_are_told(toy: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv(cpu.MEMORY_LIMIT, "0.0001")
+    assert apply(arguments(toy)).max_mamba_cache_size == 8
+    assert f"state slots fit 0.0 GiB; raise {cpu.MEMORY_LIMIT}" in caplog.text
+
+
+@pytest.mark.parametrize("config", [None, {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4}])
+def test_models_of_others_get_sizes_too(config: dict[str, Any] | None, tmp_path: Path) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    args = apply(arguments(tmp_path))
+    assert args.max_total_tokens >= 4096 and (args.max_mamba_cache_size is None) == (config is not None)
 
 
 def test_every_model_type_of_ours_is_of_the_family() -> None:

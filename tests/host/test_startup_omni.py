@@ -55,10 +55,11 @@ def resolve(folder: Path, *flags: str) -> Any:
 # ---- tables
 
 
-@pytest.mark.parametrize("flags", [[], ["--mamba-radix-cache-strategy", "extra_buffer"]], ids=["auto", "extra"])
-def test_overlap_runs_with_extra_buffer(toy: Path, proved: None, flags: list[str]) -> None:
-    view = resolve(toy, *flags)
-    assert (view.mamba_radix_cache_strategy, view.disable_overlap_schedule) == ("extra_buffer", False)
+@pytest.mark.parametrize("given", [None, "extra_buffer", "extra_buffer_lazy"])
+def test_overlap_runs_with_extra_buffer(toy: Path, proved: None, given: str | None) -> None:
+    view = resolve(toy, *(["--mamba-radix-cache-strategy", given] if given else []))
+    strategy = given or "extra_buffer_lazy"
+    assert (view.mamba_radix_cache_strategy, view.disable_overlap_schedule) == (strategy, False)
 
 
 def test_without_overlap_no_buffer(toy: Path, proved: None) -> None:
@@ -76,6 +77,8 @@ def test_no_buffer_with_overlap_is_refused(toy: Path, proved: None) -> None:
 def test_tables_without_ours_do_mix_them(toy: Path, proved: None, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = tables.arch_tables._MAMBA_RADIX_CACHE_ARCHS
     monkeypatch.setattr(tables.arch_tables, "_MAMBA_RADIX_CACHE_ARCHS", listed - set(OMNI))
+    # a start of ours chooses a strategy by itself
+    monkeypatch.setattr(startup, "chosen_slots", lambda *_: {})
     view = resolve(toy)
     assert (view.mamba_radix_cache_strategy, view.disable_overlap_schedule) == ("auto", False)
 

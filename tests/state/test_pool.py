@@ -51,18 +51,48 @@ def test_parameters_are_the_layouts(spec, tp_size):
 
 def test_the_view_gives_each_layer_its_own_states(spec):
     layout = layout_of(spec)
-    view = PoolView(pool_of(layout), layout, torch.bfloat16)
+    view = PoolView(pool_of(layout), layout, None)
     conv, ssm = view.slots_of(2)
     ssm.fill_(3)
     assert view.ssm_LSHPN[1].eq(3).all() and view.ssm_LSHPN[0].eq(0).all()
     assert conv.shape == (5, *layout.conv_shape)
 
 
+def kv_pool_of(layout, tokens=100, page=4, **changes):
+    heads, head_dim = layout.kv_shape
+    rows = torch.zeros(tokens + changes.pop("padding", page), heads, head_dim, dtype=torch.bfloat16)
+    full = {"kv_cache_layout": "nhd", "k_buffer": [rows], "v_buffer": [rows.clone()], "post_capture_active": False}
+    full_kv_pool = SimpleNamespace(**full | changes)
+    return SimpleNamespace(size=tokens, page_size=page, dtype=torch.bfloat16, full_kv_pool=full_kv_pool)
+
+
 def test_a_pool_of_another_size_is_caught(spec):
     layout = layout_of(spec)
+    for wrong, of in (
+        (pool_of(layout, conv_dtype=torch.float32), layout),
+        (pool_of(layout), layout_of(spec, tp_size=2)),
+        (pool_of(layout), layout_of(spec, layers=range(0, 2))),
+    ):
+        with pytest.raises(AssertionError):
+            PoolView(wrong, of, None)
+
+
+def test_kv_entries_are_compared_to_the_byte(spec, caplog):
+    caplog.set_level("INFO")
+    layout = layout_of(spec)
+    PoolView(pool_of(layout), layout, kv_pool_of(layout))
+    assert "100 KV tokens and 4 of padding" in caplog.text and "by arithmetic" not in caplog.text
+    for wrong in (kv_pool_of(layout, padding=3), kv_pool_of(layout, k_buffer=[])):
+        with pytest.raises(AssertionError):
+            PoolView(pool_of(layout), layout, wrong)
     with pytest.raises(AssertionError):
-        PoolView(pool_of(layout, conv_dtype=torch.float32), layout, torch.bfloat16)
-    with pytest.raises(AssertionError):
-        PoolView(pool_of(layout), layout_of(spec, tp_size=2), torch.bfloat16)
-    with pytest.raises(AssertionError):
-        PoolView(pool_of(layout), layout_of(spec, layers=range(0, 2)), torch.bfloat16)
+        PoolView(pool_of(layout), layout_of(spec, kv_dtype="float32"), kv_pool_of(layout))
+
+
+@pytest.mark.parametrize("changes", [{"kv_cache_layout": "hnd"}, {"post_capture_active": True}])
+def test_kv_entries_in_another_form_are_told_by_arithmetic(spec, caplog, changes):
+    """What SGLang reserves on CUDA before graphs are captured is not what it has in the end."""
+    caplog.set_level("INFO")
+    layout = layout_of(spec)
+    PoolView(pool_of(layout), layout, kv_pool_of(layout, padding=3, **changes))
+    assert "(by arithmetic)" in caplog.text

@@ -236,6 +236,11 @@ def running(url: str) -> int:
     return sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
 
 
+def json_of(path: Path) -> dict[str, Any]:
+    """A file of a checkpoint."""
+    return json.loads(path.read_text())
+
+
 def post(address: str, path: str, body: dict[str, Any]) -> tuple[int, str]:
     """Status and text of the answer to a JSON body, refusals included."""
     request = urllib.request.Request(address + path, json.dumps(body).encode(), {"Content-Type": "application/json"})

@@ -11,15 +11,19 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
 
+from sglang_nemotron.config.decoder import TEXT_KEYS
 from sglang_nemotron.config.hub import local_folder
 from sglang_nemotron.family import IN_MODEL_TYPES, STATE_DTYPES
+
+if TYPE_CHECKING:
+    from sglang_nemotron.state.layout import StateLayout
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +34,7 @@ _RANKS = "SGLANG_NEMOTRON_CPU_RANKS"
 # of the memory that is free at start, what the caches may take in all when the user sets no limit
 _MEMORY_SHARE = 0.25
 _MAX_TOKENS, _MIN_TOKENS = 262_144, 4_096
-_MAX_SLOTS, _MIN_SLOTS = 512, 32
+_MAX_SLOTS, _MIN_SLOTS, _FEWEST_SLOTS = 512, 32, 8
 _MAX_RUNNING = 32
 _CHUNKED_PREFILL = 4_096
 
@@ -210,18 +214,13 @@ def _limit_memory(server_args: Any) -> None:
         budget = int(float(limit) * 2**30) if limit else int(available * _MEMORY_SHARE)
     except ValueError:
         raise ValueError(f"{MEMORY_LIMIT}={limit!r} is not a number of GiB") from None
-    slot_bytes, token_bytes = _costs(server_args.model_path, getattr(server_args, "revision", None))
     if server_args.max_running_requests is None:
         server_args.max_running_requests = _MAX_RUNNING
-    if server_args.max_mamba_cache_size is None and slot_bytes:
-        slots = min(_MAX_SLOTS, budget // 2 // slot_bytes)
-        if slots < _MIN_SLOTS:
-            # below this no few requests run at once; the user should know rather than wonder
-            logger.warning("CPU platform: %d state slots fit %.1f GiB; raise %s", slots, budget / 2**30, MEMORY_LIMIT)
-        server_args.max_mamba_cache_size = max(slots, 8)
+    slots, tokens = _pool_sizes(server_args, budget)
+    if server_args.max_mamba_cache_size is None and slots is not None:
+        server_args.max_mamba_cache_size = slots
     if server_args.max_total_tokens is None:
-        tokens = min(_MAX_TOKENS, budget // 2 // token_bytes)
-        server_args.max_total_tokens = max(tokens, _MIN_TOKENS)
+        server_args.max_total_tokens = tokens
     logger.info(
         "CPU platform: caches bounded to %.1f GiB (%s sets it): %s tokens, %s state slots",
         budget / 2**30,
@@ -231,33 +230,75 @@ def _limit_memory(server_args: Any) -> None:
     )
 
 
-def _costs(model_path: str, revision: str | None = None) -> tuple[int, int]:
-    """(bytes of a state slot, bytes of a KV token), from the config beside the weights; wide guesses without one."""
+def _pool_sizes(server_args: Any, budget: int) -> tuple[int | None, int]:
+    """(state slots, KV tokens) within `budget` bytes on all ranks together; no slots for a model without states."""
     # SGLang has read the config by now, so that an id's is in the cache
-    folder = local_folder(model_path, revision)
-    path = Path(folder or model_path) / "config.json"
-    if not path.is_file():
-        return 48 * 2**20, 16 * 2**10
-    config = json.loads(path.read_text())
+    folder = local_folder(server_args.model_path, getattr(server_args, "revision", None))
+    path = Path(folder or server_args.model_path) / "config.json"
+    config = json.loads(path.read_text()) if path.is_file() else {}
     # another family's model starts whatever is wrong with what we know of ours
-    if IN_MODEL_TYPES in str(config.get("model_type")).lower() and (ours := _own_costs(config)):
-        return ours
+    if IN_MODEL_TYPES in str(config.get("model_type")).lower() and (layout := _own_layout(server_args, config)):
+        return _own_sizes(server_args, layout, budget // server_args.tp_size, _context(server_args, config))
     heads = config.get("num_key_value_heads") or config.get("num_attention_heads") or 32
     head_dim = config.get("head_dim") or (config.get("hidden_size", 4096) // (config.get("num_attention_heads") or 32))
-    return 0, 2 * 4 * heads * head_dim * config.get("num_hidden_layers", 32)
+    token_bytes = 2 * 4 * heads * head_dim * config.get("num_hidden_layers", 32)
+    if not config:
+        # a name on the hub: wide guesses
+        return max(min(_MAX_SLOTS, budget // 2 // (48 * 2**20)), _FEWEST_SLOTS), _bounded(budget // 2 // 16384)
+    return None, _bounded(budget // 2 // token_bytes)
 
 
-def _own_costs(config: dict[str, Any]) -> tuple[int, int] | None:
-    """`_costs` of a model that we serve, else None."""
+def _own_sizes(server_args: Any, layout: StateLayout, budget: int, context: int) -> tuple[int | None, int]:
+    """`_pool_sizes` of a model that we serve, for one rank."""
+    from sglang_nemotron.host import slots as choices
+    from sglang_nemotron.state.capacity import share_of_states
+
+    strategy = choices.strategy_of(server_args, layout)
+    need = choices.need_of(server_args, strategy, skips=choices.skip_decode_lock(strategy))
+    most = server_args.max_running_requests
+    ratio = _given_ratio(server_args)
+    if ratio is None:
+        share = share_of_states(layout, need, budget=budget, most_requests=most, least_tokens=context)
+    else:
+        share = ratio / (1 + ratio)
+    slots = server_args.max_mamba_cache_size
+    if layout.bytes_per_slot and slots is None:
+        # the pool has a slot more than it is asked for
+        slots = min(_MAX_SLOTS, int(share * budget) // layout.bytes_per_slot - 1)
+        if slots < min(_MIN_SLOTS, most * need.slots):
+            # below this no few requests run at once; the user should know rather than wonder
+            logger.warning("CPU platform: %d state slots fit %.1f GiB; raise %s", slots, budget / 2**30, MEMORY_LIMIT)
+        slots = max(slots, _FEWEST_SLOTS)
+    states = layout.bytes_per_slot * ((slots or 0) + 1)
+    return slots, _bounded(max(budget - states, 0) // max(layout.kv_bytes_per_token, 1))
+
+
+def _given_ratio(server_args: Any) -> float | None:
+    """The user's `--mamba-full-memory-ratio`; the field itself shows SGLang's fallback where there is none."""
+    return (getattr(server_args, "_raw_input", None) or {}).get("mamba_full_memory_ratio")
+
+
+def _bounded(tokens: int) -> int:
+    return max(min(_MAX_TOKENS, tokens), _MIN_TOKENS)
+
+
+def _context(server_args: Any, config: dict[str, Any]) -> int:
+    """Tokens of the longest request."""
+    text = next((config[key] for key in TEXT_KEYS if isinstance(config.get(key), dict)), config)
+    return server_args.context_length or text.get("max_position_embeddings") or _MIN_TOKENS
+
+
+def _own_layout(server_args: Any, config: dict[str, Any]) -> StateLayout | None:
+    """What a rank keeps of a model that we serve, else None."""
     from sglang_nemotron.config.decoder import decoder_spec, is_nano
-    from sglang_nemotron.state.layout import state_layout
+    from sglang_nemotron.host.layouts import layout_of
 
     if is_nano(config) is not None:
         return None
-    layout = state_layout(
-        decoder_spec(config), tp_size=1, conv_dtype="float32", ssm_dtype="float32", kv_dtype="float32"
-    )
-    return layout.bytes_per_slot, max(layout.kv_bytes_per_token, 1)
+    text = next((config[key] for key in TEXT_KEYS if isinstance(config.get(key), dict)), config)
+    stored = next((part[key] for part in (text, config) for key in ("dtype", "torch_dtype") if part.get(key)), None)
+    # a quantised checkpoint's wish for FP8 entries is not honoured here: `_settle_gpu_choices`
+    return layout_of(server_args, decoder_spec(config), stored_dtype=stored)
 
 
 def _share_cores(server_args: Any) -> None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from sglang_nemotron.config.decoder import DecoderSpec, decoder_spec, is_nano
 from sglang_nemotron.config.layers import MambaSpec
 from sglang_nemotron.family import STATE_DTYPES, TEXT_MODEL_TYPES
+from sglang_nemotron.host.layouts import dtype_of
 from sglang_nemotron.sglang_api.args import Mamba2CacheParams, NemotronHConfig, envs, get_model, get_parallel
 from sglang_nemotron.state.layout import state_layout
 from sglang_nemotron.state.pool import cache_params
@@ -95,11 +94,4 @@ def _known_dtype(source: str, name: str) -> str:
 
 def served_dtype(config: Any) -> str:
     """The parameter dtype this server runs, as a plain name; the rule of SGLang's `--dtype auto` included."""
-    wanted = str(get_model().dtype).removeprefix("torch.")
-    aliases = {"half": "float16", "float": "float32"}
-    if wanted != "auto":
-        return aliases.get(wanted, wanted)
-    stored = getattr(config, "dtype", None) or torch.float32
-    name = str(stored).removeprefix("torch.")
-    # SGLang serves a float32 checkpoint in float16 unless told otherwise
-    return "float16" if name == "float32" else name
+    return dtype_of(get_model().dtype, getattr(config, "dtype", None))

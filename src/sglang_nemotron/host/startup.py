@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from sglang_nemotron.config import hub
 from sglang_nemotron.config.decoder import DecoderSpec, check_parallel
 from sglang_nemotron.family import TEXT
-from sglang_nemotron.host import kernels
+from sglang_nemotron.host import kernels, slots
+from sglang_nemotron.host.layouts import layout_of, stored_kv_dtype
 from sglang_nemotron.ops.forms import check_overrides
-from sglang_nemotron.sglang_api.args import NemotronHConfig, envs, platforms, resolving_view
+from sglang_nemotron.sglang_api.args import NemotronHConfig, envs, model_config_of, platforms, resolving_view
 
 if TYPE_CHECKING:
     from sglang_nemotron.config.omni import OmniSpec
@@ -121,7 +122,28 @@ def resolve(server_args: Any, hf_config: Any, *, http_app: str) -> dict[str, Any
     check_server(view, spec, http_app=http_app)
     check_checkpoint(spec, view.model_path, view.load_format, revision=view.revision, cache=view.download_dir)
     kernels.take_over_rounding(server_args, view)
-    return kernels.runner_of_experts(view, kernels.intree_defaults(server_args, hf_config, TEXT))
+    chosen = kernels.runner_of_experts(view, kernels.intree_defaults(server_args, hf_config, TEXT))
+    return chosen | chosen_slots(server_args, spec, hf_config)
+
+
+def chosen_slots(server_args: Any, spec: DecoderSpec, hf_config: Any) -> dict[str, Any]:
+    """The fields that say how memory is spent on states, where the user left them open."""
+    model_config = model_config_of(server_args)
+    quantised = getattr(hf_config, "quantization_config", None) or {}
+    view = resolving_view(server_args)
+    layout = layout_of(
+        view,
+        spec,
+        stored_dtype=str(model_config.dtype),
+        stored_kv=None if on_our_cpu() else stored_kv_dtype(view.model_path, quantised),
+    )
+    return slots.choose(
+        view,
+        layout,
+        # the view shows SGLang's fallback where the user gave none
+        ratio_given=server_args.mamba_full_memory_ratio is not None,
+        context_tokens=model_config.context_len,
+    )
 
 
 def check_server(view: Any, spec: DecoderSpec, *, http_app: str, limits: tuple[Limit, ...] = LIMITS) -> None:

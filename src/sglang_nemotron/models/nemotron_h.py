@@ -137,15 +137,15 @@ class NemotronHForCausalLM(nn.Module):
         params = self.config.mamba2_cache_params
         kv_pool = getattr(get_attn_backend(), "token_to_kv_pool", None)
         kv_dtype = getattr(kv_pool, "dtype", torch.bfloat16)
-        # all layers, also on a pipeline stage: SGLang's pool holds the states of every Mamba layer everywhere
         layout = state_layout(
             self.spec,
+            layers=self.stage,
             tp_size=self.ranks.mixer_tp_size,
             conv_dtype=str(params.dtype.conv),
             ssm_dtype=str(params.dtype.temporal),
             kv_dtype=str(kv_dtype),
         )
-        pool = PoolView(req_to_token_pool, layout, kv_dtype)
+        pool = PoolView(req_to_token_pool, layout, kv_pool)
         ranks = self.ranks
         self._rounding = state_rounding(pool.ssm_LSHPN, rank=ranks.mixer_tp_rank, num_ranks=ranks.mixer_tp_size)
         return pool
@@ -171,6 +171,15 @@ class NemotronHForCausalLM(nn.Module):
     def stage(self) -> range:
         """The layers this pipeline stage holds."""
         return range(self.model.start_layer, self.model.end_layer)
+
+    # where SGLang looks for the layers that pools of a pipeline stage are for; without them it allocates for all
+    @property
+    def start_layer(self) -> int:
+        return self.stage.start
+
+    @property
+    def end_layer(self) -> int:
+        return self.stage.stop
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.embed_tokens

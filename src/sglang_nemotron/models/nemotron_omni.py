@@ -167,6 +167,14 @@ class NemotronH_Nano_Omni_Reasoning_V3(nn.Module):
         text = self.language_model.load_weights(self.tower_weights.divert(self.towers, weights, filled))
         return {f"towers.{name}" for name in filled} | {TEXT_PREFIX + name for name in text}
 
+    @property
+    def start_layer(self) -> int:
+        return self.language_model.start_layer
+
+    @property
+    def end_layer(self) -> int:
+        return self.language_model.end_layer
+
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
 

@@ -14,6 +14,7 @@ import torch
 from sglang_nemotron.config.decoder import DecoderSpec
 from sglang_nemotron.config.layers import MambaSpec
 from sglang_nemotron.sglang_api.args import Mamba2CacheParams, Mamba2StateDType, Mamba2StateShape
+from sglang_nemotron.state.capacity import Pools
 from sglang_nemotron.state.layout import StateLayout
 
 logger = logging.getLogger(__name__)
@@ -45,20 +46,28 @@ def cache_params(spec: DecoderSpec, layout: StateLayout) -> Mamba2CacheParams:
 class PoolView:
     """The pools of this process as the decoder sees them: states by layer, checked against the layout once."""
 
-    def __init__(self, req_to_token_pool: Any, layout: StateLayout, kv_dtype: torch.dtype | str) -> None:
+    def __init__(self, req_to_token_pool: Any, layout: StateLayout, kv_pool: Any) -> None:
+        """`kv_pool`: SGLang's pool of KV entries beside the states, or None where the backend shows none."""
         self._pool = req_to_token_pool
         states = req_to_token_pool.mamba_pool.mamba_cache
         self.conv_LSCW: torch.Tensor = states.conv[0]
         self.ssm_LSHPN: torch.Tensor = states.temporal
-        self._check(layout)
         slots = self.ssm_LSHPN.shape[1]
+        pools = Pools(slots - 1, getattr(kv_pool, "size", 0), getattr(kv_pool, "page_size", 1))
+        self._check_states(layout, pools)
+        checked = _check_kv(kv_pool, layout, pools)
         logger.info(
-            "state pools: conv %s, ssm %s, kv %s; %d slots (one is padding) take %.3f GiB; %s",
+            "state pools: conv %s, ssm %s, kv %s; %d slots (one is padding) take %.3f GiB; %d KV tokens and %d of "
+            "padding take %.3f GiB%s; %s",
             self.conv_LSCW.dtype,
             self.ssm_LSHPN.dtype,
-            kv_dtype,
+            getattr(kv_pool, "dtype", None),
             slots,
-            slots * layout.bytes_per_slot / 2**30,
+            pools.state_bytes(layout) / 2**30,
+            pools.num_tokens,
+            pools.page_size,
+            pools.kv_bytes(layout) / 2**30,
+            "" if checked else " (by arithmetic)",
             layout.describe(),
         )
 
@@ -67,11 +76,21 @@ class PoolView:
         index = self._pool.mamba2_layer_index(layer_id)
         return self.conv_LSCW[index], self.ssm_LSHPN[index]
 
-    def _check(self, layout: StateLayout) -> None:
+    def _check_states(self, layout: StateLayout, pools: Pools) -> None:
         conv, ssm = self.conv_LSCW, self.ssm_LSHPN
         assert tuple(conv.shape[2:]) == layout.conv_shape, (conv.shape, layout)
         assert tuple(ssm.shape[2:]) == layout.ssm_shape, (ssm.shape, layout)
         assert conv.shape[0] == ssm.shape[0] == len(layout.mamba_layers), (conv.shape, ssm.shape, layout)
-        slots = ssm.shape[1]
-        allocated = conv.numel() * conv.element_size() + ssm.numel() * ssm.element_size()
-        assert allocated == slots * layout.bytes_per_slot, (allocated, slots, layout)
+        assert conv.nbytes + ssm.nbytes == pools.state_bytes(layout), (conv.nbytes, ssm.nbytes, pools, layout)
+
+
+def _check_kv(kv_pool: Any, layout: StateLayout, pools: Pools) -> bool:
+    """Whether the bytes of the KV pool could be compared; fails if they differ from the layout's."""
+    full: Any = getattr(kv_pool, "full_kv_pool", None)
+    plain = getattr(full, "kv_cache_layout", None) == "nhd" and not getattr(full, "is_quantized_kv_cache", False)
+    # a pool that is sized again after CUDA graphs were captured reserves addresses, not memory
+    if not plain or getattr(full, "post_capture_active", False):
+        return False
+    allocated = sum(buffer.nbytes for buffer in (*full.k_buffer, *full.v_buffer))
+    assert allocated == pools.kv_bytes(layout), (allocated, pools, layout)
+    return True
