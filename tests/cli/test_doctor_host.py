@@ -46,13 +46,13 @@ def test_a_port_in_use() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert is_taken(port) and not doctor_host.examine_host(port)["port_free"]
+        assert is_taken(port) and not doctor_host.examine_host(port, (1, 2))["port_free"]
     assert not is_taken(port)
 
 
 def test_the_host() -> None:
-    found = doctor_host.examine_host(30000)
-    assert 0 < found["memory_available_gib"] <= found["memory_gib"] and found["disk_free_gib"] > 0
+    found = doctor_host.examine_host(30000, (3 * 2**30, 4 * 2**30))
+    assert (found["memory_available_gib"], found["memory_gib"]) == (3.0, 4.0) and found["disk_free_gib"] > 0
     json.dumps(found)
 
 

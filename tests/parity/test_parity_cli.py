@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 
-from sglang_nemotron.cli import main
+from sglang_nemotron.cli import main, parity
 from sglang_nemotron.parity.reference import Reference
 from support.fake_server import fake_server, sound
+from support.hub import OMNI_IDS, TEXT_IDS, hub
 
 QUICK = ["--new-tokens", "6", "--max-length", "20"]
 
@@ -84,6 +89,43 @@ def test_bad_arguments(folder: Path, reference: Reference, more: list[str], said
     with fake_server(reference) as url:
         assert _parity(folder, url, *more) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("served", "asked"),
+    [
+        ({"architectures": ["NemotronH_Nano_Omni_Reasoning_V3"], "model_path": "/omni"}, None),
+        ({"architectures": ["NemotronHForCausalLM"], "model_path": OMNI_IDS[0]}, TEXT_IDS[0]),
+    ],
+    ids=["another architecture", "another id"],
+)
+def test_a_server_of_another_model_is_refused_unasked(
+    served: dict, asked: str | None, folder: Path, reference: Reference, capsys, monkeypatch, tmp_path: Path
+):
+    def never(*_: object) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(parity, "_load", never)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with hub() as there:
+        there.models[TEXT_IDS[0]] = {"main": folder}
+        there.download(TEXT_IDS[0], tmp_path)
+    with fake_server(reference, model=served) as url:
+        assert main(["parity", asked or str(folder), "--url", url]) == 2
+        said, remedy = capsys.readouterr().err.splitlines()[-2:]
+        assert f"{url} serves {served['model_path']}" in said and f"parity {served['model_path']} --url {url}" in remedy
+
+
+def test_a_partial_folder_is_one_sentence(folder: Path, reference: Reference, tmp_path: Path, capsys):
+    shutil.copytree(folder, tmp_path / "part")
+    for file in (tmp_path / "part").glob("*.safetensors"):
+        tensors = load_file(file)
+        save_file({name: tensors[name] for name in sorted(tensors)[: len(tensors) // 2]}, file)
+    with fake_server(reference) as url:
+        assert _parity(tmp_path / "part", url) == 2
+    said, remedy = capsys.readouterr().err.splitlines()[-2:]
+    assert re.search(r"cannot use \S+ whole: it lacks \d+ tensors \(\S+ \.\.\.\)", said) and len(said) < 400
+    assert remedy.startswith("  remedy: ")
 
 
 def test_a_folder_without_a_checkpoint(tmp_path: Path, capsys):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -50,13 +51,18 @@ def fake_server(
     second_best_at: int | None = None,
     dtype: str = "float32",
     status: int = 200,
+    model: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[str]:
-    """The URL of a running fake. `second_best_at`: an output position at which it takes the second best token."""
+    """The URL of a running fake.
+
+    model: what it says of its model. second_best_at: an output position at which it takes the second best token.
+    """
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._reply({"dtype": dtype, "chunked_prefill_size": 8, "page_size": 1})
+            about = model if self.path == "/model_info" else {}
+            self._reply({"dtype": dtype, "chunked_prefill_size": 8, "page_size": 1, **about})
 
         def do_POST(self) -> None:
             raw = self.rfile.read(int(self.headers["Content-Length"]))

@@ -21,6 +21,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
+
 from sglang_nemotron import KILL_SWITCH, __version__, disabled
 from sglang_nemotron.cli.console import console, show, table
 from sglang_nemotron.cli.doctor_host import examine_host, what_fits
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _look_around(report: dict[str, Any], args: argparse.Namespace, say: Callable[[str], None]) -> None:
     """This machine, what text and Omni lack here, and the model that was asked about."""
-    host = report["host"] = examine_host(args.port or _PORT)
+    host = report["host"] = examine_host(args.port or _PORT, _memory())
     lacks = [fault["reason"] for fault in report["refused"]]
     media = [f"not installed: {name}" for name in libraries.missing()]
     report["text"], report["omni"] = ({"starts": not wrong, "lacks": wrong} for wrong in (lacks, lacks + media))
@@ -74,6 +76,17 @@ def _look_around(report: dict[str, Any], args: argparse.Namespace, say: Callable
         for reason, remedy in faults_of(model, host, report["device"]):
             report["refused"].append(_fault("model", reason, remedy))
     report["ok"] = not report["refused"]
+
+
+def _memory() -> tuple[int, int]:
+    """(bytes available, bytes in all); SGLang is imported by now, if it can be."""
+    try:
+        from sglang_nemotron.host.cpu import host_memory
+    except ImportError:
+        # which the report says elsewhere; a container's limit is then not seen
+        memory = psutil.virtual_memory()
+        return memory.available, memory.total
+    return host_memory()
 
 
 @contextlib.contextmanager

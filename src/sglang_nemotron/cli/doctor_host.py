@@ -21,13 +21,11 @@ SPLITS = (1, 2, 4, 8)
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
-def examine_host(port: int) -> dict[str, Any]:
-    """Plain values, GiB where nothing else is said."""
+def examine_host(port: int, memory: tuple[int, int]) -> dict[str, Any]:
+    """Plain values, GiB where nothing else is said. memory: bytes available, and in all."""
     from huggingface_hub import constants, get_token
 
-    from sglang_nemotron.host.cpu import host_memory
-
-    available, total = host_memory()
+    available, total = memory
     cache = Path(constants.HF_HUB_CACHE)
     return {
         "memory_available_gib": gib(available),

@@ -157,6 +157,7 @@ def _run(args: argparse.Namespace, client: Client) -> int:
     from sglang_nemotron.parity.exact import beside_the_truth
 
     folder, info = _folder(args), client.info()
+    _check_same_model(args, folder, client)
     dtype = _served_dtype(info, args.dtype)
     reference = _load(folder, "float32")
     exact = functools.cache(functools.partial(_load_exact, folder))
@@ -238,11 +239,27 @@ def _served_dtype(info: dict[str, Any], asked: str | None) -> str:
     return served
 
 
+def _check_same_model(args: argparse.Namespace, folder: Path, client: Client) -> None:
+    """ValueError if the server says that it serves another model, before anything large is loaded."""
+    served = client.model()
+    theirs, config = served.get("architectures"), json.loads((folder / "config.json").read_text())
+    named = served.get("model_path", "another model")
+    remedy = f"\n  remedy: give what the server serves, `parity {named} --url {args.url}`, or another --url"
+    if theirs and theirs != config.get("architectures"):
+        raise ValueError(f"{client.url} serves {named} ({', '.join(theirs)}), not {args.model}{remedy}")
+    # two folders may hold the same; two ids are two models
+    if "model_path" in served and hub.is_id(named) and hub.is_id(args.model) and named != args.model:
+        raise ValueError(f"{client.url} serves {named}, not {args.model}{remedy}")
+
+
 def _load(model_dir: Path, dtype: str) -> Reference:
     import torch
+    from transformers.utils import logging
 
     from sglang_nemotron.parity.reference import Reference
 
+    # its list of every tensor that does not fit; what is wrong is said in one sentence
+    logging.set_verbosity_error()
     _say(f"transformers: loading {model_dir} in {dtype}")
     return Reference(model_dir, getattr(torch, dtype))
 

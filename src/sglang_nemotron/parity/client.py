@@ -83,6 +83,10 @@ class Client:
         """The server's resolved arguments."""
         return json.loads(self.request("/server_info"))
 
+    def model(self) -> dict[str, Any]:
+        """What the server says of its model: path, type and architectures."""
+        return json.loads(self.request("/model_info"))
+
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """JSON in, JSON out."""
         return json.loads(self.request(path, json.dumps(body).encode()))

@@ -71,9 +71,9 @@ def _load(model_dir: Path, dtype: torch.dtype) -> Any:
     if getattr(config, "quantization_config", None) is not None:
         del config.quantization_config
     tensors = dict(dequantised_tensors(model_dir))
-    loaded: Any = NemotronHForCausalLM.from_pretrained(
-        None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True
-    )
+    # what has another shape is told by `check_whole`, in its sentence
+    told: Any = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    loaded: Any = NemotronHForCausalLM.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype, **told)
     model, info = loaded
     absent = {"lm_head.weight"} if spec.tie_embeddings else set()
     check_whole(model_dir, info, missing=set(info["missing_keys"]) - absent)
@@ -99,7 +99,11 @@ def check_whole(model_dir: Path, info: dict[str, Any], missing: Collection[str])
     missing: what is left of its missing keys without those that a checkpoint may lack.
     """
     if missing or info["unexpected_keys"] or info["mismatched_keys"]:
-        raise ValueError(f"transformers cannot use {model_dir} whole: {info}")
+        lacking, unused = sorted(missing), sorted(info["unexpected_keys"])
+        misshapen = sorted(str(key[0]) for key in info["mismatched_keys"])
+        counts = {"lacks": lacking, "has, unused,": unused, "has in other shapes": misshapen}
+        said = "; ".join(f"it {verb} {len(names)} tensors ({names[0]} ...)" for verb, names in counts.items() if names)
+        raise ValueError(f"transformers cannot use {model_dir} whole: {said}; is the download complete?")
 
 
 def settle(decoder: Any, spec: DecoderSpec) -> None:
