@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import urllib.request
 from functools import cache
 from typing import Any
 
@@ -15,6 +16,7 @@ from support.omni_media import film, photo
 from support.omni_requests import part, uri
 from support.scripted import SCRIPTED, script
 from support.serving import OMNI, Servers, post
+from support.waiting import NET_S
 
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 U = {"role": "user", "content": "hi"}
@@ -55,7 +57,8 @@ class Prompts:
     def __init__(self, server: ServerProcess, checkpoint: Any) -> None:
         self._url = server.url
         # /v1/responses takes no other name
-        self._model = str(checkpoint)
+        with urllib.request.urlopen(f"{server.url}/v1/models", timeout=NET_S) as reply:
+            self._model = json.load(reply)["data"][0]["id"]
         self._tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint)
 
     def ask(self, path: str, **body: Any) -> Any:

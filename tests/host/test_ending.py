@@ -188,6 +188,8 @@ def test_only_processes_of_a_server_of_ours_are_tied(
     monkeypatch.delitem(sys.modules, ending._SERVER, raising=False)
     monkeypatch.setattr(ending, "tie_to_launcher", lambda: done.append(True))
     monkeypatch.setattr(ending, "is_tied", lambda: False)
+    # a test that ran a start in this process may have left one
+    monkeypatch.delenv(ending.LAUNCHER, raising=False)
     if launcher is not None:
         monkeypatch.setenv(ending.LAUNCHER, launcher)
     if module is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from sglang.srt.server_args import prepare_server_args
 
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
@@ -56,13 +57,18 @@ def check(name: str, folder: Path, **where: str) -> None:
         startup.check_checkpoint(decoder_spec(config), name, "auto", **where)
 
 
+def sizes(model: str, *flags: str) -> tuple[int | None, int]:
+    server_args = prepare_server_args(["--model-path", model, "--max-running-requests", "32", *flags])
+    return cpu._pool_sizes(server_args, 2**30)
+
+
 @pytest.mark.parametrize("name", [TEXT, OMNI])
 def test_sizes_are_the_folders(name: str, there: Hub, folders: dict[str, Path], cache: Path) -> None:
-    guess = cpu._costs("somebody/elses")
-    assert cpu._costs(name) == guess
+    guess = sizes("somebody/elses")
+    assert sizes(name) == guess
     there.download(name, cache, allow_patterns=["config.json"])
-    assert cpu._costs(name) == cpu._costs(str(folders[name])) != guess
-    assert cpu._costs(name, "v2") == guess
+    assert sizes(name) == sizes(str(folders[name])) != guess
+    assert sizes(name, "--revision", "v2") == guess
 
 
 @pytest.mark.parametrize("name", [TEXT, OMNI])

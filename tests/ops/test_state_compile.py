@@ -91,7 +91,7 @@ def streams(weights: str, *, tokens: int, card: int, per_row: bool = False) -> d
     """What every such kernel is cut by, with weights of one type."""
     vector = 16 if weights == FLOAT8 else 8
     cut = {"BLOCK_N": 4, "BLOCK_K": 1024, "VECTOR": vector, "SHARED_VECTOR": vector, "ROUTER_VECTOR": 8}
-    return {**cut, "T": tokens, "D": D, "PDL": card >= 90, "FLOAT8": weights == FLOAT8, "PER_ROW": per_row}
+    return {**cut, "T": tokens, "D": D, "ROW": 4096, "PDL": card >= 90, "FLOAT8": weights == FLOAT8, "PER_ROW": per_row}
 
 
 def few_rows(weights: str) -> dict[str, str]:

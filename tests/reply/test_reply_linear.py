@@ -102,12 +102,12 @@ def test_a_parser_that_looks_through_all_of_the_reply_at_each_piece_is_caught() 
 
 
 def test_a_parser_that_looks_back_to_the_head_at_each_tag_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = tools.call_header
+    find = tools.strict_header
 
     def slow(text: str, at: int, *rest: Any) -> Any:
         text.count("</think>", 0, at)
         return find(text, at, *rest)
 
-    monkeypatch.setattr(tools, "call_header", slow)
+    monkeypatch.setattr(tools, "strict_header", slow)
     with pytest.raises(AssertionError, match="more than 2.25 times"):
         assert_in_proportion("content of tags", 128 * KB, WHOLE)

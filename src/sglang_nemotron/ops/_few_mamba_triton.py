@@ -46,7 +46,8 @@ def _convolve_and_shift(
 def mamba_in_kernel(
     h, norm_D, w_ND, x_scale, w_scale, windows, conv_w, conv_b, A_H, dt_bias_H, slots_B, gate, mixed, steps_BH2,
     eps, stride_h, stride_window_s, stride_window_c, stride_window_w, stride_tap_c, stride_tap_k, dt_min, dt_max,
-    T: tl.constexpr, D: tl.constexpr, INNER: tl.constexpr, C: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
+    T: tl.constexpr, D: tl.constexpr, ROW: tl.constexpr, INNER: tl.constexpr, C: tl.constexpr, H: tl.constexpr,
+    K: tl.constexpr,
     HAS_BIAS: tl.constexpr, FLOAT8: tl.constexpr, PER_ROW: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, VECTOR: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -55,7 +56,9 @@ def mamba_in_kernel(
     t, first = (tl.program_id(0) % T).to(tl.int64), tl.program_id(0) // T * BLOCK_N
     ns = first + tl.arange(0, BLOCK_N)
     N: tl.constexpr = INNER + C + H
-    out = streamed(w_ND, h + t * stride_h, norm_D, x_scale, ns, eps, N, D, BLOCK_N, BLOCK_K, VECTOR, True, FLOAT8, PDL)
+    out = streamed(
+        w_ND, h + t * stride_h, norm_D, x_scale, ns, eps, N, D, ROW, BLOCK_N, BLOCK_K, VECTOR, True, FLOAT8, PDL
+    )
     if FLOAT8:
         out = scaled(out, x_scale, w_scale, ns, N, PER_ROW)
     out = out.to(h.dtype.element_ty)

@@ -34,9 +34,9 @@ __all__ = ["down_and_add_kernel", "route_and_shared_up_kernel"]
 
 
 @triton.jit
-def _keep_normed(h_at, norm_D, x_at, eps, D: tl.constexpr):
-    ks = tl.arange(0, triton.next_power_of_2(D))
-    tl.store(x_at + ks, normed_row(h_at, norm_D, row_scale(h_at, eps, D), ks, D), mask=ks < D)
+def _keep_normed(h_at, norm_D, x_at, eps, D: tl.constexpr, ROW: tl.constexpr):
+    ks = tl.arange(0, ROW)
+    tl.store(x_at + ks, normed_row(h_at, norm_D, row_scale(h_at, eps, D, ROW), ks, D), mask=ks < D)
 
 
 @triton.jit
@@ -60,7 +60,8 @@ def _choose_when_last(
 def route_and_shared_up_kernel(
     h, norm_D, w_ED, bias_E, up_SD, x_scale, w_scale, hidden_scale, counters,
     x_TD, logits_TE, weights_Tk, ids_Tk, hidden_TS, eps, scale, stride_h,
-    T: tl.constexpr, D: tl.constexpr, E: tl.constexpr, S: tl.constexpr, TOP_K: tl.constexpr, RENORMALIZE: tl.constexpr,
+    T: tl.constexpr, D: tl.constexpr, ROW: tl.constexpr, E: tl.constexpr, S: tl.constexpr, TOP_K: tl.constexpr,
+    RENORMALIZE: tl.constexpr,
     FLOAT8: tl.constexpr, PER_ROW: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_TOP: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, VECTOR: tl.constexpr, ROUTER_VECTOR: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -70,17 +71,19 @@ def route_and_shared_up_kernel(
     h_at = h + t * stride_h
     if tile < tiles:
         es = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-        logits = streamed(w_ED, h_at, norm_D, None, es, eps, E, D, BLOCK_N, BLOCK_K, ROUTER_VECTOR, True, False, PDL)
+        logits = streamed(
+            w_ED, h_at, norm_D, None, es, eps, E, D, ROW, BLOCK_N, BLOCK_K, ROUTER_VECTOR, True, False, PDL
+        )
         tl.store(logits_TE + t * E + es, logits, mask=es < E)
         if tile == 0:
-            _keep_normed(h_at, norm_D, x_TD + t * D, eps, D)
+            _keep_normed(h_at, norm_D, x_TD + t * D, eps, D, ROW)
         _choose_when_last(
             logits_TE, bias_E, weights_Tk, ids_Tk, counters, t, T, scale, tiles,
             E, TOP_K, BLOCK_E, BLOCK_TOP, RENORMALIZE,
         )  # fmt: skip
     else:
         ns = (tile - tiles) * BLOCK_N + tl.arange(0, BLOCK_N)
-        out = streamed(up_SD, h_at, norm_D, x_scale, ns, eps, S, D, BLOCK_N, BLOCK_K, VECTOR, True, FLOAT8, PDL)
+        out = streamed(up_SD, h_at, norm_D, x_scale, ns, eps, S, D, ROW, BLOCK_N, BLOCK_K, VECTOR, True, FLOAT8, PDL)
         if FLOAT8:
             out = scaled(out, x_scale, w_scale, ns, S, PER_ROW)
         rounded: tl.constexpr = h.dtype.element_ty

@@ -46,9 +46,9 @@ def accumulated(acc, w, x, VECTOR: tl.constexpr):
 
 
 @triton.jit
-def row_scale(x_at, eps, K: tl.constexpr):
-    """1 / sqrt(mean square + eps) of the K numbers from x_at on."""
-    ks = tl.arange(0, triton.next_power_of_2(K))
+def row_scale(x_at, eps, K: tl.constexpr, ROW: tl.constexpr):
+    """1 / sqrt(mean square + eps) of the K numbers from x_at on; `ROW` is the power of two from K up."""
+    ks = tl.arange(0, ROW)
     x = tl.load(x_at + ks, mask=ks < K, other=0.0).to(tl.float32)
     return tl.rsqrt(tl.sum(x * x, 0) / K + eps)
 
@@ -74,7 +74,8 @@ def _operand(
 @triton.jit
 def streamed(
     w_ptr, x_at, norm_ptr, x_scale_ptr, ns, eps,
-    N: tl.constexpr, K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, VECTOR: tl.constexpr,
+    N: tl.constexpr, K: tl.constexpr, ROW: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, VECTOR: tl.constexpr,
     NORM: tl.constexpr, FLOAT8: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Rows ns of the weight times one row x, or its norm; fp32 [BLOCK_N], FP8 scales not yet in. Waits once."""
@@ -88,7 +89,7 @@ def streamed(
     next_in_then_wait(PDL)
     scale = 1.0
     if NORM:
-        scale = row_scale(x_at, eps, K)
+        scale = row_scale(x_at, eps, K, ROW)
     acc = tl.zeros([BLOCK_N, BLOCK_K // VECTOR], tl.float32)
     for step in tl.static_range(steps):
         w = w0

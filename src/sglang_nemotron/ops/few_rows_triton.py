@@ -39,14 +39,16 @@ _BLOCK_N, _BLOCK_K, _WARPS = 4, 1024, 4
 @triton.jit
 def _linear_kernel(
     x, norm_K, w_NK, x_scale, w_scale, y, eps, stride_x, stride_y,
-    T: tl.constexpr, N: tl.constexpr, K: tl.constexpr, NORM: tl.constexpr, ADD: tl.constexpr,
+    T: tl.constexpr, N: tl.constexpr, K: tl.constexpr, ROW: tl.constexpr, NORM: tl.constexpr, ADD: tl.constexpr,
     FLOAT8: tl.constexpr, PER_ROW: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, VECTOR: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """`BLOCK_N` outputs of one row: stored, or added to what is there."""
     t, first = (tl.program_id(0) % T).to(tl.int64), tl.program_id(0) // T * BLOCK_N
     ns = first + tl.arange(0, BLOCK_N)
-    out = streamed(w_NK, x + t * stride_x, norm_K, x_scale, ns, eps, N, K, BLOCK_N, BLOCK_K, VECTOR, NORM, FLOAT8, PDL)
+    out = streamed(
+        w_NK, x + t * stride_x, norm_K, x_scale, ns, eps, N, K, ROW, BLOCK_N, BLOCK_K, VECTOR, NORM, FLOAT8, PDL
+    )
     if FLOAT8:
         out = scaled(out, x_scale, w_scale, ns, N, PER_ROW)
     place = y + t * stride_y + ns
@@ -91,7 +93,15 @@ def mamba_layer(
         *(conv_SCW, weights.conv_CK, weights.conv_bias_C, weights.A_H, weights.dt_bias_H, slots_B),
         *(gate_BI, mixed_BC, steps_BH2, layer.norm.eps, h_TD.stride(0)),
         *(*conv_SCW.stride(), *weights.conv_CK.stride(), *layer.dt_limit),
-        **{"T": T, "D": D, "INNER": inner, "C": channels, "H": H, "K": weights.conv_CK.shape[1]},
+        **{
+            "T": T,
+            "D": D,
+            "ROW": triton.next_power_of_2(D),
+            "INNER": inner,
+            "C": channels,
+            "H": H,
+            "K": weights.conv_CK.shape[1],
+        },
         HAS_BIAS=weights.conv_bias_C is not None,
         **_linear_options(layer.in_proj),
         **_options(h_TD),
@@ -121,7 +131,15 @@ def moe_layer(h_TD: torch.Tensor, layer: MoELayer) -> None:
         *(h_TD, layer.norm.weight_D, router.weight_ED, router.bias_E, layer.shared_up.weight_NK),
         *(layer.shared_up.x_scale_1, layer.shared_up.weight_scale, layer.shared_down.x_scale_1, _counters(device)),
         *(x_TD, logits_TE, weights_Tk, ids_Tk, hidden_TS, layer.norm.eps, router.scale, h_TD.stride(0)),
-        **{"T": T, "D": D, "E": E, "S": S, "TOP_K": router.top_k, "RENORMALIZE": router.renormalize},
+        **{
+            "T": T,
+            "D": D,
+            "ROW": triton.next_power_of_2(D),
+            "E": E,
+            "S": S,
+            "TOP_K": router.top_k,
+            "RENORMALIZE": router.renormalize,
+        },
         BLOCK_E=triton.next_power_of_2(E),
         BLOCK_TOP=triton.next_power_of_2(router.top_k),
         ROUTER_VECTOR=_vector(router.weight_ED),
@@ -171,7 +189,7 @@ def _launch_linear(x_TK: torch.Tensor, norm: Norm | None, linear: Linear, y_TN: 
     _linear_kernel[(triton.cdiv(N, _BLOCK_N) * T,)](
         *(x_TK, norm.weight_D if norm is not None else None, linear.weight_NK, linear.x_scale_1, linear.weight_scale),
         *(y_TN, norm.eps if norm is not None else 0.0, x_TK.stride(0), y_TN.stride(0)),
-        **{"T": T, "N": N, "K": K, "NORM": norm is not None, "ADD": add},
+        **{"T": T, "N": N, "K": K, "ROW": triton.next_power_of_2(K), "NORM": norm is not None, "ADD": add},
         **_linear_options(linear),
         **_options(x_TK),
     )
