@@ -170,7 +170,7 @@ FAULTS = {
     "ahead": ("_few_moe_triton", "step + ahead < steps", "step + ahead + 1 < steps", "down_and_add_kernel"),
     "logits": ("_few_moe_triton", "t * E + es, logits", "t * E + es, -logits", "route_and_shared_up_kernel"),
     "kept": ("_few_moe_triton", "x_TD + t * D, eps", "x_TD, eps", "route_and_shared_up_kernel"),
-    "window": ("_few_mamba_triton", "(k + 1) * sw, mask=keep)", "k * sw, mask=keep)", "mamba_in_kernel"),
+    "window": ("_few_mamba_triton", "_shift(out, ", "_shift(2 * out, ", "mamba_in_kernel"),
     "decay": ("_few_mamba_triton", "head) * 2 + 1, decay", "head) * 2 + 1, dt", "mamba_in_kernel"),
 }
 

@@ -1,7 +1,7 @@
 """Which kernels a server of ours runs on where its user left the choice open, and how an fp16 state is rounded.
 
 In: SGLang's arguments and what its own rules declare for the architecture; out: fields to set. Runs in the main process
-before any scheduler; touches no device.
+before any scheduler; asks a device for its capability alone.
 """
 
 from __future__ import annotations

@@ -16,29 +16,9 @@ import triton
 import triton.language as tl
 
 from sglang_nemotron.ops._few_stream_triton import scaled, streamed
-from sglang_nemotron.ops._scalar_triton import silu, softplus
+from sglang_nemotron.ops.mamba_step_triton import _convolved, _dt_and_decay, _shift
 
 __all__ = ["mamba_in_kernel"]
-
-
-@triton.jit
-def _convolve_and_shift(
-    newest, window_ptr, conv_w, conv_b, channel, keep, sc, sw, swc, swk, K: tl.constexpr, HAS_BIAS: tl.constexpr
-):  # fmt: skip
-    total = newest.to(tl.float32) * tl.load(conv_w + channel * swc + (K - 1) * swk, mask=keep, other=0.0).to(tl.float32)
-    for k in tl.static_range(K - 1):
-        old = tl.load(window_ptr + channel * sc + k * sw, mask=keep, other=0.0).to(tl.float32)
-        total += old * tl.load(conv_w + channel * swc + k * swk, mask=keep, other=0.0).to(tl.float32)
-    if HAS_BIAS:
-        total += tl.load(conv_b + channel, mask=keep, other=0.0).to(tl.float32)
-    # a number is held by several threads: whichever stores it, all have read it
-    for k in tl.static_range(K - 2):
-        value = tl.load(window_ptr + channel * sc + (k + 1) * sw, mask=keep)
-        tl.debug_barrier()
-        tl.store(window_ptr + channel * sc + k * sw, value, mask=keep)
-    tl.debug_barrier()
-    tl.store(window_ptr + channel * sc + (K - 2) * sw, newest.to(window_ptr.dtype.element_ty), mask=keep)
-    return silu(total)
 
 
 # rows of decode may start anywhere in a batch's slots
@@ -68,16 +48,16 @@ def mamba_in_kernel(
     elif slot >= 0:
         if first < INNER + C:
             c = ns - INNER
-            result = _convolve_and_shift(
-                out, windows + slot * stride_window_s, conv_w, conv_b, c, c < C,
+            window_ptr = windows + slot * stride_window_s
+            result = _convolved(
+                out, window_ptr, conv_w, conv_b, c, c < C,
                 stride_window_c, stride_window_w, stride_tap_c, stride_tap_k, K, HAS_BIAS,
             )  # fmt: skip
+            _shift(out, window_ptr, c, c < C, stride_window_c, stride_window_w, K)
             tl.store(mixed + t * C + c, result.to(mixed.dtype.element_ty), mask=c < C)
         else:
             head = ns - INNER - C
             keep = head < H
-            raw = out.to(tl.float32) + tl.load(dt_bias_H + head, mask=keep, other=0.0)
-            dt = tl.minimum(tl.maximum(softplus(raw), dt_min), dt_max)
+            dt, decay = _dt_and_decay(out, dt_bias_H, A_H, head, keep, dt_min, dt_max)
             tl.store(steps_BH2 + (t * H + head) * 2, dt, mask=keep)
-            decay = tl.exp(dt * tl.load(A_H + head, mask=keep, other=0.0))
             tl.store(steps_BH2 + (t * H + head) * 2 + 1, decay, mask=keep)

@@ -228,10 +228,9 @@ def _fit(wanted: _Schedule, num_rows: int, num_groups: int, group_size: int, hea
 
 @triton.jit
 def _convolved(
-    row_ptr, window_ptr, conv_w, conv_b, channel, keep, sc, sw, swc, swk, K: tl.constexpr, HAS_BIAS: tl.constexpr
+    x, window_ptr, conv_w, conv_b, channel, keep, sc, sw, swc, swk, K: tl.constexpr, HAS_BIAS: tl.constexpr
 ):  # fmt: skip
-    # the row's activated conv outputs for these channels, rounded as the convolution's own result is
-    x = tl.load(row_ptr + channel, mask=keep, other=0.0)
+    # the activated conv outputs of a row's inputs x, fp32, rounded as the convolution's own result is
     total = x.to(tl.float32) * tl.load(conv_w + channel * swc + (K - 1) * swk, mask=keep, other=0.0).to(tl.float32)
     for k in tl.static_range(K - 1):
         old = tl.load(window_ptr + channel * sc + k * sw, mask=keep, other=0.0).to(tl.float32)
@@ -242,21 +241,21 @@ def _convolved(
 
 
 @triton.jit
-def _shift(row_ptr, window_ptr, channel, keep, sc, sw, K: tl.constexpr):
-    # moves the windows on by the row's inputs; whichever thread stores a number, all have read it
-    newest = tl.load(row_ptr + channel, mask=keep, other=0.0)
+def _shift(x, window_ptr, channel, keep, sc, sw, K: tl.constexpr):
+    # moves the windows on by a row's inputs x; whichever thread stores a number, all have read it
     for k in tl.static_range(K - 2):
         value = tl.load(window_ptr + channel * sc + (k + 1) * sw, mask=keep)
         tl.debug_barrier()
         tl.store(window_ptr + channel * sc + k * sw, value, mask=keep)
     tl.debug_barrier()
     if K > 1:
-        tl.store(window_ptr + channel * sc + (K - 2) * sw, newest.to(window_ptr.dtype.element_ty), mask=keep)
+        tl.store(window_ptr + channel * sc + (K - 2) * sw, x.to(window_ptr.dtype.element_ty), mask=keep)
 
 
 @triton.jit
 def _dt_and_decay(dt_raw, dt_bias_H, A_H, h, keep, dt_min, dt_max):
-    raw = tl.load(dt_raw + h, mask=keep, other=0.0).to(tl.float32) + tl.load(dt_bias_H + h, mask=keep, other=0.0)
+    # of raw time steps that are at hand
+    raw = dt_raw.to(tl.float32) + tl.load(dt_bias_H + h, mask=keep, other=0.0)
     dt = tl.minimum(tl.maximum(softplus(raw), dt_min), dt_max)
     return dt, tl.exp(dt * tl.load(A_H + h, mask=keep, other=0.0))
 
@@ -281,16 +280,17 @@ def _conv_kernel(
         return
     c = block * BLOCK_C + tl.arange(0, BLOCK_C)
     keep = c < C
-    row_ptr, window_ptr = conv_in + b * stride_conv_b, windows + slot * stride_window_s
+    x, window_ptr = tl.load(conv_in + b * stride_conv_b + c, mask=keep, other=0.0), windows + slot * stride_window_s
     result = _convolved(
-        row_ptr, window_ptr, conv_w, conv_b, c, keep,
+        x, window_ptr, conv_w, conv_b, c, keep,
         stride_window_c, stride_window_w, stride_tap_c, stride_tap_k, K, HAS_BIAS,
     )  # fmt: skip
     tl.store(mixed + b * C + c, result.to(mixed.dtype.element_ty), mask=keep)
-    _shift(row_ptr, window_ptr, c, keep, stride_window_c, stride_window_w, K)
+    _shift(x, window_ptr, c, keep, stride_window_c, stride_window_w, K)
     if block == 0:
         h = tl.arange(0, BLOCK_H)
-        dt, decay = _dt_and_decay(dt_raw + b * stride_dt_b, dt_bias_H, A_H, h, h < H, dt_min, dt_max)
+        raw = tl.load(dt_raw + b * stride_dt_b + h, mask=h < H, other=0.0)
+        dt, decay = _dt_and_decay(raw, dt_bias_H, A_H, h, h < H, dt_min, dt_max)
         tl.store(steps_BH2 + (b * H + h) * 2, dt, mask=h < H)
         tl.store(steps_BH2 + (b * H + h) * 2 + 1, decay, mask=h < H)
 
