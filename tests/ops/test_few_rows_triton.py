@@ -13,6 +13,7 @@ import torch
 
 from sglang_nemotron.ops import few_rows_reference as REFERENCE
 from sglang_nemotron.ops.layers import MambaLayer
+from sglang_nemotron.ops.schedules import Tile
 from support import few_rows_cases as cases
 from support.few_rows_cases import FLOAT8
 from support.ops_cases import assert_near
@@ -33,7 +34,7 @@ def triton_form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """The form; at toy sizes rows of weights are cut into many steps, as they are at the model's."""
     module = importlib.import_module("sglang_nemotron.ops.few_rows_triton")
     if "size" not in request.node.name:
-        monkeypatch.setattr(module, "_BLOCK_K", 16)
+        monkeypatch.setattr(module, "_TILES", dict.fromkeys((1, 2), module.Tiles(*[Tile(4, 16, 4, 1)] * 5)))
     return module
 
 

@@ -13,7 +13,7 @@ Shapes: T decode rows, D hidden, N outputs and K inputs of a linear.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -27,13 +27,25 @@ from sglang_nemotron.ops._launch_triton import check_device, launch_options
 from sglang_nemotron.ops.layers import Linear, MambaLayer, MoELayer, Norm
 from sglang_nemotron.ops.mamba_step_triton import _move_states_on
 from sglang_nemotron.ops.router_triton import _counters
-from sglang_nemotron.ops.schedules import ExpertSchedule, expert_schedule
+from sglang_nemotron.ops.schedules import Tile
 from sglang_nemotron.ops.step import StochasticRounding
 
 __all__ = ["linear_add", "mamba_layer", "moe_layer", "norm_linear"]
 
-# rows of a weight that a program takes, and numbers of a row at once
-_BLOCK_N, _BLOCK_K, _WARPS = 4, 1024, 4
+
+class Tiles(NamedTuple):
+    """How each launch is cut: rows of a weight that a program takes, numbers of a row at once, warps."""
+
+    mamba_in: Tile
+    linear: Tile
+    route: Tile
+    up: Tile
+    down: Tile
+
+
+_EVEN = Tile(4, 1024, 4, 1)
+# by the bytes of a weight's number; from benchmarks/few_rows_gpu.py --tune on an H200
+_TILES = {1: Tiles(*[_EVEN] * 5), 2: Tiles(*[_EVEN] * 5)}
 
 
 @triton.jit
@@ -83,12 +95,13 @@ def mamba_layer(
     _, H, P, _ = ssm_SHPN.shape
     inner, channels, weights = H * P, conv_SCW.shape[1], layer.step
     _check(h_TD, layer.in_proj, D)
-    if inner % _BLOCK_N or channels % _BLOCK_N:
-        raise ValueError(f"{inner} inner and {channels} conv channels are no multiples of {_BLOCK_N}")
+    tile = _tiles(layer.in_proj.weight_NK).mamba_in
+    if inner % tile.out or channels % tile.out:
+        raise ValueError(f"{inner} inner and {channels} conv channels are no multiples of {tile.out}")
     gate_BI = torch.empty(T, inner, dtype=h_TD.dtype, device=h_TD.device)
     mixed_BC = torch.empty(T, channels, dtype=h_TD.dtype, device=h_TD.device)
     steps_BH2 = torch.empty(T, H, 2, dtype=torch.float32, device=h_TD.device)
-    mamba_in_kernel[(triton.cdiv(inner + channels + H, _BLOCK_N) * T,)](
+    mamba_in_kernel[(triton.cdiv(inner + channels + H, tile.out) * T,)](
         *(h_TD, layer.norm.weight_D, layer.in_proj.weight_NK, layer.in_proj.x_scale_1, layer.in_proj.weight_scale),
         *(conv_SCW, weights.conv_CK, weights.conv_bias_C, weights.A_H, weights.dt_bias_H, slots_B),
         *(gate_BI, mixed_BC, steps_BH2, layer.norm.eps, h_TD.stride(0)),
@@ -104,7 +117,7 @@ def mamba_layer(
         },
         HAS_BIAS=weights.conv_bias_C is not None,
         **_linear_options(layer.in_proj),
-        **_options(h_TD),
+        **_options(h_TD, tile),
     )
     y_BI = _move_states_on(
         mixed_BC, steps_BH2, gate_BI, ssm_SHPN, weights, slots_B=slots_B, eps=layer.gated_norm_eps, rounding=rounding
@@ -127,7 +140,8 @@ def moe_layer(h_TD: torch.Tensor, layer: MoELayer) -> None:
     hidden_TS = torch.empty(T, S, dtype=kept, device=device)
     if (layer.shared_up.x_scale_1 is not None) != shared_float8:
         raise ValueError("the shared expert's two linears are both FP8 or neither is")
-    route_and_shared_up_kernel[((triton.cdiv(E, _BLOCK_N) + triton.cdiv(S, _BLOCK_N)) * T,)](
+    tile = _tiles(layer.shared_up.weight_NK).route
+    route_and_shared_up_kernel[((triton.cdiv(E, tile.out) + triton.cdiv(S, tile.out)) * T,)](
         *(h_TD, layer.norm.weight_D, router.weight_ED, router.bias_E, layer.shared_up.weight_NK),
         *(layer.shared_up.x_scale_1, layer.shared_up.weight_scale, layer.shared_down.x_scale_1, _counters(device)),
         *(x_TD, logits_TE, weights_Tk, ids_Tk, hidden_TS, layer.norm.eps, router.scale, h_TD.stride(0)),
@@ -144,12 +158,12 @@ def moe_layer(h_TD: torch.Tensor, layer: MoELayer) -> None:
         BLOCK_TOP=triton.next_power_of_2(router.top_k),
         ROUTER_VECTOR=_vector(router.weight_ED),
         **_linear_options(layer.shared_up),
-        **_options(h_TD),
+        **_options(h_TD, tile),
     )
-    scales, schedule = layer.scales, _pair_schedule(layer, T, D, device)
-    hidden_nI = experts_up_by_pair(x_TD, layer.up_EID, ids_Tk, scales, schedule.up)
+    scales, tiles = layer.scales, _tiles(layer.up_EID)
+    hidden_nI = experts_up_by_pair(x_TD, layer.up_EID, ids_Tk, scales, tiles.up)
     linear = _linear_options(layer.shared_down)
-    down_and_add_kernel[(triton.cdiv(D, _BLOCK_N) * T,)](
+    down_and_add_kernel[(triton.cdiv(D, tiles.down.out) * T,)](
         *(hidden_TS, layer.shared_down.weight_NK, layer.shared_down.x_scale_1, layer.shared_down.weight_scale),
         *(hidden_nI, layer.down_EDI, *((None, None) if scales is None else (scales.hidden, scales.down_E))),
         *(weights_Tk, ids_Tk, h_TD, h_TD.stride(0)),
@@ -159,26 +173,8 @@ def moe_layer(h_TD: torch.Tensor, layer: MoELayer) -> None:
         PER_ROW=linear["PER_ROW"],
         VECTOR=_vector(layer.down_EDI),
         SHARED_VECTOR=linear["VECTOR"],
-        **_options(h_TD),
+        **_options(h_TD, tiles.down),
     )
-
-
-def _pair_schedule(layer: MoELayer, num_tokens: int, hidden: int, device: torch.device) -> ExpertSchedule:
-    num_experts, width, _ = layer.up_EID.shape
-    # fp32 is there to be compared: it has no rows of its own
-    dtype = layer.up_EID.dtype if layer.up_EID.itemsize <= 2 else torch.bfloat16
-    schedule = expert_schedule(
-        device,
-        dtype,
-        num_experts=num_experts,
-        top_k=layer.router.top_k,
-        hidden=hidden,
-        width=width,
-        num_tokens=num_tokens,
-    )
-    if schedule.form != "pairs":
-        raise ValueError(f"{num_tokens} rows are too many for this form: their experts run as {schedule.form}")
-    return schedule
 
 
 def _launch_linear(x_TK: torch.Tensor, norm: Norm | None, linear: Linear, y_TN: torch.Tensor, *, add: bool) -> None:
@@ -186,18 +182,23 @@ def _launch_linear(x_TK: torch.Tensor, norm: Norm | None, linear: Linear, y_TN: 
     _check(x_TK, linear, K)
     if T == 0:
         return
-    _linear_kernel[(triton.cdiv(N, _BLOCK_N) * T,)](
+    tile = _tiles(linear.weight_NK).linear
+    _linear_kernel[(triton.cdiv(N, tile.out) * T,)](
         *(x_TK, norm.weight_D if norm is not None else None, linear.weight_NK, linear.x_scale_1, linear.weight_scale),
         *(y_TN, norm.eps if norm is not None else 0.0, x_TK.stride(0), y_TN.stride(0)),
         **{"T": T, "N": N, "K": K, "ROW": triton.next_power_of_2(K), "NORM": norm is not None, "ADD": add},
         **_linear_options(linear),
-        **_options(x_TK),
+        **_options(x_TK, tile),
     )
 
 
-def _options(x: torch.Tensor) -> dict[str, Any]:
+def _tiles(weight: torch.Tensor) -> Tiles:
+    return _TILES[min(weight.element_size(), 2)]
+
+
+def _options(x: torch.Tensor, tile: Tile) -> dict[str, Any]:
     chained = launch_options(x.device, x.shape[0])
-    return {"BLOCK_N": _BLOCK_N, "BLOCK_K": _BLOCK_K, "num_warps": _WARPS, **chained}
+    return {"BLOCK_N": tile.out, "BLOCK_K": tile.inner, "num_warps": tile.warps, **chained}
 
 
 def _linear_options(linear: Linear) -> dict[str, Any]:
