@@ -84,7 +84,8 @@ def logits(batch: int, steps: int) -> list[list[float]]:
     reply = together(prompts_of(batch, 77, 300), steps, **options)[0]
     found = []
     for step in reply["meta_info"]["output_token_ids_logprobs"]:
-        values = [entry[0] for entry in step]
+        # what is not finite comes as None
+        values = [float("nan") if entry[0] is None else entry[0] for entry in step]
         mean = sum(values) / len(values)
         found.append([value - mean for value in values])
     return found

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sglang_nemotron.ops.schedules import Tile
 from support.ops_cases import form
 
 # the process that interprets has kernels that cannot be compiled
@@ -88,10 +89,11 @@ FLOAT8 = "fp8e4nv"
 
 
 def streams(weights: str, *, tokens: int, card: int, per_row: bool = False) -> dict[str, Any]:
-    """What every such kernel is cut by, with weights of one type."""
+    """What every such kernel is told, with weights of one type."""
     vector = 16 if weights == FLOAT8 else 8
-    cut = {"BLOCK_N": 4, "BLOCK_K": 1024, "VECTOR": vector, "SHARED_VECTOR": vector, "ROUTER_VECTOR": 8}
-    return {**cut, "T": tokens, "D": D, "ROW": 4096, "PDL": card >= 90, "FLOAT8": weights == FLOAT8, "PER_ROW": per_row}
+    vectors = {"VECTOR": vector, "SHARED_VECTOR": vector, "ROUTER_VECTOR": 8}
+    sizes = {"T": tokens, "D": D, "ROW": 4096}
+    return {**vectors, **sizes, "PDL": card >= 90, "FLOAT8": weights == FLOAT8, "PER_ROW": per_row}
 
 
 def few_rows(weights: str) -> dict[str, str]:
@@ -112,13 +114,19 @@ def test_few_rows(card: int, weights: str, tokens: int) -> None:
     module, types = form("few_rows", "triton"), few_rows(weights)
     fixed = streams(weights, tokens=tokens, card=card)
     absent = {} if weights == FLOAT8 else dict.fromkeys(("x_scale", "w_scale", "hidden_scale", "w_scale_E"))
+    tiles = module._TILES[1 if weights == FLOAT8 else 2]
+
+    def check_few(kernel: Any, tile: Tile, constants: dict[str, Any], types: dict[str, str]) -> None:
+        cut = {"BLOCK_N": tile.out, "BLOCK_K": tile.inner}
+        check(kernel, card, fixed | absent | cut | constants, tile.warps, **types)
+
     for ends in ({"NORM": True, "ADD": False}, {"NORM": False, "ADD": True, "norm_K": None}):
-        check(module._linear_kernel, card, fixed | absent | ends | {"N": 10304, "K": D}, 4, **types)
+        check_few(module._linear_kernel, tiles.linear, ends | {"N": 10304, "K": D}, types)
     mamba = {"INNER": H * P, "C": CHANNELS, "H": H, "K": K, "HAS_BIAS": True}
-    check(module.mamba_in_kernel, card, fixed | absent | mamba, 4, **types)
+    check_few(module.mamba_in_kernel, tiles.mamba_in, mamba, types)
     moe = {"E": E, "S": SHARED, "TOP_K": TOP_K, "RENORMALIZE": True, "BLOCK_E": E, "BLOCK_TOP": 8}
     kept = {**types, "hidden_TS": f"*{weights}"}
-    check(module.route_and_shared_up_kernel, card, fixed | absent | moe, 4, **kept)
+    check_few(module.route_and_shared_up_kernel, tiles.route, moe, kept)
     for shared in {weights, "bf16"}:
         eight = shared == FLOAT8
         down = {"E": E, "S": SHARED, "TOP_K": TOP_K, "WIDTH": WIDTH, "SHARED_FLOAT8": eight}
@@ -127,4 +135,4 @@ def test_few_rows(card: int, weights: str, tokens: int) -> None:
             **({} if eight else {"shared_x_scale": None, "shared_w_scale": None}),
         }
         given = {**types, "shared_w": f"*{shared}", "hidden_TS": f"*{shared}"}
-        check(module.down_and_add_kernel, card, fixed | absent | down, 4, **given)
+        check_few(module.down_and_add_kernel, tiles.down, down, given)

@@ -43,9 +43,23 @@ class Tiles(NamedTuple):
     down: Tile
 
 
-_EVEN = Tile(4, 1024, 4, 1)
 # by the bytes of a weight's number; from benchmarks/few_rows_gpu.py --tune on an H200
-_TILES = {1: Tiles(*[_EVEN] * 5), 2: Tiles(*[_EVEN] * 5)}
+_TILES = {
+    1: Tiles(
+        mamba_in=Tile(8, 1024, 4, 1),
+        linear=Tile(8, 1024, 8, 1),
+        route=Tile(4, 2048, 4, 1),
+        up=Tile(4, 1024, 4, 1),
+        down=Tile(4, 1024, 2, 1),
+    ),
+    2: Tiles(
+        mamba_in=Tile(4, 1024, 4, 1),
+        linear=Tile(4, 256, 1, 1),
+        route=Tile(2, 1024, 4, 1),
+        up=Tile(8, 1024, 8, 1),
+        down=Tile(4, 512, 2, 1),
+    ),
+}
 
 
 @triton.jit
