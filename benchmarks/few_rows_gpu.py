@@ -147,7 +147,7 @@ def differences(kind: str, rows: int) -> dict[str, float]:
     found = {}
     for letter in "ME*":
         layer, h_TD, slots_B = make(kind, letter), normal(rows, HIDDEN), torch.arange(rows, device="cuda")
-        kept = (layer.conv_SCW.clone(), layer.ssm_SHPN.clone()) if isinstance(layer, Mamba) else ()
+        kept = [layer.conv_SCW.clone(), layer.ssm_SHPN.clone()] if isinstance(layer, Mamba) else []
         results = []
         for form in (few_rows_reference, few_rows_triton):
             if isinstance(layer, Mamba):
@@ -179,8 +179,16 @@ def floor_bytes(layer: Layer, rows: int) -> int:
     return sum(t.nbytes for t in tensors(layer))
 
 
-def graph_of(layers: list[Layer], rows: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-    """All layers one after the other, and the residual stream that they move on."""
+@dataclass(frozen=True)
+class Step:
+    """All layers one after the other in a graph, the residual stream that they move on, and the slots it reads."""
+
+    graph: torch.cuda.CUDAGraph
+    h_TD: torch.Tensor
+    slots_B: torch.Tensor
+
+
+def graph_of(layers: list[Layer], rows: int) -> Step:
     h_TD, slots_B = normal(rows, HIDDEN), torch.arange(rows, device="cuda")
     for letter in {type(layer): layer for layer in layers}.values():
         run(few_rows_triton, letter, h_TD, slots_B)
@@ -189,18 +197,19 @@ def graph_of(layers: list[Layer], rows: int) -> tuple[torch.cuda.CUDAGraph, torc
     with torch.cuda.graph(graph):
         for layer in layers:
             run(few_rows_triton, layer, h_TD, slots_B)
-    return graph, h_TD
+    return Step(graph, h_TD, slots_B)
 
 
 def repeats(layers: list[Layer], rows: int, count: int = 100) -> bool:
     """Whether so many replays from one start end in one finite result, bit by bit."""
-    graph, h_TD = graph_of(layers, rows)
+    step = graph_of(layers, rows)
+    h_TD = step.h_TD
     states = [s for layer in layers if isinstance(layer, Mamba) for s in (layer.conv_SCW, layer.ssm_SHPN)]
     start, first = [s.clone() for s in (h_TD, *states)], None
     for _ in range(count):
         for tensor, kept in zip((h_TD, *states), start, strict=True):
             tensor.copy_(kept)
-        graph.replay()
+        step.graph.replay()
         first = h_TD.clone() if first is None else first
         if not (torch.equal(first, h_TD) and h_TD.isfinite().all()):
             return False
@@ -208,7 +217,8 @@ def repeats(layers: list[Layer], rows: int, count: int = 100) -> bool:
 
 
 def step_us(layers: list[Layer], rows: int, count: int = 20) -> float:
-    return statistics.median(replays(graph_of(layers, rows)[0].replay, count))
+    step = graph_of(layers, rows)
+    return statistics.median(replays(step.graph.replay, count))
 
 
 def measure(kind: str, rows: int, layers: list[Layer], bandwidth: float) -> dict[str, Any]:
