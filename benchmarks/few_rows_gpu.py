@@ -157,7 +157,24 @@ def differences(kind: str, rows: int) -> dict[str, float]:
             run(form, layer, h, slots_B)
             results.append(h.double())
         found[letter] = ((results[0] - results[1]).abs().max() / results[0].abs().max()).item()
+    found["M, carried"] = carried(kind, rows)
     return found
+
+
+def carried(kind: str, rows: int, steps: int = 64) -> float:
+    """As `differences`, of a Mamba layer whose states go on from step to step: the largest over all steps."""
+    layer = mamba(DTYPES[kind])
+    other = Mamba(layer.layer, layer.conv_SCW.clone(), layer.ssm_SHPN.clone())
+    step, found = graph_of([layer], rows), 0.0
+    layer.conv_SCW.copy_(other.conv_SCW)
+    layer.ssm_SHPN.copy_(other.ssm_SHPN)
+    for _ in range(steps):
+        h_TD = normal(rows, HIDDEN)
+        step.h_TD.copy_(h_TD)
+        step.graph.replay()
+        run(few_rows_reference, other, h_TD, step.slots_B)
+        found = max(found, ((step.h_TD - h_TD).abs().max() / h_TD.abs().max()).item())
+    return found if layer.ssm_SHPN.isfinite().all() else float("inf")
 
 
 def tensors(value: Any) -> list[torch.Tensor]:
