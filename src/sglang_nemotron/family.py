@@ -10,6 +10,8 @@ ARCHITECTURES = (TEXT, *OMNI)
 TEXT_MODEL_TYPES = ("nemotron_h",)
 # as published, and as transformers saves it; Super Omni shares the second
 OMNI_MODEL_TYPES = ("NemotronH_Nano_Omni_Reasoning_V3", "nemotron_h_omni")
+# the keys under which a multimodal config holds its text config, published name first
+TEXT_KEYS = ("llm_config", "text_config")
 # a part of every model type of ours, however it is spelled
 IN_MODEL_TYPES = "nemotron"
 

@@ -20,10 +20,7 @@ from sglang_nemotron.config.layers import (
     read_layers,
 )
 from sglang_nemotron.config.values import ABSENT, Fields, count, dtype_name, flag, positive, tokens
-from sglang_nemotron.family import OMNI_MODEL_TYPES, STATE_DTYPES, TEXT_MODEL_TYPES
-
-# the keys under which a multimodal config holds its text config, published name first
-TEXT_KEYS = ("llm_config", "text_config")
+from sglang_nemotron.family import OMNI_MODEL_TYPES, STATE_DTYPES, TEXT_KEYS, TEXT_MODEL_TYPES
 
 # what we implement of the fields that change the maths; None stands for a field that is absent or null
 _IMPLEMENTED: dict[str, tuple[Any, ...]] = {

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sglang_nemotron.config.decoder import TEXT_KEYS, DecoderSpec, decoder_spec, is_nano
+from sglang_nemotron.config.decoder import DecoderSpec, decoder_spec, is_nano
 from sglang_nemotron.config.towers import SOUND_KEYS, Part, SoundSpec, VisionSpec, sound_spec, vision_spec
 from sglang_nemotron.config.values import ABSENT, count, flag
-from sglang_nemotron.family import OMNI_MODEL_TYPES
+from sglang_nemotron.family import OMNI_MODEL_TYPES, TEXT_KEYS
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

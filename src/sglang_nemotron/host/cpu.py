@@ -18,9 +18,8 @@ import torch
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
 
-from sglang_nemotron.config.decoder import TEXT_KEYS
 from sglang_nemotron.config.hub import local_folder
-from sglang_nemotron.family import IN_MODEL_TYPES, STATE_DTYPES
+from sglang_nemotron.family import IN_MODEL_TYPES, STATE_DTYPES, TEXT_KEYS
 
 if TYPE_CHECKING:
     from sglang_nemotron.state.layout import StateLayout
