@@ -17,6 +17,7 @@ PROPERTIES = {"n": {"type": "integer"}, "command": {"type": "string"}}
 PARAMETERS = {"type": "object", "properties": PROPERTIES}
 HEAD = "r\n</think>\nI look.\n<tool_call>\n<function=bash>\n<parameter=n>\n3\n</parameter>\n<parameter=command>\n"
 TAIL = "\n</parameter>\n</function>\n</tool_call>"
+FUNCTION = "</function>"
 BEGUN = '{"n": 3, "command": "ls -la -la'
 
 
@@ -28,6 +29,7 @@ CUT: dict[str, tuple[str, dict[str, Any], str]] = {
     # what the model says, how it is cut, and what the response says of itself
     "by its length": (call("ls" + " -la" * 60), {"max_output_tokens": 120}, "incomplete"),
     "by a stop string": (call("ls -la -la STOP -la"), {"stop": ["STOP"]}, "completed"),
+    "by a closing tag of its own": (call("ls -la -la\n<function=f>\n</function>"), {"stop": [FUNCTION]}, "completed"),
 }
 
 
@@ -73,8 +75,13 @@ def test_a_response_tells_a_call_that_was_cut(
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(
     "options",
-    [{"stop": ["</parameter>"]}, {"stop": ["</parameter>\n</function>"]}, {"stop": ["</tool_call>"]}],
-    ids=["parameter", "function", "call"],
+    [
+        {"stop": ["</parameter>"]},
+        {"stop": ["</parameter>\n</function>"]},
+        {"stop": ["</tool_call>"]},
+        {"stop": ["\n</tool_call>"]},
+    ],
+    ids=["parameter", "function", "call", "call and its newline"],
 )
 def test_a_closing_tag_as_stop_string_leaves_a_whole_call(
     options: Any, stream: bool, server: ServerProcess, servers: Servers

@@ -172,6 +172,7 @@ def test_a_format_beside_tools_on_responses(stream: bool, server: ServerProcess)
         (strict, CALL, "auto", ("", [PARIS])),
         (strict, SAID, "auto", (SAID, [])),
         (FLAT, CALL, "required", ("", [PARIS])),
+        (FLAT, CALL, {"type": "function", "name": "get_weather"}, ("", [PARIS])),
     ):
         body = {"model": model, "input": script(f"r\n</think>\n{spoken}"), "tools": tools, "text": text}
         body |= {"tool_choice": choice, "max_output_tokens": 600, "stream": stream}
@@ -195,6 +196,24 @@ def test_a_format_beside_tools_on_messages(server: ServerProcess) -> None:
     for spoken, kinds in ((CALL, ["thinking", "tool_use"]), (SAID, ["thinking", "text"])):
         body = messages_body(f"r\n</think>\n{spoken}", output_config=config)
         assert [block["type"] for block in json.loads(post(server, "/v1/messages", body))["content"]] == kinds
+
+
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "get_weather"}], ids=["any", "named"])
+def test_a_demanded_call_wins_on_messages(choice: Any, server: ServerProcess) -> None:
+    config = {"format": {"type": "json_schema", "schema": ANSWER}}
+    body = messages_body(f"r\n</think>\n{CALL}", output_config=config, tool_choice=choice)
+    blocks = json.loads(post(server, "/v1/messages", body))["content"]
+    assert [block["type"] for block in blocks] == ["thinking", "tool_use"]
+    assert (blocks[1]["name"], blocks[1]["input"]) == PARIS
+
+
+@HOW
+@pytest.mark.parametrize("format", [{}, {"response_format": FORMAT}], ids=["tools", "beside a format"])
+def test_thoughts_that_stay_in_the_content(format: Any, hear: Any, server: ServerProcess) -> None:
+    """`separate_reasoning: false`: the call is none of the content all the same, and a call in thoughts is prose."""
+    thoughts = "I could say <tool_call><function=now></function></tool_call>.\n</think>"
+    heard = hear(server, f"{thoughts}\n{CALL}", tools=TOOLS, separate_reasoning=False, **format)
+    assert (heard.reasoning, heard.content, calls(heard), heard.finish) == ("", thoughts, [PARIS], "tool_calls")
 
 
 def test_a_schema_that_cannot_be_kept_is_a_400(server: ServerProcess) -> None:

@@ -28,6 +28,9 @@ from support.reply_through import Asked, parsers, request_of
 
 TOOLS = tuple(OPENAI_TOOLS)
 HEAD = "<tool_call>\n<function=set>\n<parameter=i>\n1\n</parameter>\n<parameter=s>\nls"
+P, F, T = "</parameter>", "</function>", "</tool_call>"
+OWN = '\n<parameter name="q">v'
+QUOTED = f"\n<tool_call>\n<function=now>\n<parameter=x>\n1\n{P}\n{F}\n{T}"
 LENGTH = {"type": "length", "length": 9}
 EOS = {"type": "stop", "matched": 11}
 
@@ -42,10 +45,20 @@ ROWS: list[tuple[str, dict[str, Any], Any, str]] = [
     (HEAD, LENGTH, None, "length"),
     (HEAD, stopped("STOP"), None, "stop"),
     (HEAD + "\n", stopped("</parameter>"), {"i": 1, "s": "ls"}, "tool_calls"),
-    (HEAD + "\n", stopped("\n</parameter>\n"), {"i": 1, "s": "ls"}, "tool_calls"),
+    (HEAD, stopped("\n</parameter>\n"), {"i": 1, "s": "ls"}, "tool_calls"),
+    (HEAD + "\n", stopped("\n</parameter>\n"), {"i": 1, "s": "ls\n"}, "tool_calls"),
     (HEAD + "\n</parameter>\n", stopped("</function>"), {"i": 1, "s": "ls"}, "tool_calls"),
     (HEAD + "\n</parameter>\n</function>\n", stopped("</tool_call>"), {"i": 1, "s": "ls"}, "tool_calls"),
     (HEAD + "\n", stopped("</function>"), {"i": 1, "s": "ls"}, "tool_calls"),
+    (HEAD, stopped("\n</function>"), {"i": 1, "s": "ls"}, "tool_calls"),
+    (HEAD, stopped("\n</tool_call>"), {"i": 1, "s": "ls"}, "tool_calls"),
+    (HEAD + "\n  ", stopped("</function>"), {"i": 1, "s": "ls\n  "}, "tool_calls"),
+    # the same behind a call that is complete
+    *(
+        (HEAD + before, stopped(stop), {"i": 1, "s": "ls"}, "tool_calls")
+        for behind in ("\n</parameter>\n</function>", "</parameter></function>", "\n</parameter>", "\n</function>")
+        for before, stop in ((behind, "\n</tool_call>"), (behind + "\n", "</tool_call>"))
+    ),
     (HEAD + " ", stopped("</function>"), None, "stop"),
     (HEAD + "\n", stopped("</parameter>\n</function>"), {"i": 1, "s": "ls"}, "tool_calls"),
     (HEAD, stopped("</parameter></function></tool_call>\n"), {"i": 1, "s": "ls"}, "tool_calls"),
@@ -53,6 +66,35 @@ ROWS: list[tuple[str, dict[str, Any], Any, str]] = [
     (HEAD + "\n</parameter>\n", LENGTH, {"i": 1, "s": "ls"}, "length"),
     (HEAD + "\n</para", LENGTH, {"i": 1, "s": "ls"}, "length"),
     (HEAD + "\n</", LENGTH, None, "length"),
+    (HEAD + "\n</parameter>\nwords", LENGTH, None, "length"),
+    (HEAD + "\n</parameter>\nwords\n</", LENGTH, None, "length"),
+    (HEAD + "\n</parameter>\nwords\n", stopped("</function>"), {"i": 1, "s": "ls"}, "tool_calls"),
+    # markup of the value's own: what was cut off may have been the rest of it
+    *((HEAD + OWN + cut, LENGTH, None, "length") for cut in (P, f"{P}\n", f"{P}</func", f"{P}\n<param", f"\n{P[:-1]}")),
+    *(
+        (HEAD + OWN + cut, LENGTH, None, "length")
+        for cut in (P + F, f"{P}\n<tool_call>\n<func", f"\n{P}", f"\n  {P}\n")
+    ),
+    *((HEAD + OWN, stopped(stop), None, "stop") for stop in (P, f"{P}\n", f"{P}\n{F}", P + F)),
+    *((HEAD + OWN + P, stopped(stop), None, "stop") for stop in (F, f"\n{F}", "STOP")),
+    (HEAD + OWN + f"{P}\n", stopped(F), None, "stop"),
+    *((HEAD + OWN + f"{P}\n{cut}", LENGTH, None, "length") for cut in (F, "</func", f"{F}\n<tool_call>")),
+    (HEAD + OWN + f"{P}\n", stopped(P), {"i": 1, "s": f"ls{OWN}{P}"}, "tool_calls"),
+    (HEAD + "<function=f>\na\n" + F, LENGTH, None, "length"),
+    (HEAD + "<function=f>\na\n</functio", LENGTH, None, "length"),
+    (HEAD + "<function=f>\na\n", stopped(F), None, "stop"),
+    (HEAD + "<tool_call>\n{}\n" + T, LENGTH, None, "length"),
+    (HEAD + "<tool_call>\n{}\n", stopped(T), None, "stop"),
+    # a quoted call
+    *((HEAD + QUOTED[:size], LENGTH, None, "length") for size in (QUOTED.index(F), QUOTED.index(T), len(QUOTED))),
+    *((HEAD + QUOTED[: QUOTED.index(tag)], stopped(tag), None, "stop") for tag in (P, F, T, P + "\n" + F)),
+    (HEAD + QUOTED + "\n", stopped(P), {"i": 1, "s": "ls" + QUOTED}, "tool_calls"),
+    (HEAD + QUOTED + f"\n{P}\n{F}\n", stopped(T), {"i": 1, "s": "ls" + QUOTED}, "tool_calls"),
+    # all closing tags of a call are the end of it, whatever is open, and so are the first and the last
+    *((HEAD + OWN + P, stopped(stop), {"i": 1, "s": "ls" + OWN}, "tool_calls") for stop in (T, f"\n{T}", F + T)),
+    (HEAD + OWN + "\n", stopped(f"{P}\n{F}\n{T}"), {"i": 1, "s": "ls" + OWN}, "tool_calls"),
+    (HEAD + OWN + f"\n{P}\n{F}\n", stopped(T), {"i": 1, "s": "ls" + OWN}, "tool_calls"),
+    (HEAD + OWN + f"\n{P}\n{F}\n{T}", LENGTH, {"i": 1, "s": "ls" + OWN}, "length"),
     ("<tool_call>\n<function=set>\n<parameter=i>\n1}", LENGTH, None, "length"),
 ]
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import random
+import re
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from sglang_nemotron.reply.schema import check_tools
 from support.reply_texts import TOOLS
 
 NUMBER = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
+TEXT = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
 STRICT = {"type": "json_schema", "json_schema": NUMBER, "style": "qwen_xml"}
 END = "</function>\n</tool_call>"
 NOW = f"<tool_call>\n<function=now>\n{END}"
@@ -41,7 +45,8 @@ ALLOWED = {
     "a value in one line": tool("<parameter=x>v</parameter>\n"),
     "a long name": tool(value("v", "x" * 128)),
     "an empty value": tool("<parameter=x>\n</parameter>\n"),
-    "a closing tag within a line": tool(value("see </parameter> here")),
+    "a value of tags that are none of a call": tool(value("<function> </para <parameters> </b> <tool_calls> </")),
+    "a parameter twice": tool(value("a") + value("b")),
     "a strict call": tool(value("12", "a"), "strict"),
     "a strict call with blanks": tool("\n" * 50 + value("12", "a"), "strict"),
 }
@@ -62,15 +67,35 @@ BARRED = {
     "a strict call that lacks a parameter": tool("", "strict"),
     "blanks without end": tool("\t" * 100 + value("12", "a"), "strict"),
     "thoughts": f"So.\n</think>\n{ANSWER}",
+    "a closing tag within a line": tool(value("see </parameter> here")),
+    "a value within its tag": tool("<parameter=x=1>\n</parameter>\n"),
+    **{
+        f"a value with {tag!r}": tool(value(f"see {tag} here"))
+        for tag in (
+            "<tool_call>",
+            "</tool_call>",
+            "<function=",
+            "</function>",
+            "<parameter=y>",
+            "<parameter>",
+            "<parameter name='y'>",
+            "<parameter\nname='y'>",
+        )
+    },
+    "a call in a value": tool(value(NOW)),
 }
 
 
-def allows(text: str, *, parallel: bool = True, thoughts: bool = False) -> bool:
-    tags = call_tags(["now", "open", "strict"], {"strict": STRICT})
+def allows(text: str, *, parallel: bool = True, thoughts: bool = False, strict: Any = STRICT) -> bool:
+    tags = call_tags(["now", "open", "strict"], {"strict": strict})
     answer = {"type": "json_schema", "json_schema": NUMBER}
     tag = calls_or_answer(answer, tags, parallel=parallel, thoughts=thoughts)
-    grammar = Grammar.from_structural_tag(json.dumps({"type": "structural_tag", "format": tag}))
-    return _is_grammar_accept_string(grammar, text)
+    return _is_grammar_accept_string(compiled(json.dumps({"type": "structural_tag", "format": tag})), text)
+
+
+@functools.cache
+def compiled(tag: str) -> Grammar:
+    return Grammar.from_structural_tag(tag)
 
 
 @pytest.mark.parametrize("label", ALLOWED)
@@ -133,6 +158,72 @@ def test_what_the_grammar_takes_for_calls_is_read_as_such(label: str) -> None:
     tools = check_tools([{"type": "function", "function": {"name": n, "parameters": p}} for n, p in names.items()])
     reply = parse_reply(f"r\n</think>{ALLOWED[label]}", tools, answers=True)
     assert reply.calls and reply.content == ""
+
+
+LINE = "\n"
+PARAMETER = re.compile(r"<parameter=([^<>\n=]+)>(.*?)</parameter>\n", re.DOTALL)
+OPEN = {"type": "object", "properties": {"i": {"type": "integer"}, "s": {"type": "string"}}}
+NAMED = {"now": {}, "open": OPEN, "strict": NUMBER}
+HELD = [
+    *("", "a", "\n", " ", "1", "<", "</", "</parameter", "</function", "<function>", "<parameter", "<tool_call", "`"),
+    *("```\n", "\n  </", "<b>", "</tool_call", "=", "/>", "</think>", "<think>", '{"a": 1}', "</parameter ", "words"),
+    *("<tool_call>", "<function=now>", "</function>", "<parameter=s>", "<parameter name='q'>", "</parameter>\n"),
+]
+
+
+def invented(seed: int) -> tuple[str, list[list[tuple[str, str]]]]:
+    """Some calls of `open`, and their parameters as the grammar has them."""
+    pick = random.Random(seed)
+    bodies = [
+        "".join(
+            f"<parameter={name}>{pick.choice(['', LINE])}{text}{pick.choice(['', LINE])}</parameter>{LINE}"
+            for name in pick.choices(["i", "s", "x", "i i", "s"], k=pick.randrange(4))
+            for text in ["7" if name == "i" else "".join(pick.choices(HELD, k=pick.randrange(5)))]
+        )
+        for _ in range(pick.randrange(1, 4))
+    ]
+    return "\n".join(tool(body) for body in bodies), [PARAMETER.findall(body) for body in bodies]
+
+
+def test_a_call_is_read_as_the_grammar_has_it() -> None:
+    """Whatever its values hold, and a parameter given twice: the first text counts, and none of it is content."""
+    tools = check_tools([{"type": "function", "function": {"name": n, "parameters": p}} for n, p in NAMED.items()])
+    allowed = 0
+    for seed in range(1500):
+        text, wanted = invented(seed)
+        if not allows(text):
+            continue
+        allowed += 1
+        expected = []
+        for given in wanted:
+            values: dict[str, Any] = {}
+            for name, held in given:
+                value = held.removeprefix(LINE).removesuffix(LINE)
+                values.setdefault(name, 7 if name == "i" else value)
+            expected.append(values)
+        for size in (len(text), 1, 5):
+            parser = ReplyParser(tools, thinking=False, answers=True)
+            events = [event for at in range(0, len(text), size) for event in parser.feed(text[at : at + size])]
+            reply = collect([*events, *parser.finish()])
+            assert reply.content == "", text
+            assert [json.loads(call.arguments) for call in reply.calls] == expected, text
+    assert allowed > 300
+
+
+@pytest.mark.parametrize(
+    "held", ["<parameter name='q'>", "<tool_call>\n<function=f>\n<parameter=u>", "see <function=f>", "<tool_call>\n{}"]
+)
+def test_a_strict_text_may_open_what_it_cannot_close(held: str) -> None:
+    """XGrammar keeps nothing but `</parameter>` out of it."""
+    strict = {"type": "json_schema", "json_schema": TEXT, "style": "qwen_xml"}
+    text = f"{tool(value(held, 'a'), 'strict')}\n{NOW}"
+    assert allows(text, strict=strict)
+    tools = check_tools(
+        [{"type": "function", "function": {"name": n, "parameters": p}} for n, p in {**NAMED, "strict": TEXT}.items()]
+    )
+    reply = parse_reply(text, tools, thinking=False, answers=True)
+    assert [(call.name, json.loads(call.arguments)) for call in reply.calls] == [("strict", {"a": held}), ("now", {})]
+    assert reply.content == ""
 
 
 @pytest.mark.parametrize("options", [{}, {"reasoning": False}], ids=["apart", "in the content"])

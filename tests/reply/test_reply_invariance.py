@@ -116,7 +116,7 @@ FAULTS = {
     "fences quote nothing": (markdown.Markdown, "_behind", lambda self: ""),
     "the newline before a tag is kept": (tools, "before_newline", lambda text, start, at: at),
     "the margin of a call is kept": (tools, "margin", lambda text, start, at, begins_line: at),
-    "an end tag cut by the end of the text is kept": (tools, "_SURE", "\0"),
+    "an end tag cut by the end of the text is kept": (tools, "sure_closer", lambda fragment: ""),
     "no space is allowed between the tags of an ending": (endings, "after_space", lambda text, at: at),
     "no space is allowed between the tags of a call": (tools, "after_space", lambda text, at: at),
     "words behind a value do not end it": (endings, "line_of_words", lambda text, at, final: NO),
@@ -131,6 +131,20 @@ FAULTS = {
     "a value within its tag is a part of the name": (markup, "assigned_name", lambda text, at, missing: ""),
     "a value within its tag does not end the one before": (endings, "assigned_name", lambda text, at, missing: ""),
     "quoted calls are not followed": (endings, "quotation", lambda text, at, begins_line: NO),
+    "tags that are indented begin no line": (tools, "BLANK", ""),
+    "a doubled end in a line, or words behind it, are text": (
+        endings,
+        "_function_end",
+        lambda text, at, known, final: endings.Verdict.TEXT,
+    ),
+    "words before a bare call are prose": (tools, "behind_function", lambda text, at, line, names: follows(text, line)),
+    "a limit of tokens ends what it cuts": (
+        endings,
+        "_at_end",
+        lambda known, loose, final: endings.Verdict.END if final else endings.Verdict.MORE,
+    ),
+    "a fragment behind markup ends what a limit cuts": (endings.Known, "may_want", lambda self, tag: False),
+    "markup in a value that is cut is not seen": (endings.Known, "marked", property(lambda self: False)),
     "a name is written twice": (
         arguments.Arguments,
         "_leaves",
@@ -149,6 +163,12 @@ OPEN = arguments.Arguments.open
 def open_second(written: arguments.Arguments, name: str) -> None:
     written._write_waiting()
     OPEN(written, name)
+
+
+def follows(text: str, line: markup.Line) -> int:
+    if markup.closer(text, line.end):
+        return line.end
+    return markup.MORE if markup.is_cut_closer(text, line.end) else NO
 
 
 def text_at(at: int) -> endings.Ending:

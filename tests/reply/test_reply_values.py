@@ -101,8 +101,16 @@ ROWS: list[tuple[Any, str, Any]] = [
     ({"type": "object"}, f'{{"a": "x\ny", "b": {HUGE}}}', {"a": "x\ny", "b": HUGE}),
     ({}, str(HUGE), HUGE),
     ({"type": "integer"}, "9" * 4300, int("9" * 4300)),
+    # a sign is no digit
+    ({"type": "integer"}, "-" + "9" * 4300, -int("9" * 4300)),
+    ({"type": "integer"}, "+" + "9" * 4300, int("9" * 4300)),
+    ({"type": "number"}, "-" + "9" * 4300, -int("9" * 4300)),
+    ({"type": ["integer", "string"]}, "-" + "9" * 4300, -int("9" * 4300)),
+    ({}, "-" + "9" * 4300, -int("9" * 4300)),
     # what Python's JSON reader refuses keeps its digits as a text
     ({"type": "integer"}, "9" * 4301, "9" * 4301),
+    ({"type": "integer"}, "-" + "9" * 4301, "-" + "9" * 4301),
+    ({"type": ["integer", "string"]}, "-" + "9" * 4301, "-" + "9" * 4301),
 ]
 
 

@@ -109,12 +109,71 @@ ends(
     "\n</parameter>\na\n<parameter=no>" + TAIL,
     value="ls\n</parameter>\na\n<parameter=no>",
 )
+# --- tags that are indented begin a line too; the blanks before them are the value's -------------------------------
+for name, (behind, content, more) in {
+    "doubled parameter end": ("</parameter>\n  </parameter>\n  </function>\n  </tool_call>", "", {}),
+    "words behind the function": ("</parameter>\n  </function>\n  ok\n  </tool_call>", "ok", {}),
+    "text behind the function": ("</parameter>\n  </function>\nI did it.\nWell.", "I did it.\nWell.", {}),
+    "words behind the parameter": ("</parameter>\n  ok\n  </function>\n</tool_call>", "ok", {}),
+    "words, then a parameter": ("</parameter>\n  and\n  <parameter=i>\n  1" + TAIL, "and", {"i": 1}),
+    "no parameter end": ("</function>\n  </tool_call>", "", {}),
+    "no parameter end, then a parameter": ("<parameter=i>\n  1" + TAIL, "", {"i": 1}),
+    "the call end alone": ("</tool_call>", "", {}),
+    "a tag that the end cut": ("</f", "", {}),
+}.items():
+    ends(f"indented: {name}", f"\n  {behind}", content, value="ls\n  ", more=more)
+    ends(f"indented by a tab: {name}", f"\n\t{behind}", content, value="ls\n\t", more=more)
+ends(
+    "not indented: words before the tag",
+    "\n  x </parameter></parameter>y" + TAIL,
+    value="ls\n  x </parameter></parameter>y",
+)
+# --- calls on one line ----------------------------------------------------------------------------------------------
+ONE = "<function=set><parameter=s>ls</parameter></function>"
+TWO = "<function=get_weather><parameter=city>Paris</parameter></function>"
+LS = ("set", {"s": "ls"})
+for name, (text, content, calls) in {
+    "two": (ONE + TWO, "", [LS, PARIS]),
+    "three": (ONE + TWO + "<function=now></function>", "", [LS, PARIS, ("now", {})]),
+    "a blank between": (f"{ONE} {TWO}", "", [LS, PARIS]),
+    "a line between": (f"{ONE}\n{TWO}", "", [LS, PARIS]),
+    "words between": (f"{ONE} and {TWO}", "and", [LS, PARIS]),
+    "a dot between": (f"{ONE}.{TWO}", ".", [LS, PARIS]),
+    "words behind a number": (f"{ONE.replace('=s>ls', '=i>1')} and {TWO}", "and", [("set", {"i": 1}), PARIS]),
+    "a line of words between": (f"{ONE}\nThen:\n{TWO}", "Then:", [LS, PARIS]),
+    "words, then a whole call": (f"{ONE} and <tool_call>{TWO}</tool_call>", " and ", [LS, PARIS]),
+    "a doubled end": (f"{ONE}</function>{TWO}", "", [LS, PARIS]),
+    "a doubled end and words": (f"{ONE}</function>, {TWO}", ",", [LS, PARIS]),
+    "a doubled end, then the call end": (f"<tool_call>{ONE}</function></tool_call>ok", "ok", [LS]),
+    "a doubled end, then the end": (f"{ONE}</function>", "", [LS]),
+    "a doubled end that is cut": (f"{ONE}</func", "", [LS]),
+    "in one block": (f"<tool_call>{ONE} and {TWO}</tool_call>ok", "and\nok", [LS, PARIS]),
+    "in backticks": (f"{ONE} like `{TWO}`", f" like `{TWO}`", [LS]),
+    "on the line of a fence": (f"{ONE} ~~~ {TWO}", f" ~~~ {TWO}", [LS]),
+    "behind the call end": (f"<tool_call>{ONE}</tool_call> and {TWO}", f" and {TWO}", [LS]),
+    "never committed": (
+        f"{ONE.replace('=s>ls', '=i>1')} and <function=now> so",
+        " and <function=now> so",
+        [("set", {"i": 1})],
+    ),
+}.items():
+    loose(f"one line: {name}", text, content, calls)
+ends(
+    "one line: words and an undeclared function are text",
+    f"</parameter></function> x <function=f></function>{TAIL}",
+    value="ls</parameter></function> x <function=f></function>",
+)
 ends("ambiguous: both tags on lines of their own in a text", "\n</parameter>\n</function>\nEOF" + TAIL, "EOF")
 # --- what stays in a value ------------------------------------------------------------------------------------------
 for name, held in {
     "a parameter of its own": '<parameter name="q">v</parameter>',
     "a parameter of its own on lines": '<parameter name="q">\nv\n</parameter>\n</function>\nx',
     "a block of parameters of its own": "<parameter=city>\na\n</parameter>\n<parameter=zip>\nb\n</parameter>\nx",
+    "an indented parameter of its own": 'a\n  <parameter name="q">\n    v\n  </parameter>\n  </function>\nx',
+    "an indented bare function": "a\n  <function=f>\n    <parameter=x>\n    1\n    </parameter>\n  </function>\nb",
+    "an indented call": "a\n  <tool_call>\n  <function=f>\n  <parameter=x>\n  1\n  </parameter>\n  </function>\n"
+    "  </tool_call>\nb",
+    "a doubled function end in a line": "see </parameter></function></function> here",
     "parameters that close themselves": '<parameter name="a"/>\n<parameter name="b" />',
     "an end tag and a function end": "see </parameter></function> here",
     "a bare function": f"a\n{WEATHER}b",

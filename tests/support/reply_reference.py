@@ -221,11 +221,18 @@ class Reference:
             elif in_block and (stopped := re.match(rf"{WS}(?:\Z|{CUT_CLOSER})", text)):
                 out.add("markup", stopped[0])
                 return text[stopped.end() :]
-            elif in_block and (words := re.match(rf"({WS}){WORDS}(?={CLOSER})", text)):
+            elif in_block and (words := re.match(rf"({WS}){WORDS}", text)) and self._are_between(words, text):
                 add_words(words, out)
                 text = text[words.end() :]
             else:
                 return text
+
+    def _are_between(self, words: re.Match, text: str) -> bool:
+        """Whether a closing tag follows words behind a function, or a bare call on their line."""
+        if re.match(CLOSER, text[words.end() :]):
+            return True
+        same_line = "\n" not in words[0][len(words[1]) :]
+        return same_line and not is_quoted(words[2]) and bool(self.bare.match(text, words.end()))
 
     # ---- a value
 
@@ -275,16 +282,17 @@ class Reference:
     def _last_value(
         self, text: str, name: str, wanted: ValueType, written: Written, out: Parts, begun: str = ""
     ) -> None:
-        tail = re.search(rf"(?:\n|\A){CUT_CLOSER}|</par(?:a(?:m(?:e(?:t(?:e(?:r)?)?)?)?)?)?\Z", text)
-        if tail:
-            value, end = text[: tail.start()], ""
+        tail = re.search(CUT_CLOSER, text)
+        if tail and (begins_line(text[: tail.start()]) or tail[0].startswith("</par")):
+            value, end = text[: tail.start()].removesuffix("\n"), ""
         else:
             tail = re.search(rf"{CUT_CLOSER}|\n\Z", text)
             end = tail[0] if tail else ""
             value = text[: len(text) - len(end)]
         out_end = text[len(value) + len(end) :]
         value = begun + value
-        if self.cut_off and len(out_end.lstrip("\n")) < len("</par"):
+        tag = out_end.lstrip("\n")
+        if self.cut_off and (len(tag) < len("</par") or any(kind.startswith(tag[2:]) for kind in self.left_open)):
             part = "content" if name in written.items else "value"
             add_value(part, value + end, begun, out)
             written.open = (name, value + end)
@@ -302,22 +310,24 @@ class Reference:
         plain = wanted.types.isdisjoint(("string", "array", "object"))
         quoted = at = 0
         own = {"parameter": 0, "function": 0}
+        self.marked = False
         # parameters that quoted calls opened
         inner = 0
         while (at := text.find("<", at)) >= 0:
-            begins_line = at == 0 or text[at - 1] == "\n"
+            first = begins_line(text[:at])
             rest = text[at:]
-            if quoted and re.match(rf"(?:{P}{WS}(?:{F}{WS})?|{F}{WS}){T}{WS}\Z", rest):
+            if quoted and not self.cut_off and re.match(rf"(?:{P}{WS}(?:{F}{WS})?|{F}{WS}){T}{WS}\Z", rest):
                 return at
             close = re.match(rf"{F}{WS}{T}", rest) if quoted else None
-            if not quoted and self._ends(rest, begins_line, begins_line or plain, set(declared), given, own):
+            if not quoted and self._ends(rest, first, first or plain, set(declared), given, own):
                 return at
             # no quoted parameter is open: judged as behind one of the value's own
             alone = bool(quoted) and not inner and rest.startswith(P)
             if alone and self._ends(rest, False, False, set(declared), given, {**own, "parameter": 1}):
                 return at
-            quote = (re.match(ANY_HEADER, rest) if begins_line else None) or re.match(QUOTATION, rest)
+            quote = (re.match(ANY_HEADER, rest) if first else None) or re.match(QUOTATION, rest)
             opened = re.match(OWN, rest)
+            self.marked |= bool(quote or (opened and not opened[2].endswith("/"))) or rest.startswith("<tool_call>")
             if not quoted and opened and not opened[2].endswith("/"):
                 own[opened[1]] += 1
             if quoted and opened and opened[1] == "parameter" and not opened[2].endswith("/"):
@@ -329,6 +339,8 @@ class Reference:
             quoted += bool(quote) - bool(close)
             inner = inner if quoted else 0
             at += quote.end() if quote else close.end() if close else 1
+        # the kinds of closing tags that may be the value's own
+        self.left_open = ["parameter"] * bool(quoted or own["parameter"]) + ["function", "tool_call"] * self.marked
         return None
 
     def _ends(
@@ -350,25 +362,27 @@ class Reference:
                 continue
             behind = rest[closing.end() :]
             further = {P: rf"{F}|{T}", T: r"(?!)"}.get(tags, T)
-            if re.match(rf"(?:{further})|\Z", behind):
-                # P F without T is judged above
-                if tags != P or not behind.startswith(F):
-                    return True
-            elif any(re.match(cut(tag), behind) for tag in further.split("|") if tag in (F, T)):
+            # P F without T is judged above
+            if re.match(further, behind) and (tags != P or not behind.startswith(F)):
                 return True
-            call = self._any_call(behind) if loose else self.strict.match(behind)
-            if call or self._is_cut_call(behind, loose):
+            if self._any_call(behind) if loose else self.strict.match(behind):
+                return True
+            # where a limit cut the text off, the tag may be the value's own
+            told = outside if tags.startswith(P) else not self.marked
+            if (told or not self.cut_off) and self._is_end(behind, further, loose):
                 return True
         if not rest.startswith(P):
             return False
         behind = rest[len(P) + space(rest[len(P) :]) :]
+        if outside and behind.startswith(F) and self._ends_function(behind[len(F) + space(behind[len(F) :]) :]):
+            return True
         if assigned_tag(behind, declared - given, whole=False):
             return True
         parameter = re.match(PARAMETER, behind)
         weak = outside and column
         if parameter and parameter[1] not in given and (outside or parameter[1] in declared):
             return True
-        if re.match(CUT_PARAMETER, behind):
+        if re.match(CUT_PARAMETER, behind) and (outside or not self.cut_off):
             return True
         if not weak:
             return False
@@ -377,11 +391,30 @@ class Reference:
         words = re.match(WORDS, behind)
         return bool(words) and self._ends_words(behind[words.end() :], declared)
 
+    def _is_end(self, text: str, tags: str, loose: bool) -> bool:
+        """Whether nothing is left but what may have become one of the tags, or a call."""
+        ends = not text or any(re.match(cut(tag), text) for tag in tags.split("|") if tag in (F, T))
+        return ends or self._is_cut_call(text, loose)
+
+    def _ends_function(self, text: str) -> bool:
+        """Whether the text behind P F in the middle of a line makes them an end."""
+        if re.match(cut(F), text):
+            return True
+        if again := re.match(rf"{F}{WS}", text):
+            text = text[again.end() :]
+            if text.startswith(T) or self._any_call(text) or self._is_end(text, T, True):
+                return True
+        words = re.match(WORDS, text)
+        return bool(words and self._any_call(text[words.end() :]))
+
     def _ends_words(self, text: str, declared: set[str]) -> bool:
-        tag = re.match(rf"{F}|{T}|\Z|{cut(F)}|{cut(T)}|{CUT_PARAMETER}", text)
+        tag = re.match(rf"{F}|{T}", text)
         parameter = re.match(PARAMETER, text)
         named = parameter is not None and parameter[1] in declared
-        return bool(tag or named or self._any_call(text) or self._is_cut_call(text))
+        if tag or named or self._any_call(text):
+            return True
+        cut_tag = re.match(rf"\Z|{cut(F)}|{cut(T)}|{CUT_PARAMETER}", text)
+        return not self.cut_off and bool(cut_tag or self._is_cut_call(text))
 
     # ---- the reply
 
@@ -394,6 +427,12 @@ class Reference:
             instead = self.parse(reasoning + content, thinking=False, reasoning=False, cut_off=self.cut_off)
             return self.reply(instead, max_calls=max_calls)
         return Reply(reasoning, content, tuple(calls[:max_calls]))
+
+
+def begins_line(before: str) -> bool:
+    """Whether a tag behind this text is the first of its line."""
+    before = before.rstrip(" \t")
+    return not before or before.endswith("\n")
 
 
 def space(text: str) -> int:

@@ -94,6 +94,13 @@ PIECES = [
     "\n</parameter>\n</parameter>\n",
     "\n</parameter>\n</function>\n",
     "\n</parameter>\nwords\n</function>",
+    # tags that are indented, calls on one line, and markup of a value's own
+    "\n  </parameter>\n  </function>\n",
+    "\n\t</parameter>\n",
+    "</parameter></function></function>",
+    "</parameter></function> and <function=now></function>",
+    "</function> then <function=set><parameter=s>",
+    "<tool_call>\n{}\n</tool_call>",
     "words",
     "\nwords\n",
     "w" * 201,
@@ -187,6 +194,11 @@ VALUES = [
     "a\n<function=get_weather>\n<parameter=city>\nRome\n</parameter>\n</function>\nb",
     "so <tool_call><function=now></function></tool_call> b",
     "a <tool_call>\nb",
+    '<tool_call>\n{"name": "now"}\n</tool_call>\nb',
+    'a\n  <parameter name="q">\n  v\n  </parameter>\n  b',
+    "a </parameter></function></function> b",
+    "a </parameter></function> and <function=nope></function>",
+    '<parameter name="q">v',
     "</para",
     "a\n</f",
 ]
@@ -262,8 +274,8 @@ def written(pick: random.Random) -> str:
             out += [pick.choice(VALUES), rarely("\n</parameter>\n", "", "\n", "</parameter>", *BEHIND_VALUES)]
         out.append(rarely("", " ", "\n\t\n", "odd", "odd\n"))
         out += [
-            rarely("</function>\n", "", "</function>", "</function>  \n", "</function>\n</function>\n"),
-            rarely("", "ok\n", "<function=now>\n</function>\n"),
+            rarely("</function>\n", "", "</function>", "  </function>  \n", "</function>\n</function>\n"),
+            rarely("", "ok\n", "<function=now>\n</function>\n", "and <function=now></function>"),
             rarely("</tool_call>", "", "</tool_call>\n</tool_call>", "</tool"),
             pick.choice(PROSE),
         ]
@@ -277,6 +289,11 @@ BEHIND_VALUES = (
     "\n  </parameter>\n",
     "</parameter> words ",
     "\n</para",
+    "\n  </parameter>\n  </parameter>\n",
+    "\n  </parameter>\n  words\n",
+    "</parameter></function>",
+    "</parameter></function></function>",
+    "</parameter></function>, then <function=now></function>",
 )
 
 

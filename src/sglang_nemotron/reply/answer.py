@@ -13,19 +13,31 @@ from typing import Any, Final
 from .markup import (
     CALL_CLOSE,
     CALL_HEADER,
+    CALL_OPEN,
     FUNCTION_CLOSE,
+    FUNCTION_OPEN,
     MAX_NAME,
     MAX_SPACE,
     PARAMETER_CLOSE,
     PARAMETER_OPEN,
+    SPACE,
     THINK_CLOSE,
 )
 
 Format = dict[str, Any]
 
 _END: Final = f"{FUNCTION_CLOSE}\n{CALL_CLOSE}"
-# what `markup.named_tag` takes for one
-_PARAMETER_NAME: Final = rf"[^<>\n]{{1,{MAX_NAME}}}"
+# what `markup.parameter_tag` takes for one, whatever is declared: behind a `=` it may look for a value
+_PARAMETER_NAME: Final = rf"[^<>\n=]{{1,{MAX_NAME}}}"
+# what a value must not hold, so that a parser that forgives missing tags cannot take the call for another; of the
+# parameters, also those of another markup: they could not be closed
+_NO_VALUE: Final = (
+    CALL_OPEN,
+    CALL_CLOSE,
+    FUNCTION_OPEN,
+    FUNCTION_CLOSE,
+    *(f"<parameter{behind}" for behind in f"=>{SPACE}"),
+)
 
 
 def calls_or_answer(answer: Format, tags: Sequence[Format], *, parallel: bool, thoughts: bool) -> Format:
@@ -49,13 +61,14 @@ def calls_or_answer(answer: Format, tags: Sequence[Format], *, parallel: bool, t
 def call_tags(names: Sequence[str], strict: Mapping[str, Format]) -> list[Format]:
     """How a call of each tool may look: as its format in `strict` has it, else with any parameters of any values.
 
-    strict: formats of JSON schemas. A value of a tool that is not strict ends at a `</parameter>` that ends its line.
+    strict: formats of JSON schemas. A value of a tool that is not strict has no tag of a call in it, and ends at the
+    first `</parameter>`, which ends its line. That a name comes once cannot be said where the names are any.
     """
     # more blanks between tags than belong to a call would be content
     bounded = {name: content | {"max_whitespace_cnt": MAX_SPACE - 2} for name, content in strict.items()}
-    value = _tag(">", {"type": "any_text"}, f"{PARAMETER_CLOSE}\n")
+    value = _tag(">", {"type": "any_text", "excludes": list(_NO_VALUE)}, PARAMETER_CLOSE)
     name = {"type": "regex", "pattern": _PARAMETER_NAME}
-    anything = {"type": "star", "content": _sequence(_const(PARAMETER_OPEN), name, value)}
+    anything = {"type": "star", "content": _sequence(_const(PARAMETER_OPEN), name, value, _const("\n"))}
     return [_call(name, bounded.get(name, anything)) for name in names]
 
 

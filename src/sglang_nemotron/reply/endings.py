@@ -5,7 +5,8 @@ lookahead is bounded (`markup`). Knows nothing of types, events or SGLang.
 
 Write P, F, T for `</parameter>`, `</function>`, `</tool_call>`; whitespace may stand between them. P counts in any
 column (a model may write `<parameter=a>1</parameter>`), F and T as the first tag of an ending only at a line start
-(F, within a quotation, in any column). "Text ends" includes a text that stops inside the next tag.
+(F, within a quotation, in any column). A line starts behind its indentation: models indent whole calls. "Text ends"
+includes a text that stops inside the next tag.
 
 Strong ends
 -----------
@@ -19,6 +20,9 @@ line start `<parameter=NAME>` newline        P is missing; NAME is declared and 
 P, P F, line start F or T, the text ends     the rest is missing
 the same, then a declared call               that call begins; in a loose form, only behind a value without an open
                                              parameter (F: function) of its own
+P F F T, P F F, the text ends                the doubled tag is one; only behind a value without an open parameter
+P F or P F F, then at most a line of words   the same
+   without `<`, and a declared call
 ===========================================  ===========================================================================
 
 Weak ends
@@ -37,6 +41,10 @@ P and a line of words without `<`, then      at most `markup.MAX_WORDS` characte
 Anything else is text. `<parameter` or `<function`, followed by `=`, `>` or space and at last `>`, opens one of the
 value's own unless it closes itself (`/>`); a P or F that ends nothing closes it.
 
+Where a limit or a stop string cut the text off, more of the value may have been to come. "The text ends" is an end then
+only behind a P that no parameter of the value's own may want, and behind an F or T if no tag of this markup was opened
+in the value; no words are one.
+
 Values that quote whole calls (`markup.quotation`): the header opens a quotation and its F T closes it. Within a
 quotation only a strong end counts whose P closes none of the parameters that the quotation opened, and the last closing
 tags of the reply. So a quoted call that is whole survives; one that breaks off inside a parameter takes in what follows
@@ -51,6 +59,7 @@ from typing import NamedTuple
 
 from .markup import (
     CALL_CLOSE,
+    CALL_OPEN,
     CLOSERS,
     FUNCTION_CLOSE,
     MAX_NAME,
@@ -89,11 +98,12 @@ class Verdict(Enum):
     # a quoted call opens or closes; the tag is text
     QUOTE = "quote"
     UNQUOTE = "unquote"
-    # a parameter or a function of the value's own opens or closes; the tag is text
+    # a parameter or a function of the value's own opens or closes, or a call that is none opens; the tag is text
     PARAMETER = "parameter"
     PARAMETER_END = "parameter end"
     FUNCTION = "function"
     FUNCTION_END = "function end"
+    CALL = "call"
 
 
 class Ending(NamedTuple):
@@ -114,17 +124,25 @@ class Known(NamedTuple):
     given: Set[str]
     # the value's type has no text in it, so that no tag can be text
     plain: bool = False
+    # something cut the reply off, so that more might have come behind its end
+    cut: bool = False
     # quoted calls that are open, and their parameters; parameters and functions of the value's own that are open
     quoted: int = 0
     quoted_parameters: int = 0
     parameters: int = 0
     functions: int = 0
+    # whether the value opened any of these, or a `<tool_call>`
+    marked: bool = False
+
+    def may_want(self, tag: str) -> bool:
+        """Whether a closing tag at the end of a reply that was cut may be one of the value's own."""
+        return bool(self.quoted or (self.parameters if tag == PARAMETER_CLOSE else self.marked))
 
     def behind(self, verdict: Verdict) -> Known:
         """What is known behind a tag that is text."""
         match verdict:
             case Verdict.QUOTE:
-                return self._replace(quoted=self.quoted + 1)
+                return self._replace(quoted=self.quoted + 1, marked=True)
             case Verdict.UNQUOTE:
                 inside = self.quoted_parameters if self.quoted > 1 else 0
                 return self._replace(quoted=self.quoted - 1, quoted_parameters=inside)
@@ -132,11 +150,13 @@ class Known(NamedTuple):
                 step = 1 if verdict is Verdict.PARAMETER else -1
                 if self.quoted:
                     return self._replace(quoted_parameters=self.quoted_parameters + step)
-                return self._replace(parameters=self.parameters + step)
+                return self._replace(parameters=self.parameters + step, marked=True)
             case Verdict.FUNCTION:
-                return self._replace(functions=self.functions + 1)
+                return self._replace(functions=self.functions + 1, marked=True)
             case Verdict.FUNCTION_END:
                 return self._replace(functions=self.functions - 1)
+            case Verdict.CALL:
+                return self._replace(marked=True)
         return self
 
 
@@ -155,45 +175,62 @@ def ending(text: str, at: int, begins_line: bool, known: Known, final: bool) -> 
     quoted = quotation(text, at, begins_line)
     if quoted > 0:
         return Ending(Verdict.QUOTE, quoted)
-    return Ending(Verdict.MORE, at) if quoted == MORE and not final else Ending(Verdict.TEXT, at + 1)
+    if quoted == MORE and not final:
+        return Ending(Verdict.MORE, at)
+    own = text.startswith(CALL_OPEN, at) and not known.quoted
+    return Ending(Verdict.CALL if own else Verdict.TEXT, at + 1)
 
 
 def _closing(text: str, at: int, begins_line: bool, known: Known, final: bool) -> Ending:
     """Judge a closing tag."""
     is_parameter = text.startswith(PARAMETER_CLOSE, at)
     if known.quoted and (known.quoted_parameters or not is_parameter):
-        judged = _quoted_closing(text, at, final)
+        judged = _quoted_closing(text, at, known, final)
         is_own = judged.verdict is Verdict.TEXT and is_parameter
         return Ending(Verdict.PARAMETER_END, judged.at) if is_own else judged
     if is_parameter:
         verdict = _parameter_end(text, at + len(PARAMETER_CLOSE), begins_line, known, final)
         if verdict is Verdict.TEXT and known.parameters and not known.quoted:
             verdict = Verdict.PARAMETER_END
-    elif text.startswith(FUNCTION_CLOSE, at):
-        behind = after_space(text, at + len(FUNCTION_CLOSE))
-        loose = not known.functions
-        verdict = _behind(text, behind, (CALL_CLOSE,), known, loose, final) if begins_line else Verdict.TEXT
-        if verdict is Verdict.TEXT and known.functions:
-            verdict = Verdict.FUNCTION_END
-    elif begins_line and text.startswith(CALL_CLOSE, at):
-        verdict = _behind(text, after_space(text, at + len(CALL_CLOSE)), (), known, True, final)
     else:
-        verdict = Verdict.TEXT
+        verdict = _alone(text, at, known, final) if begins_line else Verdict.TEXT
+        if verdict is Verdict.TEXT and known.functions and text.startswith(FUNCTION_CLOSE, at):
+            verdict = Verdict.FUNCTION_END
     return Ending(verdict, at if verdict in (Verdict.END, Verdict.MORE) else at + 1)
+
+
+def _alone(text: str, at: int, known: Known, final: bool) -> Verdict:
+    """Judge an F or T at a line start, without P before it."""
+    tag = FUNCTION_CLOSE if text.startswith(FUNCTION_CLOSE, at) else CALL_CLOSE
+    if not text.startswith(tag, at):
+        return Verdict.TEXT
+    wanted, loose = ((CALL_CLOSE,), not known.functions) if tag == FUNCTION_CLOSE else ((), True)
+    # the end of a text that was cut tells nothing of a tag that may be the value's own
+    told = final and not (known.cut and known.marked)
+    verdict = _behind(text, after_space(text, at + len(tag)), wanted, known, loose, told)
+    return Verdict.TEXT if verdict is Verdict.MORE and final else verdict
 
 
 def _behind(text: str, at: int, wanted: tuple[str, ...], known: Known, loose: bool, final: bool) -> Verdict:
     """Judge closing tags by what follows at `at`: one of the `wanted` tags, the end of the text, or a call (in a loose
-    form only if `loose`)."""
+    form only if `loose`: nothing of the value's own may want them)."""
     if any(text.startswith(tag, at) for tag in wanted):
         return Verdict.END
     if at == len(text) or any(is_cut(tag, text, at) for tag in wanted):
-        return Verdict.END if final else Verdict.MORE
+        return _at_end(known, loose, final)
     call = any_call(text, at, known.tools) if loose else call_header(text, at, known.tools)
     if call == MORE:
         # a header that the end of the text cut never became a call
-        return Verdict.END if final else Verdict.MORE
+        return _at_end(known, loose, final)
     return Verdict.END if call > 0 else Verdict.TEXT
+
+
+def _at_end(known: Known, loose: bool, final: bool) -> Verdict:
+    """Judge closing tags that the text ends behind; `loose` as in `_behind`."""
+    if not final:
+        return Verdict.MORE
+    # what was cut off may have been the rest of the value
+    return Verdict.END if loose or not known.cut else Verdict.TEXT
 
 
 def _parameter_end(text: str, end: int, begins_line: bool, known: Known, final: bool) -> Verdict:
@@ -203,7 +240,10 @@ def _parameter_end(text: str, end: int, begins_line: bool, known: Known, final: 
     weak = outside and (begins_line or known.plain)
     if text.startswith(FUNCTION_CLOSE, at):
         behind = after_space(text, at + len(FUNCTION_CLOSE))
-        return Verdict.END if weak else _behind(text, behind, (CALL_CLOSE,), known, outside, final)
+        if weak:
+            return Verdict.END
+        verdict = _behind(text, behind, (CALL_CLOSE,), known, outside, final)
+        return verdict if verdict is not Verdict.TEXT or not outside else _function_end(text, behind, known, final)
     if weak and text.startswith(PARAMETER_CLOSE, at):
         return Verdict.END
     if assigned_name(text, at, known.declared - known.given):
@@ -214,12 +254,31 @@ def _parameter_end(text: str, end: int, begins_line: bool, known: Known, final: 
         strong = name not in known.given and (outside or name in known.declared)
         return Verdict.END if strong or weak else Verdict.TEXT
     if parameter == MORE:
-        return Verdict.END if final else Verdict.MORE
+        return _at_end(known, outside, final)
     wanted = CLOSERS if weak else (FUNCTION_CLOSE, CALL_CLOSE)
     verdict = _behind(text, at, wanted, known, outside, final)
     if verdict is not Verdict.TEXT or not weak or at == len(text) or text[at] in SPACE:
         return verdict
-    return _words_end(text, at, known, final)
+    # words that a limit cut may be the first of many
+    verdict = _words_end(text, at, known, final and not known.cut)
+    return Verdict.TEXT if verdict is Verdict.MORE and final else verdict
+
+
+def _function_end(text: str, at: int, known: Known, final: bool) -> Verdict:
+    """Judge P F in the middle of a line, which alone may be text, by what follows at `at`: F again, or a declared call,
+    which an agent would lose, behind a line of words at most."""
+    if is_cut(FUNCTION_CLOSE, text, at):
+        return Verdict.END if final else Verdict.MORE
+    if text.startswith(FUNCTION_CLOSE, at):
+        at = after_space(text, at + len(FUNCTION_CLOSE))
+        verdict = _behind(text, at, (CALL_CLOSE,), known, True, final)
+        if verdict is not Verdict.TEXT:
+            return verdict
+    line = line_of_words(text, at, False) if text[at] not in SPACE else NO
+    call = any_call(text, line.end, known.tools) if isinstance(line, Line) else line
+    if call == MORE and not final:
+        return Verdict.MORE
+    return Verdict.END if call > 0 else Verdict.TEXT
 
 
 def _words_end(text: str, at: int, known: Known, final: bool) -> Verdict:
@@ -235,7 +294,7 @@ def _words_end(text: str, at: int, known: Known, final: bool) -> Verdict:
     return Verdict.END if declared else verdict
 
 
-def _quoted_closing(text: str, at: int, final: bool) -> Ending:
+def _quoted_closing(text: str, at: int, known: Known, final: bool) -> Ending:
     """Judge a closing tag within a quoted call: its own, unless they are the last of the reply."""
     first = next((index for index, tag in enumerate(CLOSERS[:2]) if text.startswith(tag, at)), None)
     if first is None:
@@ -252,7 +311,7 @@ def _quoted_closing(text: str, at: int, final: bool) -> Ending:
         if not final:
             return Ending(Verdict.MORE, at)
         # the last closing tags of a reply close the call itself, whatever it quotes
-        if whole:
+        if whole and not known.cut:
             return Ending(Verdict.END, at)
     if seen == [FUNCTION_CLOSE, CALL_CLOSE]:
         return Ending(Verdict.UNQUOTE, end)

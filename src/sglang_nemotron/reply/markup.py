@@ -81,6 +81,11 @@ def is_cut_closer(text: str, at: int) -> bool:
     return any(is_cut(tag, text, at) for tag in CLOSERS)
 
 
+def sure_closer(fragment: str) -> str:
+    """The closing tag that a fragment is the beginning of, or nothing where it may be that of another tag."""
+    return next((tag for tag in CLOSERS if tag.startswith(fragment)), "") if len(fragment) >= len("</par") else ""
+
+
 def closer(text: str, at: int) -> str:
     """The closing tag at `at`, or nothing."""
     return next((tag for tag in CLOSERS if text.startswith(tag, at)), "")

@@ -62,11 +62,24 @@ class Joint:
 class Output:
     """The events of one reply's content. Calls behind the first `max_calls` are dropped, their words are not."""
 
-    __slots__ = ("_events", "_index", "_joint", "_max_calls", "_open", "_specs", "_words", "arguments", "unfinished")
+    __slots__ = (
+        "_events",
+        "_index",
+        "_joint",
+        "_keep_left_over",
+        "_max_calls",
+        "_open",
+        "_specs",
+        "_words",
+        "arguments",
+        "unfinished",
+    )
 
-    def __init__(self, specs: Mapping[str, ToolSpec], max_calls: int | None) -> None:
+    def __init__(self, specs: Mapping[str, ToolSpec], max_calls: int | None, *, keep_left_over: bool = True) -> None:
+        """`keep_left_over`: a value whose name is written already is content, not dropped."""
         self._specs = specs
         self._max_calls = max_calls
+        self._keep_left_over = keep_left_over
         self._index = -1
         self._joint = Joint()
         self._events: list[Event] = []
@@ -105,7 +118,7 @@ class Output:
     def end_value(self, cut: str = "") -> None:
         """The value that is open is over (`arguments.Arguments.end`)."""
         self.arguments.end(cut)
-        self._words += self.arguments.left_over()
+        self._leave_over()
 
     def close(self) -> None:
         """The call that is open is over."""
@@ -117,7 +130,7 @@ class Output:
         self.arguments.abandon()
         if not self._dropped:
             self.unfinished = self._index
-        self._words += self.arguments.left_over()
+        self._leave_over()
         self._end_call()
 
     def finish(self) -> None:
@@ -134,6 +147,11 @@ class Output:
     @property
     def _dropped(self) -> bool:
         return self._max_calls is not None and self._index >= self._max_calls
+
+    def _leave_over(self) -> None:
+        left = self.arguments.left_over()
+        if self._keep_left_over:
+            self._words += left
 
     def _end_call(self) -> None:
         self._flush()

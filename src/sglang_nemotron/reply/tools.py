@@ -12,10 +12,11 @@ alone, first on its line) begins one as soon as a parameter or the function's en
 (`markdown`) or it stands in an open think block. Every other tag outside a call is text.
 
 Then parameters, then `</function>`, then `</tool_call>`, with at most `markup.MAX_SPACE` whitespace characters between
-them. A closing tag written twice is one. One line of words between two tags is content. Any other text between the
-tags, or more whitespace, ends the call as if its missing tags stood there, and is content. A call that has begun is
-never taken back: the text may end anywhere and its arguments are still one whole JSON object, unless the reply was cut
-inside a value (`finish`).
+them. A closing tag written twice is one. One line of words between two tags is content, also between a `</function>`
+and a bare call on the same line, unless Markdown quotes it (`between`). Any other text between the tags, or more
+whitespace, ends the call as if its missing tags stood there, and is content. A call that has begun is never taken back:
+the text may end anywhere and its arguments are still one whole JSON object, unless the reply was cut inside a value
+(`finish`).
 
 A value is the text between `<parameter=NAME>` and its end, less one newline at either side. Values that can only be
 strings come out as they arrive; others in one piece, when they end. A value that is not of its declared type stays a
@@ -33,19 +34,21 @@ import re
 from collections.abc import Sequence
 
 from .answer import AnswerQuotes
+from .between import behind_function, within
 from .endings import Known, Verdict, ending
 from .events import Event
 from .markdown import Markdown
 from .markup import (
+    BLANK,
     CALL_CLOSE,
     CALL_OPEN,
     CLOSERS,
     FUNCTION_CLOSE,
     FUNCTION_OPEN,
+    MAX_SPACE,
     MORE,
     NO,
     PARAMETER_CLOSE,
-    PARAMETER_OPEN,
     SPACE,
     THINK_CLOSE,
     Header,
@@ -53,7 +56,6 @@ from .markup import (
     Names,
     Parameter,
     after_space,
-    any_call,
     before_newline,
     closer,
     is_cut,
@@ -61,9 +63,9 @@ from .markup import (
     line_of_words,
     loose_header,
     margin,
-    named_tag,
     parameter_tag,
     strict_header,
+    sure_closer,
 )
 from .output import Output
 from .schema import ToolSpec
@@ -72,10 +74,9 @@ _TEXT, _BODY, _VALUE, _TAIL, _BEHIND = range(5)
 # what may begin a call, or end a think block that nobody took away
 _MARKS = (CALL_OPEN, FUNCTION_OPEN, THINK_CLOSE)
 _MARK = re.compile("|".join(_MARKS))
-_CLOSING = re.compile(rf"(?:(?:{'|'.join(CLOSERS)})\s*)+")
+# a stop string that is closing tags, as far apart as the tags of a call may be
+_CLOSING = re.compile(rf"(?:[{SPACE}]{{0,{MAX_SPACE}}}(?:{'|'.join(CLOSERS)}))+")
 _MARGIN = " \t\n"
-# a shorter fragment may begin another tag
-_SURE = "</par"
 
 
 class ToolStage:
@@ -86,6 +87,7 @@ class ToolStage:
     """
 
     __slots__ = (
+        "_answers",
         "_buffer",
         "_cut",
         "_declared",
@@ -111,21 +113,24 @@ class ToolStage:
     ) -> None:
         """`line_start`: the first character begins a line (`reasoning.opening`; always so behind a think block).
         `thinking`: the text begins inside a think block that nobody takes away. Calls behind the first `max_calls` are
-        read and dropped. `answers`: the text is calls or JSON (`answer`), in which a tag is never one."""
+        read and dropped. `answers`: the text is calls or JSON (`answer`), in which a tag is never one; a grammar keeps
+        closing tags out of values and text away from calls."""
         self._specs = {spec.name: spec for spec in tools}
         self._declared = Names(self._specs)
         self._cut = False
         self._state = _TEXT
-        # text that waits for more, and whether its first character begins a line when no newline in it says so
+        # text that waits for more, and whether its first character begins a line (in a value, blanks before it aside)
+        # when no newline in it says so
         self._buffer = ""
         self._line_start = line_start
         # a newline that comes next is markup
         self._skip_newline = False
         self._thinking = thinking
+        self._answers = answers
         self._markdown = AnswerQuotes(thinking=thinking) if answers else Markdown()
         # how much of the text at hand `_markdown` has seen
         self._seen = 0
-        self._out = Output(self._specs, max_calls)
+        self._out = Output(self._specs, max_calls, keep_left_over=not answers)
         # of the value that is open
         self._known = Known(self._declared, frozenset(), frozenset())
 
@@ -147,9 +152,11 @@ class ToolStage:
         `cut`: a stop string or a limit of tokens ended it, so that a value that is open stays unfinished. `stop`: that
         string, which the text lacks; one that is the next closing tags of a call counts as if it stood there.
         """
-        stop = stop.strip()
-        events = self._run(self._buffer + stop, final=False) if self._closes(stop) else []
         self._cut = cut
+        self._known = self._known._replace(cut=cut)
+        # blanks behind the tags would be content
+        stop = stop.rstrip(SPACE)
+        events = self._run(self._buffer + stop, final=False) if self._closes(stop) else []
         return events + self._run(self._buffer, final=True)
 
     @property
@@ -160,7 +167,7 @@ class ToolStage:
     def _run(self, text: str, final: bool) -> list[Event]:
         """Work through `text`, which begins where the buffer began, and keep in the buffer what waits for more."""
         self._buffer = ""
-        steps = {_TEXT: self._text, _BODY: self._body, _VALUE: self._in_value, _TAIL: self._tail, _BEHIND: self._behind}
+        steps = {_TEXT: self._text, _BODY: self._body, _VALUE: self._in_value, _TAIL: self._tail, _BEHIND: self._tail}
         at: int | None = 0
         while at is not None:
             if self._skip_newline and at < len(text):
@@ -236,7 +243,8 @@ class ToolStage:
         if isinstance(parameter, Parameter):
             arguments.open(parameter.name)
             arguments.add(parameter.begun)
-            self._known = Known(self._declared, arguments.declared, arguments.given, arguments.plain)
+            plain = arguments.plain or self._answers
+            self._known = Known(self._declared, arguments.declared, arguments.given, plain, self._cut)
             self._state, self._skip_newline = _VALUE, not parameter.begun
             return parameter.end
         tag = closer(text, at)
@@ -256,7 +264,7 @@ class ToolStage:
             self._start(header.name)
             return header.end
         line = line_of_words(text, at, final) if text[at] not in SPACE else NO
-        follows = self._follows(text, line.end) if isinstance(line, Line) else line
+        follows = within(text, line, self._declared) if isinstance(line, Line) else line
         if MORE in (strict, header, follows) and not final:
             self._wait(text, start, final)
             return None
@@ -267,18 +275,6 @@ class ToolStage:
         self._skip_newline = False
         return start
 
-    def _follows(self, text: str, at: int) -> int:
-        """Whether a tag that goes on with a call, or ends it, stands at `at`: a position, NO, or MORE; so does the end
-        of the text."""
-        if closer(text, at):
-            return at
-        parameter = named_tag(text, at, PARAMETER_OPEN)
-        call = any_call(text, at, self._declared)
-        if parameter > 0 or call > 0:
-            return at
-        more = at == len(text) or is_cut_closer(text, at) or MORE in (parameter, call)
-        return MORE if more else NO
-
     def _wait(self, text: str, start: int, final: bool) -> None:
         """Nothing more to read in a call for now."""
         if final:
@@ -287,34 +283,23 @@ class ToolStage:
             self._buffer = text[start:]
 
     def _tail(self, text: str, start: int, final: bool) -> int | None:
-        """Behind `</function>`, where `</tool_call>` may come. The call is complete already."""
+        """Behind `</function>`, where `</tool_call>` may come, or behind that, where it may come again. The call is
+        complete already."""
+        in_block = self._state == _TAIL
         at = after_space(text, start)
         tag = closer(text, at)
         if tag:
-            self._go(_BEHIND if tag == CALL_CLOSE else _TAIL)
+            self._go(_TAIL if in_block and tag != CALL_CLOSE else _BEHIND)
             return at + len(tag)
-        if at == len(text) or is_cut_closer(text, at):
+        if (at == len(text) or is_cut_closer(text, at)) and (in_block or not final):
             self._buffer = "" if final else text[start:]
             return None
-        line = line_of_words(text, at, final) if text[at] not in SPACE else NO
-        if isinstance(line, Line) and closer(text, line.end):
+        line = line_of_words(text, at, final) if in_block and text[at] not in SPACE else NO
+        follows = behind_function(text, at, line, self._declared) if isinstance(line, Line) else line
+        if isinstance(line, Line) and follows > 0:
             self._out.aside(line.words)
             return line.end
-        more = line == MORE or (isinstance(line, Line) and is_cut_closer(text, line.end))
-        if more and not final:
-            self._buffer = text[start:]
-            return None
-        self._state = _TEXT
-        return start
-
-    def _behind(self, text: str, start: int, final: bool) -> int | None:
-        """Behind `</tool_call>`, where it may be written again."""
-        at = after_space(text, start)
-        tag = closer(text, at)
-        if tag:
-            self._go(_BEHIND)
-            return at + len(tag)
-        if not final and (at == len(text) or is_cut_closer(text, at)):
+        if follows == MORE and not final:
             self._buffer = text[start:]
             return None
         self._state = _TEXT
@@ -322,34 +307,42 @@ class ToolStage:
 
     def _in_value(self, text: str, start: int, final: bool) -> int | None:
         """Inside a parameter's value."""
-        at = text.find("<", start)
-        while at >= 0:
-            verdict, behind = ending(text, at, self._begins_line(text, start, at), self._known, final)
-            if verdict is Verdict.MORE:
-                break
-            if verdict is Verdict.END:
-                self._out.arguments.add(text[start : before_newline(text, start, at)])
-                self._out.end_value()
-                self._state, self._line_start = _BODY, True
-                return behind
-            self._known = self._known.behind(verdict)
-            at = text.find("<", behind)
+        verdict, at, self._known = self._next_end(text, start, final)
+        if verdict is Verdict.END:
+            self._out.arguments.add(text[start : before_newline(text, start, at)])
+            self._out.end_value()
+            self._state, self._line_start = _BODY, True
+            return at
         if not final:
-            self._hold(text, start, at if at >= 0 else len(text))
+            self._hold(text, start, at)
             return None
         self._last_value(text, start)
         return None
+
+    def _next_end(self, text: str, start: int, final: bool) -> tuple[Verdict, int, Known]:
+        """Where the value ends (END), waits for more (MORE) or goes on to (TEXT), and what is known there."""
+        known = self._known
+        at = text.find("<", start)
+        while at >= 0:
+            verdict, behind = ending(text, at, self._begins_line(text, start, at), known, final)
+            if verdict in (Verdict.END, Verdict.MORE):
+                return verdict, at, known
+            # where a grammar keeps closing tags out of values, what a value opens would never be closed
+            known = known if self._answers else known.behind(verdict)
+            at = text.find("<", behind)
+        return Verdict.TEXT, len(text), known
 
     def _last_value(self, text: str, start: int) -> None:
         """Close a value that the text ends in; one that was cut off stays unfinished."""
         at = text.rfind("<", max(start, len(text) - len(PARAMETER_CLOSE)))
         fragment = text[at:] if at >= 0 and is_cut_closer(text, at) else ""
+        tag = sure_closer(fragment)
         # what may be the end of a closing tag is one at a line start; in a line, only `</par` can be nothing else
-        is_tag = bool(fragment) and (self._begins_line(text, start, at) or fragment.startswith(_SURE))
+        is_tag = bool(fragment) and (self._begins_line(text, start, at) or tag == PARAMETER_CLOSE)
         self._hold(text, start, at if fragment else len(text))
         rest = "" if is_tag else self._buffer
         self._buffer = ""
-        if self._cut and not (is_tag and len(fragment) >= len(_SURE)):
+        if self._cut and (not is_tag or not tag or self._known.may_want(tag)):
             self._out.arguments.add(rest)
             self._out.abandon()
         else:
@@ -358,14 +351,21 @@ class ToolStage:
         self._go(_TEXT)
 
     def _begins_line(self, text: str, start: int, at: int) -> bool:
+        if self._state == _VALUE:
+            # the tags behind a value may be indented
+            while at > start and text[at - 1] in BLANK:
+                at -= 1
         return text[at - 1] == "\n" if at > start else self._line_start
 
     def _closes(self, stop: str) -> bool:
-        """Whether a stop string is closing tags that may come here."""
-        if not _CLOSING.fullmatch(stop) or self._state not in (_BODY, _VALUE, _TAIL) or self._known.quoted:
+        """Whether a stop string is closing tags that may come here; in a value, tags that end it."""
+        if not _CLOSING.fullmatch(stop) or self._state not in (_BODY, _VALUE, _TAIL):
             return False
-        begins_line = self._buffer.endswith("\n") or (not self._buffer and self._line_start)
-        return self._state != _VALUE or stop.startswith(PARAMETER_CLOSE) or begins_line
+        if self._state != _VALUE:
+            return True
+        verdict, at, _ = self._next_end(self._buffer + stop, 0, True)
+        # a value that takes some of the tags in goes on behind them, for all that is known
+        return verdict is Verdict.END and at <= len(self._buffer) + len(stop) - len(stop.lstrip(SPACE))
 
     def _hold(self, text: str, start: int, at: int) -> None:
         """Pass on the text before `at`, and put the rest into the buffer with what before it may be markup: a newline,
@@ -379,8 +379,7 @@ class ToolStage:
         else:
             keep = before_newline(text, start, at)
             self._out.arguments.add(text[start:keep])
-        if keep > start:
-            self._line_start = text[keep - 1] == "\n"
+        self._line_start = self._begins_line(text, start, keep)
         self._buffer = text[keep:]
 
     def _start(self, name: str) -> None:

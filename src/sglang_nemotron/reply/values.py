@@ -41,7 +41,7 @@ class ValueType:
         """Whether a value that begins like this may still turn out to be something else than a string."""
         if self.waits(text):
             return True
-        if len(text) > _MAX_NUMERAL:
+        if _too_long(text):
             return False
         numeral = not self.types.isdisjoint(("integer", "number")) and _SCALAR_PREFIX.fullmatch(text)
         return bool(numeral) or text.isspace() or any(word.startswith(text) for word in self.words)
@@ -147,8 +147,13 @@ def _word(text: str, wanted: ValueType, strict: bool) -> str | None:
     return next((value for word, value in wanted.words.items() if word.lower() == text.lower()), None)
 
 
+def _too_long(text: str) -> bool:
+    """Whether a numeral has more digits than Python reads; a sign is none."""
+    return len(text) - text.startswith(("+", "-")) > _MAX_NUMERAL
+
+
 def _numeral(text: str, types: frozenset[str], strict: bool) -> str | None:
-    if len(text) > _MAX_NUMERAL or types.isdisjoint(("integer", "number")):
+    if _too_long(text) or types.isdisjoint(("integer", "number")):
         return None
     if strict and "number" not in types:
         return text if _INTEGER.fullmatch(text) else None

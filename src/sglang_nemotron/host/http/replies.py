@@ -10,7 +10,7 @@ from typing import Any
 
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.http.answer_format import fit_format
-from sglang_nemotron.host.http.stop_requests import take_stops
+from sglang_nemotron.host.http.stop_requests import check_request_stops, take_stops
 from sglang_nemotron.host.parsers import PARSERS
 from sglang_nemotron.host.reply_flags import BUDGET, PARSER, TOOLS, prompt_tail, serves_ours
 from sglang_nemotron.reply.budget import BUDGET_NAMES, GRACE_NAME, read_budget
@@ -48,6 +48,7 @@ def _process_messages(original: Callable[..., Any]) -> Callable[..., Any]:
         from sglang_nemotron.host.detectors import PromptTail
 
         check_request_tools(request)
+        check_request_stops(request)
         result = original(self, request, *args, **kwargs)
         apart = self.reasoning_parser == PARSER and request.separate_reasoning
         text = prompt_tail(result.prompt_ids or result.prompt, self.tokenizer_manager.tokenizer)
@@ -67,6 +68,8 @@ def _make_request(original: Callable[..., Any]) -> Callable[..., Any]:
     # SGLang renders a responses request through a chat request of its own, which it drops
     @functools.wraps(original)
     async def make(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        if PARSER in (self.reasoning_parser, self.tool_call_parser):
+            check_request_stops(request)
         made = await original(self, request, *args, **kwargs)
         tail = getattr(made[-1], _TAIL, None)
         if tail is not None:

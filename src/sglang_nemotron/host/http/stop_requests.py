@@ -25,6 +25,15 @@ _MATCHED: Final = "nemotron_matched_stop"
 _END_TURN: Final = '"stop_reason":"end_turn"'
 
 
+def check_request_stops(request: Any) -> None:
+    """ValueError for an empty stop string of a chat or responses request, before a stream has begun."""
+    check_stops(_listed(request.stop or ()))
+
+
+def _listed(stops: Any) -> list[str]:
+    return [stops] if isinstance(stops, str) else list(stops)
+
+
 def take_stops(obj: Any, body: Mapping[str, Any], path: str, *, names: Callable[[], list[str]], apart: bool) -> None:
     """Marks a chat's generation request for the scheduler where it has stop strings; ValueError for an empty one.
 
@@ -41,7 +50,7 @@ def take_stops(obj: Any, body: Mapping[str, Any], path: str, *, names: Callable[
     custom = {name: value for name, value in custom.items() if name != STOPS} if isinstance(custom, dict) else custom
     stops = params.get("stop")
     if stops and path.endswith(CHATS) and not isinstance(custom, list | str):
-        check_stops([stops] if isinstance(stops, str) else stops)
+        check_stops(_listed(stops))
         custom = {**(custom or {}), STOPS: names() if apart and body.get("separate_reasoning", True) else False}
     if custom != params.get("custom_params"):
         obj.sampling_params = {**params, "custom_params": custom}
