@@ -27,11 +27,11 @@ _END_TURN: Final = '"stop_reason":"end_turn"'
 
 def check_request_stops(request: Any) -> None:
     """ValueError for an empty stop string of a chat or responses request, before a stream has begun."""
-    check_stops(_listed(request.stop or ()))
+    check_stops(_listed(request.stop))
 
 
-def _listed(stops: Any) -> list[str]:
-    return [stops] if isinstance(stops, str) else list(stops)
+def _listed(stops: str | list[str] | None) -> list[str]:
+    return [stops] if isinstance(stops, str) else list(stops or ())
 
 
 def take_stops(obj: Any, body: Mapping[str, Any], path: str, *, names: Callable[[], list[str]], apart: bool) -> None:
@@ -48,9 +48,9 @@ def take_stops(obj: Any, body: Mapping[str, Any], path: str, *, names: Callable[
         return
     custom = params.get("custom_params")
     custom = {name: value for name, value in custom.items() if name != STOPS} if isinstance(custom, dict) else custom
-    stops = params.get("stop")
+    stops = _listed(params.get("stop"))
     if stops and path.endswith(CHATS) and not isinstance(custom, list | str):
-        check_stops(_listed(stops))
+        check_stops(stops)
         custom = {**(custom or {}), STOPS: names() if apart and body.get("separate_reasoning", True) else False}
     if custom != params.get("custom_params"):
         obj.sampling_params = {**params, "custom_params": custom}
