@@ -1,16 +1,18 @@
-"""Speech of your own, sent along as base64: omni_audio.py FILE (WAV, MP3, FLAC, OGG or M4A)."""
+"""Speech of your own, sent along as base64: omni_audio.py [FILE] (WAV, MP3, FLAC, OGG or M4A)."""
 
 from __future__ import annotations
 
 import base64
 import os
-import sys
-from pathlib import Path
 from typing import Any
 
 from openai import OpenAI
 
-path = Path(sys.argv[1] if len(sys.argv) > 1 else "audio.wav")
+import sample
+
+sample.plain_errors()
+
+path = sample.file("speech.mp3")
 audio_b64 = base64.b64encode(path.read_bytes()).decode()
 
 client = OpenAI(base_url=os.environ.get("OPENAI_BASE_URL", "http://localhost:30000/v1"), api_key="EMPTY")

@@ -1,16 +1,18 @@
-"""A picture of your own, sent along as base64: omni_image_base64.py FILE (PNG, JPEG, WebP or GIF)."""
+"""A picture of your own, sent along as base64: omni_image_base64.py [FILE] (PNG, JPEG, WebP or GIF)."""
 
 from __future__ import annotations
 
 import base64
 import mimetypes
 import os
-import sys
-from pathlib import Path
 
 from openai import OpenAI
 
-path = Path(sys.argv[1] if len(sys.argv) > 1 else "screenshot.png")
+import sample
+
+sample.plain_errors()
+
+path = sample.file("photo.jpg")
 image_b64 = base64.b64encode(path.read_bytes()).decode()
 kind = mimetypes.guess_type(path)[0] or "image/png"
 

@@ -1,4 +1,4 @@
-"""A picture that the server fetches: omni_image_url.py [URL]."""
+"""A picture that the server fetches: omni_image_url.py [URL]. Without one, a file that lies on the server's machine."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import sys
 
 from openai import OpenAI
 
-CAT = "https://upload.wikimedia.org/wikipedia/commons/thumb/3/3a/Cat03.jpg/1200px-Cat03.jpg"
-url = sys.argv[1] if len(sys.argv) > 1 else CAT
+import sample
+
+sample.plain_errors()
+
+url = sys.argv[1] if len(sys.argv) > 1 else sample.file("photo.jpg").as_uri()
 
 client = OpenAI(base_url=os.environ.get("OPENAI_BASE_URL", "http://localhost:30000/v1"), api_key="EMPTY")
 model = client.models.list().data[0].id

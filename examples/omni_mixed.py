@@ -1,15 +1,18 @@
-"""Pictures, videos and sounds in one message, any number of each: omni_mixed.py FILE..."""
+"""Pictures, videos and sounds in one message, any number of each: omni_mixed.py [FILE...]"""
 
 from __future__ import annotations
 
 import base64
 import mimetypes
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from openai import OpenAI
+
+import sample
+
+sample.plain_errors()
 
 client = OpenAI(base_url=os.environ.get("OPENAI_BASE_URL", "http://localhost:30000/v1"), api_key="EMPTY")
 model = client.models.list().data[0].id
@@ -26,7 +29,7 @@ def part(path: Path) -> dict[str, Any]:
 
 
 question = "Analyze this. What are the key points, and what conclusion do they support?"
-content: list[Any] = [part(Path(name)) for name in sys.argv[1:] or ["chart.png"]]
+content: list[Any] = [part(path) for path in sample.files("photo.jpg", "speech.mp3", "clip.mp4")]
 content.append({"type": "text", "text": question})
 reply = client.chat.completions.create(
     model=model,

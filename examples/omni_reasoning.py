@@ -1,17 +1,19 @@
-"""Thinking on (the default), on with a budget, and off, about one picture: omni_reasoning.py FILE."""
+"""Thinking on (the default), on with a budget, and off, about one picture: omni_reasoning.py [FILE]."""
 
 from __future__ import annotations
 
 import base64
 import mimetypes
 import os
-import sys
-from pathlib import Path
 from typing import Any
 
 from openai import OpenAI
 
-path = Path(sys.argv[1] if len(sys.argv) > 1 else "screenshot.png")
+import sample
+
+sample.plain_errors()
+
+path = sample.file("photo.jpg")
 kind = mimetypes.guess_type(path)[0] or "image/png"
 image_b64 = base64.b64encode(path.read_bytes()).decode()
 

@@ -1,28 +1,28 @@
-"""A reply about a picture, printed as it is made: omni_streaming.py [FILE]. Without a file it streams plain text."""
+"""A reply about a picture, printed as it is made: omni_streaming.py [FILE]."""
 
 from __future__ import annotations
 
 import base64
 import mimetypes
 import os
-import sys
-from pathlib import Path
 from typing import Any
 
 from openai import OpenAI
 
+import sample
+
+sample.plain_errors()
+
 client = OpenAI(base_url=os.environ.get("OPENAI_BASE_URL", "http://localhost:30000/v1"), api_key="EMPTY")
 model = client.models.list().data[0].id
 
-content: list[Any] = [{"type": "text", "text": "What are the first 5 prime numbers?"}]
-if len(sys.argv) > 1:
-    path = Path(sys.argv[1])
-    kind = mimetypes.guess_type(path)[0] or "image/png"
-    image_b64 = base64.b64encode(path.read_bytes()).decode()
-    content = [
-        {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{image_b64}"}},
-        {"type": "text", "text": "What is in this picture?"},
-    ]
+path = sample.file("photo.jpg")
+kind = mimetypes.guess_type(path)[0] or "image/png"
+image_b64 = base64.b64encode(path.read_bytes()).decode()
+content: list[Any] = [
+    {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{image_b64}"}},
+    {"type": "text", "text": "What is in this picture?"},
+]
 messages: list[Any] = [
     {"role": "system", "content": "You are a helpful AI assistant."},
     {"role": "user", "content": content},

@@ -6,6 +6,10 @@ import os
 
 from openai import OpenAI
 
+import sample
+
+sample.plain_errors()
+
 client = OpenAI(base_url=os.environ.get("OPENAI_BASE_URL", "http://localhost:30000/v1"), api_key="EMPTY")
 model = client.models.list().data[0].id
 

@@ -1,17 +1,19 @@
-"""A tool that the model may call about what it sees: omni_tools.py FILE. Serve with --tool-call-parser qwen3_coder."""
+"""A tool that the model may call about a picture: omni_tools.py [FILE]. Serve with --tool-call-parser qwen3_coder."""
 
 from __future__ import annotations
 
 import base64
 import mimetypes
 import os
-import sys
-from pathlib import Path
 from typing import Any
 
 from openai import OpenAI
 
-path = Path(sys.argv[1] if len(sys.argv) > 1 else "map.png")
+import sample
+
+sample.plain_errors()
+
+path = sample.file("photo.jpg")
 kind = mimetypes.guess_type(path)[0] or "image/png"
 image_b64 = base64.b64encode(path.read_bytes()).decode()
 

@@ -1,15 +1,17 @@
-"""A video of your own, sent along as base64: omni_video.py FILE."""
+"""A video of your own, sent along as base64: omni_video.py [FILE]."""
 
 from __future__ import annotations
 
 import base64
 import os
-import sys
-from pathlib import Path
 
 from openai import OpenAI
 
-path = Path(sys.argv[1] if len(sys.argv) > 1 else "video.mp4")
+import sample
+
+sample.plain_errors()
+
+path = sample.file("clip.mp4")
 video_b64 = base64.b64encode(path.read_bytes()).decode()
 
 client = OpenAI(base_url=os.environ.get("OPENAI_BASE_URL", "http://localhost:30000/v1"), api_key="EMPTY")

@@ -1,4 +1,4 @@
-"""How a video is read, chosen per request: omni_video_options.py FILE asks with few frames, with many, and with sound.
+"""How a video is read, chosen per request: omni_video_options.py [FILE] asks with few frames, many, and sound.
 
 `fps` and `max_frames` say which frames are looked at, `video_pruning_rate` which share of their tokens is dropped
 because nothing moved there (0 keeps all), `use_audio_in_video` lets the model hear the video as well.
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import base64
 import os
-import sys
-from pathlib import Path
 from typing import Any
 
 from openai import OpenAI
 
-path = Path(sys.argv[1] if len(sys.argv) > 1 else "video.mp4")
+import sample
+
+sample.plain_errors()
+
+path = sample.file("clip.mp4")
 video_b64 = base64.b64encode(path.read_bytes()).decode()
 
 client = OpenAI(base_url=os.environ.get("OPENAI_BASE_URL", "http://localhost:30000/v1"), api_key="EMPTY")

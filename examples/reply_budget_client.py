@@ -10,6 +10,10 @@ from typing import Any
 
 from openai import OpenAI
 
+import sample
+
+sample.plain_errors()
+
 
 class ThinkingBudgetClient:
     """Chat completions with at most `thinking_budget` tokens of thinking."""

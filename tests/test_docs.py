@@ -26,7 +26,7 @@ DOCS = sorted(
     for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / ".github").rglob("*.md")]
     if path.is_file()
 )
-TOP_FOLDERS = ("src", "tests", "docs", "examples", "benchmarks", "requirements", ".ci", ".github")
+TOP_FOLDERS = ("src", "tests", "docs", "examples", "benchmarks", "requirements", "deploy", ".ci", ".github")
 PACKAGE = ROOT / "src" / "sglang_nemotron"
 SCRIPT = Path(sys.executable).parent / "sglang-nemotron"
 

@@ -18,7 +18,9 @@ import pytest
 import yaml
 
 import sglang_nemotron
+from sglang_nemotron import cli
 from sglang_nemotron.sglang_api.release import SUPPORTED_SGLANG
+from support import children
 from support.waiting import NET_S
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +30,8 @@ FORMS = sorted((GITHUB / "ISSUE_TEMPLATE").glob("*.yml"))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CLASSIFIERS = PYPROJECT["project"]["classifiers"]
 VERSION = r"\d+\.\d+\.\d+"
+# what later steps call is what `make venv` made
+USE_VENV = 'echo "$PWD/.venv/bin" >> "$GITHUB_PATH"'
 KINDS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
 
 
@@ -48,8 +52,10 @@ def commands(path: Path) -> list[str]:
 
 
 def is_there(command: str) -> bool:
-    """Whether a command is one that anybody can run: a target of the Makefile, or a script of this repository."""
+    """Whether anybody can run this: a target of the Makefile, a script of this repository, or a command of ours."""
     program, *words = command.split()
+    if program == "sglang-nemotron":
+        return bool(words) and words[0] in cli.COMMANDS
     if program == "make":
         targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.M))
         return bool(words) and set(words) <= targets
@@ -83,22 +89,26 @@ def test_workflows_run_what_anybody_can(path: Path) -> None:
     flow = read(path)
     assert flow["name"] and flow["on"] and flow["permissions"] == {"contents": "read"}
     assert commands(path)
-    assert [line for line in commands(path) if not is_there(line)] == []
+    assert [line for line in commands(path) if line != USE_VENV and not is_there(line)] == []
     for job in jobs(path):
         assert re.fullmatch(r"ubuntu-\d+\.\d+", job["runs-on"]) and 0 < job["timeout-minutes"] <= 360
         used = [step["uses"] for step in job["steps"] if "uses" in step]
         assert used[0].startswith("actions/checkout@") and all(re.fullmatch(r"actions/[a-z-]+@v\d+", u) for u in used)
 
 
-def test_the_four_workflows_are_there() -> None:
+def test_the_five_workflows_are_there() -> None:
     assert {path.stem: commands(path) for path in WORKFLOWS} == {
+        "parity": [
+            *("make venv", USE_VENV),
+            *("sglang-nemotron make-checkpoint toy", "sglang-nemotron parity toy --json parity.json"),
+        ],
         "lint": ["make lint"],
         "tests": ["make test"],
         "contract": ["sh .ci/contract"],
         "release": ["sh .ci/release"],
     }
     assert read(GITHUB / "workflows" / "release.yml")["on"]["push"] == {"tags": ["v*"]}
-    for name in ("lint", "tests"):
+    for name in ("lint", "tests", "parity"):
         assert set(read(GITHUB / "workflows" / f"{name}.yml")["on"]) == {"push", "pull_request"}
     ((schedule,),) = (read(GITHUB / "workflows" / "contract.yml")["on"]["schedule"],)
     # minute, hour, any day of a month, any month, one day of the week
@@ -124,6 +134,57 @@ def test_docs_list_the_workflows() -> None:
     assert rows == {path.stem: commands(path)[0] for path in WORKFLOWS}
 
 
+def snippet_for_forks() -> dict[str, Any]:
+    """The workflow that docs give to forks."""
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "forks.md").read_text(), re.M | re.S)
+    found = yaml.safe_load(text)
+    return {("on" if key is True else key): value for key, value in found.items()}
+
+
+def differences_of_parity(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Where a fork's workflow and ours part, which they may in when they run and in what the step `install` runs."""
+    ((ours_name, ours_job),), ((theirs_name, theirs_job),) = ours["jobs"].items(), theirs["jobs"].items()
+    found = [key for key in ("permissions",) if ours[key] != theirs[key]]
+    found += ["the job's name"] * (ours_name != theirs_name)
+    keys = {*ours_job, *theirs_job} - {"steps"}
+    found += [key for key in sorted(keys) if ours_job.get(key) != theirs_job.get(key)]
+    steps = [
+        [{**step, "run": ""} if step.get("name") == "install" else step for step in job["steps"]]
+        for job in (ours_job, theirs_job)
+    ]
+    found += ["the steps"] * (steps[0] != steps[1])
+    found += ["no step `install`"] * (not any(step.get("name") == "install" for step in steps[1]))
+    return found
+
+
+def test_what_forks_paste_is_what_runs_here() -> None:
+    ours, theirs = read(GITHUB / "workflows" / "parity.yml"), snippet_for_forks()
+    assert differences_of_parity(ours, theirs) == []
+    assert theirs["name"] and theirs["on"] == ["push", "pull_request"]
+    (install,) = (step for step in theirs["jobs"]["parity"]["steps"] if step.get("name") == "install")
+    assert "pip install sglang-nemotron" in install["run"]
+    # a step that drifts, a permission that grows and a job that waits longer are seen
+    drifted = snippet_for_forks()
+    drifted["jobs"]["parity"]["steps"][3]["run"] += "true\n"
+    assert differences_of_parity(ours, drifted) == ["the steps"]
+    drifted = snippet_for_forks()
+    drifted["permissions"] = {"contents": "write"}
+    drifted["jobs"]["parity"]["timeout-minutes"] = 61
+    assert differences_of_parity(ours, drifted) == ["permissions", "timeout-minutes"]
+
+
+@pytest.mark.server
+@pytest.mark.matrix
+def test_the_step_of_forks_does_what_docs_say(tmp_path: Path) -> None:
+    (step,) = (step for step in snippet_for_forks()["jobs"]["parity"]["steps"] if step.get("name") == "parity")
+    env = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    # as GitHub runs a step
+    done = children.run(["bash", "-eo", "pipefail", "-c", step["run"]], env, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.rstrip().endswith("PASS")
+    assert json.loads((tmp_path / "parity.json").read_text())["passed"] is True
+
+
 def test_contract_is_checked_with_the_installed_sglang() -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("SGLANG")}
     command = ["sh", str(ROOT / ".ci" / "contract"), sys.executable]
@@ -139,7 +200,8 @@ def test_contract_is_checked_with_the_installed_sglang() -> None:
 
 def test_wrong_workflows_are_seen(tmp_path: Path) -> None:
     assert not is_there("make nonsense") and not is_there("sh .ci/nothing") and not is_there("pip install .")
-    assert is_there("make lint test")
+    assert not is_there("sglang-nemotron nonsense") and not is_there("sglang-nemotron")
+    assert is_there("make lint test") and is_there("sglang-nemotron parity toy")
     setup = {"uses": "a", "with": {"python-version": "${{ matrix.python-version }}"}}
     job = {
         "strategy": {"matrix": {"python-version": ["3.9"]}},

@@ -31,6 +31,7 @@ def activate_cpu_platform() -> str | None:
     """The CPU platform's class path where nothing else can run; entry point of group `sglang.srt.platforms`."""
     if disabled():
         return None
-    from sglang_nemotron.host import platform
+    from sglang_nemotron.host import benchmarks, platform
 
+    benchmarks.announce()
     return platform.activate()

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from sglang_nemotron.cli.server import ServerProcess
+from support.examples import names, output, run_example
 from support.scripted import SCRIPTED
 from support.serving import TEXT_EXAMPLES, Served
-from support.waiting import NET_S
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 # what the output of each example must show; a file without a line here fails the test below
 PROMISES = {
@@ -30,7 +24,7 @@ PROMISES = {
 
 
 def test_every_example_has_a_promise():
-    assert sorted(PROMISES) == sorted(path.name for path in EXAMPLES.glob("text_*.py"))
+    assert sorted(PROMISES) == names("text_*.py")
 
 
 @pytest.mark.parametrize(
@@ -43,22 +37,15 @@ def test_every_example_has_a_promise():
 )
 @pytest.mark.parametrize("name", sorted(PROMISES))
 def test_example(name: str, served: Served, server: ServerProcess):
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / name],
-        env={**os.environ, "OPENAI_BASE_URL": f"{server.url}/v1"},
-        capture_output=True,
-        text=True,
-        timeout=NET_S,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert re.search(PROMISES[name], done.stdout), done.stdout
+    said = output(name, server.url)
+    assert re.search(PROMISES[name], said), said
 
 
-def test_an_example_without_a_server_fails():
-    env = {**os.environ, "OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / "text_chat.py"], env=env, capture_output=True, text=True, timeout=NET_S
-    )
-    assert done.returncode != 0
-    assert "Connection error" in done.stderr
+@pytest.mark.server(SCRIPTED)
+def test_what_a_server_refuses_is_said(server: ServerProcess):
+    """A picture, to a model that takes words alone."""
+    done = run_example("omni_image_base64.py", server.url)
+    assert done.returncode == 1 and done.stdout == ""
+    reason, remedy = done.stderr.splitlines()
+    assert re.match(r"omni_image_base64.py: the server refused: .*\w", reason), reason
+    assert remedy.startswith("  remedy: omni_*.py need an Omni model")

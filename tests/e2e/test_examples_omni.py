@@ -1,12 +1,9 @@
-"""Every Omni example runs as it is, in a process of its own, against a real server; local files replace remote ones."""
+"""Every Omni example runs as it is, in a process of its own, against a real server, with the package's own media."""
 
 from __future__ import annotations
 
 import http.server
-import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -17,10 +14,8 @@ import pytest
 from sglang_nemotron.cli.demo_media import clip, photo, speech
 from sglang_nemotron.cli.server import ServerProcess
 from support.clip_sound import trailing_tokens
+from support.examples import names, output
 from support.serving import OMNI
-from support.waiting import NET_S
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 # the server keeps random weights to words, so they think to the end: reasoning comes back, and what went in is counted
 _THOUGHTS = r"reasoning: (?!None)\s*\S(.|\n)*content: (.|\n)*"
@@ -32,20 +27,20 @@ _MODES = (
     rf"\n== thinking off\nreasoning: None\ncontent: {_TEXT}\S{_TEXT}\Z"
 )
 
-# arguments, what the output must show, and its numbers of prompt tokens, of which a photo of 640x480 has 300
-EXPECTED: dict[str, tuple[tuple[str, ...], str, list[int]]] = {
-    "omni_text.py": ((), _THOUGHTS, []),
-    "omni_image_url.py": (("{url}/photo.jpg",), _THOUGHTS, [358]),
-    "omni_image_base64.py": (("photo.jpg",), _THOUGHTS, [391]),
-    "omni_video.py": (("clip.mp4",), _THOUGHTS, [616]),
+# what the output of each must show without arguments, and its numbers of prompt tokens, of which the photo has 300
+EXPECTED: dict[str, tuple[str, list[int]]] = {
+    "omni_text.py": (_THOUGHTS, []),
+    "omni_image_url.py": (_THOUGHTS, [358]),
+    "omni_image_base64.py": (_THOUGHTS, [391]),
+    "omni_video.py": (_THOUGHTS, [616]),
     # more frames make a longer prompt, and hearing the clip as well the longest
-    "omni_video_options.py": (("clip.mp4",), _THOUGHTS, [425, 1303, 1355 + trailing_tokens()]),
-    "omni_audio.py": (("speech.mp3",), _THOUGHTS, [134]),
-    "omni_mixed.py": (("photo.jpg", "speech.mp3", "clip.mp4", "photo.jpg"), _THOUGHTS, [1316]),
-    "omni_streaming.py": (("photo.jpg",), r"\[(\d{2,}|[2-9]) pieces after", [374]),
-    "omni_reasoning.py": (("photo.jpg",), _MODES, []),
+    "omni_video_options.py": (_THOUGHTS, [425, 1303, 1355 + trailing_tokens()]),
+    "omni_audio.py": (_THOUGHTS, [134]),
+    "omni_mixed.py": (_THOUGHTS, [995]),
+    "omni_streaming.py": (r"\[(\d{2,}|[2-9]) pieces after", [374]),
+    "omni_reasoning.py": (_MODES, []),
     # words alone call no tool; that a call comes back parsed is shown by the demo
-    "omni_tools.py": (("photo.jpg",), r"reasoning: (?!None)(.|\n)+tool calls: None", []),
+    "omni_tools.py": (r"reasoning: (?!None)(.|\n)+tool calls: None", []),
 }
 
 
@@ -76,26 +71,29 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 def test_every_example_is_run():
-    assert sorted(EXPECTED) == sorted(path.name for path in EXAMPLES.glob("omni_*.py"))
+    assert sorted(EXPECTED) == names("omni_*.py")
 
 
 @pytest.mark.server(OMNI)
 @pytest.mark.parametrize("name", sorted(EXPECTED))
-def test_example(name: str, server: ServerProcess, folder: Path, url: str):
-    arguments, shown, counts = EXPECTED[name]
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / name, *(word.format(url=url) for word in arguments)],
-        env={**os.environ, "OPENAI_BASE_URL": f"{server.url}/v1"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=NET_S,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    found = re.search(shown, done.stdout)
-    assert found, done.stdout
-    assert [int(number) for number in re.findall(r"(\d+) prompt tokens\]", done.stdout)] == counts, done.stdout
+def test_example(name: str, server: ServerProcess, tmp_path: Path):
+    shown, counts = EXPECTED[name]
+    # from a folder that holds nothing: what it needs comes with the package
+    said = output(name, server.url, cwd=tmp_path)
+    found = re.search(shown, said)
+    assert found, said
+    assert _counts(said) == counts, said
     if name == "omni_reasoning.py":
         # no token of this tokenizer spans two words
-        assert 0 < len(found["thought"].split()) <= 40, done.stdout
+        assert 0 < len(found["thought"].split()) <= 40, said
+
+
+@pytest.mark.server(OMNI)
+def test_files_and_addresses_of_a_users_own(server: ServerProcess, folder: Path, url: str):
+    assert _counts(output("omni_image_url.py", server.url, f"{url}/photo.jpg")) == [358]
+    media = ("photo.jpg", "speech.mp3", "clip.mp4", "photo.jpg")
+    assert _counts(output("omni_mixed.py", server.url, *media, cwd=folder)) == [1316]
+
+
+def _counts(said: str) -> list[int]:
+    return [int(number) for number in re.findall(r"(\d+) prompt tokens\]", said)]

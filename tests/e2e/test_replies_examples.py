@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from sglang_nemotron.cli.server import ServerProcess
+from support.examples import names, output
 from support.scripted import SCRIPTED
-from support.waiting import NET_S
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 # what each must show with random weights; kept to words, they think to the end unless a budget closes the block
 PROMISES = {
@@ -33,19 +27,11 @@ PROMISES = {
 
 
 def test_every_example_has_a_promise() -> None:
-    assert sorted(PROMISES) == sorted(path.name for path in EXAMPLES.glob("reply_*.py"))
+    assert sorted(PROMISES) == names("reply_*.py")
 
 
 @pytest.mark.server(SCRIPTED)
 @pytest.mark.parametrize("name", sorted(PROMISES))
 def test_example(name: str, server: ServerProcess) -> None:
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / name],
-        env={**os.environ, "OPENAI_BASE_URL": f"{server.url}/v1"},
-        capture_output=True,
-        text=True,
-        timeout=NET_S,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert re.search(PROMISES[name], done.stdout), done.stdout
+    said = output(name, server.url)
+    assert re.search(PROMISES[name], said), said

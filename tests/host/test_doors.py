@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import logging
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from sglang.srt.configs import hybrid_arch
 
 import sglang_nemotron
 from sglang_nemotron.family import ARCHITECTURES
-from sglang_nemotron.host import budget, detectors, doors, providers, refusal, reply_flags
+from sglang_nemotron.host import alarms, budget, detectors, doors, providers, refusal, reply_flags
 from sglang_nemotron.host.door import Door, always, nothing
 from sglang_nemotron.host.http import reply_json
 from sglang_nemotron.sglang_api import args, release
@@ -153,6 +154,10 @@ def _integers(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reply_json, "_has_long_float", lambda value: False)
 
 
+def _alarms(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(logging.getLogger(alarms.LOGGER), "filters", [])
+
+
 def _masks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(budget, "allow_only", lambda row, token: None)
 
@@ -164,6 +169,7 @@ LOST: list[tuple[str, Callable[[pytest.MonkeyPatch], None], str]] = [
     ("config", _config_omni, "the config class of nemotron_h_omni is <class 'sglang"),
     ("config", _hybrid_cache_omni, "gives our config of NemotronH_Nano_Omni_Reasoning_V3 no hybrid cache"),
     ("tokenizer", _tokenizer, "would load a processor for nemotron_h_omni with None"),
+    ("alarms", _alarms, "the filter of sglang.srt.utils.common is gone"),
     ("tables", _table, "_MAMBA_RADIX_CACHE_ARCHS lacks ['NemotronH_Nano_Omni_Reasoning_V3']"),
     ("tables", _no_buffer_with_overlap, "with no_buffer and overlap on"),
     ("startup", _startup, "not among SGLang's override providers"),

@@ -6,6 +6,7 @@ import ctypes
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from support.waiting import NET_S
 
@@ -22,9 +23,11 @@ def end_with_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def run(command: Sequence[object], env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    command: Sequence[object], env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Runs a program to its end and returns what it printed; its exit code is for the caller to look at."""
     words = [str(word) for word in command]
     return subprocess.run(
-        words, env=env, capture_output=True, text=True, timeout=NET_S, check=False, preexec_fn=end_with_parent
+        words, env=env, cwd=cwd, capture_output=True, text=True, timeout=NET_S, check=False, preexec_fn=end_with_parent
     )

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from sglang_nemotron.family import ARCHITECTURES
 from sglang_nemotron.host import (
+    alarms,
     budgets,
     config_tables,
     ending,
@@ -53,9 +54,11 @@ DOORS: tuple[Door, ...] = (
     platform.PLATFORM,
     config_tables.CONFIGS,
     config_tables.TOKENIZER,
+    alarms.ALARMS,
     tables.BY_ARCHITECTURE,
     startup_door(lambda: prove_all()),
     packages.PROCESSORS,
+    packages.IN_SCHEDULER,
     packages.WORKERS,
     packages.MODEL_CLASSES,
     platform.PINNING,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from sglang_nemotron.family import OMNI, TEXT
 from sglang_nemotron.host.door import Door
+from sglang_nemotron.sglang_api.wrapping import Wrap
 
 MODEL_PACKAGE = "sglang_nemotron.models"
 PROCESSOR_PACKAGE = "sglang_nemotron.processors"
@@ -86,6 +89,25 @@ def _processors_are_ours() -> str | None:
     return None if present == PROCESSOR_PACKAGE else f"{_PROCESSOR_VARIABLE} is {present!r}"
 
 
+# ---- the scheduler, which has a processor of its own
+
+
+def _ours_too(original: Callable[..., None]) -> Callable[..., None]:
+    """The scheduler imports SGLang's processors alone, and builds one of them over our config, which fails aloud."""
+
+    @functools.wraps(original)
+    def import_processors(package_name: str, *args: Any, **kwargs: Any) -> None:
+        original(package_name, *args, **kwargs)
+        # as the HTTP process does
+        original(PROCESSOR_PACKAGE, overwrite=True)
+
+    return import_processors
+
+
+def _serves_omni() -> bool:
+    return _SERVES_OMNI in os.environ
+
+
 # ---- HTTP worker processes
 
 
@@ -104,6 +126,17 @@ def _workers_are_ours() -> str | None:
 
 
 PROCESSORS = Door("processors", "args", "media processors", opens=_open_processors, proof=_processors_are_ours)
+_SCHEDULER = "sglang.srt.managers.scheduler"
+IN_SCHEDULER = Door(
+    "scheduler processor",
+    "engine",
+    "media processors, also in the scheduler",
+    needs=(_SCHEDULER,),
+    # of the scheduler's own name alone: elsewhere SGLang imports our package by itself
+    wraps=(Wrap(_SCHEDULER, "", "import_processors", _ours_too, takes=("package_name",)),),
+    without="imports SGLang's processors alone",
+    wanted=_serves_omni,
+)
 WORKERS = Door("workers", "args", "plugins in HTTP worker processes", opens=_open_workers, proof=_workers_are_ours)
 MODEL_CLASSES = Door(
     "models",
