@@ -68,6 +68,8 @@ FAULTS = {
     "kept one chunk early": Fault("sglang_nemotron.state.plan", after=_EARLIER.format("prefill.chunk_size")),
     "restored one token late": Fault("sglang.srt.mem_cache.memory_pool", after=_LATE_WINDOW),
 }
+# nothing is copied aside while answers are made, and what lay in those slots before is taken for it
+_NOT_TRACKED = Fault("sglang_nemotron.state.plan", after="_decode_track = lambda *_: None")
 
 
 def _verify(server: ServerProcess, out: Path, *more: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
@@ -83,8 +85,11 @@ def test_a_sound_server_agrees(served: Served, server: ServerProcess, tmp_path: 
     assert done.stdout.rstrip().endswith("AGREES")
     runs = raw["runs"]
     hit = {run["conversation"] for run in runs if run["reused"]}
-    assert hit == set(raw["conversations"]) and len(hit) == (12 if served in (OMNI, OMNI_SMALL_CHUNKS) else 8)
+    assert hit == set(raw["conversations"]) and len(hit) == (13 if served in (OMNI, OMNI_SMALL_CHUNKS) else 9)
     assert max(run["reused"] for run in runs) > 8000
+    # what was kept while an answer was made is reused
+    (after,) = (run for run in runs if (run["conversation"], run["mode"]) == ("own answer", "turns"))
+    assert after["prompt_tokens"] - 10 <= after["reused"]
     # nothing was won by ignoring what differs
     assert sum(run["positions"] for run in runs) > 0.9 * sum(16 for _ in runs)
 
@@ -109,12 +114,7 @@ def test_a_text_model_takes_no_media(server: ServerProcess):
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(fault: str, servers: Servers, tmp_path: Path):
-    env = plant(tmp_path / "fault", FAULTS[fault]) | {"OMP_WAIT_POLICY": "PASSIVE"}
-    folder, log = servers.checkpoint(TOY), servers.log_path()
-    with ServerProcess(folder, log_path=log, env=env, time_limit_s=NET_S) as server:
-        done, raw = _verify(server, tmp_path / "out.json")
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert done.stdout.rstrip().endswith("DISAGREES")
+    raw = _with_fault(FAULTS[fault], servers, tmp_path)
     wrong = [run for run in raw["runs"] if not run["agrees"]]
     # only what was reused is wrong, in every conversation and mode, and far beyond the bound
     assert all(run["reused"] for run in wrong)
@@ -122,3 +122,21 @@ def test_a_planted_fault_is_found(fault: str, servers: Servers, tmp_path: Path):
     assert {run["mode"] for run in wrong} >= {"warm", "batched", "chunked"}
     assert all(run in wrong for run in raw["runs"] if (run["conversation"], run["mode"]) == ("boundary", "warm"))
     assert max(run["excess"] for run in wrong) > 5
+
+
+def test_a_fault_in_what_answers_leave_is_found(servers: Servers, tmp_path: Path):
+    raw = _with_fault(_NOT_TRACKED, servers, tmp_path)
+    wrong = [run for run in raw["runs"] if not run["agrees"]]
+    assert {(run["conversation"], run["mode"]) for run in wrong} == {("own answer", "turns")}
+    assert all(run["excess"] > 5 for run in wrong)
+
+
+def _with_fault(fault: Fault, servers: Servers, folder: Path) -> dict[str, Any]:
+    """What the command says of a server with a fault, which it must find."""
+    env = plant(folder / "fault", fault) | {"OMP_WAIT_POLICY": "PASSIVE"}
+    checkpoint, log = servers.checkpoint(TOY), servers.log_path()
+    with ServerProcess(checkpoint, log_path=log, env=env, time_limit_s=NET_S) as server:
+        done, raw = _verify(server, folder / "out.json")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stdout.rstrip().endswith("DISAGREES")
+    return raw

@@ -27,7 +27,7 @@ class FakeChats:
 
     off: added to every logprob of a reply whose prompt was partly reused; sway: up to so much in any reply, by chance.
     tie: the two likeliest tokens of the first position lie so far apart, and change places on a hit. flush, salts,
-    tokenize, logprobs, cache, tells: whether it has them, and whether it tells what was reused. images: tokens that an
+    tokenize, logprobs, cache, generate (SGLang's): whether it has them. tells: what was reused. images: tokens that an
     image takes beside its name, 0 if it drops all media unsaid, None if it refuses them.
     """
 
@@ -41,6 +41,7 @@ class FakeChats:
     cache: bool = True
     tells: bool = True
     images: int | None = None
+    generate: bool = False
     context: int = 30_000
     dtype: str = "float32"
     paths: list[str] = field(default_factory=list)
@@ -64,7 +65,23 @@ class FakeChats:
         if path == "/v1/completions":
             self._reused(bytes(body["prompt"]), self._salt(body))
             return {}
+        if path == "/generate" and self.generate:
+            return self._generate(body)
         return self._chat(body) if path == "/v1/chat/completions" else None
+
+    def _generate(self, body: dict[str, Any]) -> Any:
+        prompt, chosen, tops = bytes(body["input_ids"]), [], []
+        reused = self._reused(prompt, self._salt(body))
+        for at in range(body["sampling_params"]["max_new_tokens"]):
+            likeliest = self._position(prompt, at, reused)["top_logprobs"]
+            # the names are numbers of which the last tells positions apart
+            named = [[top["logprob"], sum(map(int, top["token"].split("-"))) % 256, None] for top in likeliest]
+            chosen.append(named[0])
+            tops.append(named)
+        meta = {"output_token_logprobs": chosen, "output_top_logprobs": tops}
+        meta |= {"prompt_tokens": len(prompt), "cached_tokens": reused}
+        self._reused(prompt + bytes(token for _, token, _ in chosen), self._salt(body))
+        return {"output_ids": [token for _, token, _ in chosen], "meta_info": meta}
 
     def _chat(self, body: dict[str, Any]) -> Any:
         prompt = _prompt(body, with_media=self.images != 0)

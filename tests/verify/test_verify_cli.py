@@ -124,6 +124,19 @@ def test_what_proves_nothing(fake: FakeChats, said: str, capsys):
 
 
 @pytest.mark.usefixtures("few")
+@pytest.mark.parametrize(("off", "code"), [(0.0, 0), (1e-3, 1)])
+def test_what_was_kept_while_an_answer_was_made(off: float, code: int, tmp_path: Path, capsys):
+    fake = FakeChats(generate=True, off=off)
+    assert _verify(fake, "--json", str(tmp_path / "out.json")) == code
+    capsys.readouterr()
+    runs = json.loads((tmp_path / "out.json").read_text())["runs"]
+    (after,) = (run for run in runs if (run["conversation"], run["mode"]) == ("own answer", "turns"))
+    # the hit ends within the answer, just past a multiple of 256
+    assert after["reused"] % 256 == 0 and after["reused"] + 10 == after["prompt_tokens"]
+    assert after["agrees"] == (code == 0) and "/v1/completions" not in fake.paths
+
+
+@pytest.mark.usefixtures("few")
 def test_media(capsys):
     assert _verify(FakeChats(), "--media", "yes") == 2
     assert "fake takes no media" in _two_lines(capsys.readouterr().err)

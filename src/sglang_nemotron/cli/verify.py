@@ -34,8 +34,9 @@ _LEAST_MEDIA = 16
 _EPILOG = """\
 what is asked:
   Chats: a short one, one that ends just past a multiple of 256 tokens, many-shot, branches of one document, tools, an
-  agent's loop of calls, an agent whose thoughts the template strips from what went before, one of --longest tokens, and
-  for Omni an image, speech, a clip, and all of them. Each is answered with --new-tokens greedy tokens:
+  agent's loop of calls, an agent whose thoughts the template strips from what went before, one of --longest tokens, one
+  that goes on after the server's own answer (SGLang), and for Omni an image, speech, a clip, and all of them. Each is
+  answered with --new-tokens greedy tokens:
     cold      computed afresh, alone; and again beside 2, 5 and 9 strangers, for the server's noise
     warm      the same prompt again, twice
     batched   all conversations at once, from an empty cache, and all at once again
@@ -177,9 +178,22 @@ def _conversations(args: argparse.Namespace, endpoint: Endpoint) -> list[Convers
     from sglang_nemotron.verify import conversations
 
     room = endpoint.context - endpoint.new_tokens - _SPARE if endpoint.context else args.longest
-    found = conversations.built_in(endpoint.prompt_length, longest=min(args.longest, room))
+    longest = min(args.longest, room)
+    found = conversations.built_in(endpoint.prompt_length, longest=longest)
     shown = _media(args.media, endpoint)
-    return [*found, *(conversations.with_media(shown) if shown else ())]
+    own = _own_answer(endpoint, found, longest)
+    return [*found, *own, *(conversations.with_media(shown) if shown else ())]
+
+
+def _own_answer(endpoint: Endpoint, found: Sequence[Conversation], longest: int) -> list[Conversation]:
+    """One that goes on after the server's own answer, token by token; none without /generate."""
+    from sglang_nemotron.verify import conversations
+
+    ids = endpoint.tokens(next(one for one in found if one.turns).turns[0])
+    if ids is None or len(ids) + 2 * (count := conversations.asked_to_continue(len(ids))) > longest:
+        return []
+    answer = endpoint.answer(ids, count)
+    return [] if answer is None else [conversations.continued(ids, answer)]
 
 
 def _media(wish: str, endpoint: Endpoint) -> dict[str, Mapping[str, Any]]:

@@ -59,6 +59,19 @@ def built_in(length: Length, *, longest: int) -> list[Conversation]:
     return [*found, _long(length, longest)]
 
 
+def asked_to_continue(length: int) -> int:
+    """How many tokens of an answer to a prompt of so many take it just past a multiple of 256: servers keep states of
+    long answers there.
+    """
+    return -length % _BOUNDARY + 4 * _PAST
+
+
+def continued(ids: Sequence[int], answer: Sequence[int]) -> Conversation:
+    """A prompt, its answer and a few tokens more: what is reused was kept while the answer was made."""
+    whole = Chat(ids=(*ids, *answer, *ids[:_PAST]))
+    return Conversation("own answer", whole, (Chat(ids=tuple(ids), new_tokens=len(answer)),))
+
+
 def with_media(parts: Mapping[str, Message]) -> list[Conversation]:
     """One conversation for each medium, and one with all. parts: name -> OpenAI message part."""
     asked = [(name, [part]) for name, part in parts.items()] + [("all media", list(parts.values()))]

@@ -27,11 +27,16 @@ class Unfit(RuntimeError):
 
 @dataclass(frozen=True)
 class Chat:
-    """What one request says: OpenAI messages, and tools in OpenAI's form. salt: it shares no cache with other salts."""
+    """What one request says: OpenAI messages, and tools in OpenAI's form; or bare token ids, for SGLang's /generate.
 
-    messages: tuple[Mapping[str, Any], ...]
+    salt: it shares no cache with other salts. new_tokens: of its answer, where that is not the endpoint's number.
+    """
+
+    messages: tuple[Mapping[str, Any], ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()
     salt: str | None = None
+    ids: tuple[int, ...] = ()
+    new_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,10 @@ class Endpoint:
 
     def ask(self, chat: Chat) -> Reply:
         """Greedy tokens of one chat, past the end token where the server can."""
+        if chat.ids:
+            return self._generated(chat)
         body = self._body(chat) | {
-            "max_tokens": self.new_tokens,
+            "max_tokens": chat.new_tokens or self.new_tokens,
             "temperature": 0,
             "logprobs": True,
             "top_logprobs": _TOP,
@@ -109,6 +116,8 @@ class Endpoint:
 
     def tokens(self, chat: Chat) -> list[int] | None:
         """The ids of a chat's prompt; None where the server does not tell them. Media are not in them."""
+        if chat.ids:
+            return list(chat.ids)
         said = self._optional("/tokenize", self._body(chat))
         ids = said.get("tokens") if isinstance(said, dict) else None
         return ids if isinstance(ids, list) and ids else None
@@ -128,12 +137,29 @@ class Endpoint:
 
     def leave(self, ids: Sequence[int]) -> None:
         """Sends exactly these tokens, for what they leave in the cache."""
-        if self._salt is None:
-            sampling = {"temperature": 0, "max_new_tokens": 1}
-            if self._optional("/generate", {"input_ids": list(ids), "sampling_params": sampling}) is not None:
-                return
-        body = {"model": self.model, "prompt": list(ids), "max_tokens": 1, "temperature": 0}
-        self.post("/v1/completions", body | self._salted())
+        if self.answer(ids, 1) is None:
+            body = {"model": self.model, "prompt": list(ids), "max_tokens": 1, "temperature": 0}
+            self.post("/v1/completions", body | self._salted())
+
+    def answer(self, ids: Sequence[int], count: int) -> tuple[int, ...] | None:
+        """So many greedy tokens after these, as ids; None where there is no /generate to tell them."""
+        said = self._optional("/generate", self._generate_body(Chat(ids=tuple(ids), new_tokens=count)))
+        found = said.get("output_ids") if isinstance(said, dict) else None
+        return tuple(found) if found else None
+
+    def _generate_body(self, chat: Chat) -> dict[str, Any]:
+        count = chat.new_tokens or self.new_tokens
+        sampling = {"temperature": 0, "max_new_tokens": count, "ignore_eos": True}
+        return {"input_ids": list(chat.ids), "sampling_params": sampling, **self._salted(chat.salt)}
+
+    def _generated(self, chat: Chat) -> Reply:
+        asked = {"return_logprob": True, "top_logprobs_num": _TOP}
+        said = self.post("/generate", self._generate_body(chat) | asked)
+        try:
+            meta = said["meta_info"]
+            return Reply(*_by_id(meta), meta["prompt_tokens"], meta["cached_tokens"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._foreign("/generate") from error
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """JSON in, JSON out. Raises Unfit."""

@@ -34,8 +34,9 @@ class Cold:
 
 def requests(conversations: Sequence[Conversation]) -> int:
     """How often `Tick` is called in all."""
-    each = 1 + len(COMPANY) + len(_WARM) + len(_SHARES) + len(_BEFORE_END) + 1 + _BATCHED
-    return sum(each + bool(one.turns) for one in conversations)
+    each = 1 + len(COMPANY) + len(_WARM) + len(_SHARES) + _BATCHED
+    exact = len(_BEFORE_END) + 1
+    return sum(each + (0 if one.media else exact) + bool(one.turns) for one in conversations)
 
 
 def cold_and_warm(endpoint: Endpoint, one: Conversation, tick: Tick) -> tuple[Cold, list[Run]]:
@@ -104,7 +105,8 @@ def turns(endpoint: Endpoint, one: Conversation, tick: Tick) -> list[Run]:
     endpoint.fresh()
     for chat in one.turns:
         endpoint.ask(chat)
-    runs = [Run(one.name, "turns", f"{len(one.turns)} turns", endpoint.ask(one.chat))]
+    about = f"{len(one.turns)} earlier turn{'s' * (len(one.turns) > 1)}"
+    runs = [Run(one.name, "turns", about, endpoint.ask(one.chat))]
     tick()
     return runs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -89,9 +90,9 @@ def first_faults(comparisons: Sequence[Comparison], count: int = 8) -> list[str]
 
 
 def raw(comparisons: Sequence[Comparison], conversations: Sequence[Conversation], bound: Bound) -> dict[str, Any]:
-    """Everything, ready for json.dumps."""
+    """Everything, ready for json.dumps; None for what is no number."""
     return {
-        "bound": {"noise": bound.noise, "samples": bound.samples, "factor": FACTOR, "dtype": bound.dtype},
+        "bound": {"noise": _finite(bound.noise), "samples": bound.samples, "factor": FACTOR, "dtype": bound.dtype},
         "conversations": [one.name for one in conversations],
         "runs": [
             {
@@ -102,9 +103,9 @@ def raw(comparisons: Sequence[Comparison], conversations: Sequence[Conversation]
                 "reused": one.run.reply.cached,
                 "positions": one.positions,
                 "logprobs": one.logprobs,
-                "worst": one.worst,
-                "bound": one.bound,
-                "excess": one.excess,
+                "worst": _finite(one.worst),
+                "bound": _finite(one.bound),
+                "excess": _finite(one.excess),
                 "tie": one.tie,
                 "other": one.other,
                 "agrees": one.agrees,
@@ -112,3 +113,7 @@ def raw(comparisons: Sequence[Comparison], conversations: Sequence[Conversation]
             for one in comparisons
         ],
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
