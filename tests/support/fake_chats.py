@@ -98,7 +98,7 @@ class FakeChats:
 
     def _position(self, prompt: bytes, at: int, reused: int) -> dict[str, Any]:
         seed = hashlib.sha256(prompt + bytes([at])).digest()
-        gaps = [0.5 + byte / 64 for byte in seed[:5]]
+        gaps = [0.5 + byte / 128 for byte in seed[:5]]
         if self.tie is not None and at == 0:
             gaps[0] = self.tie
         logprobs = [-1.0 - sum(gaps[:rank]) for rank in range(5)]

@@ -59,6 +59,11 @@ def test_a_token_that_one_names_alone_is_below_the_others_last():
     assert found[0] == {"a": 0.0, "b": 1.0, "x": 0.0}
 
 
+def test_what_is_less_likely_than_chance_is_left_out():
+    one, other = reply({"a": -0.1, "b": -20.0, "c": -11.0}), reply({"a": -0.1, "b": -25.0, "c": -13.0})
+    assert differences(one, other) == [{"a": 0.0, "c": 2.0}]
+
+
 @pytest.mark.parametrize("moved", [1e-4, -1e-4, math.nan, math.inf])
 def test_a_logprob_beyond_the_bound_disagrees(moved: float):
     found = compare(COLD, run(reply({"a": -0.5, "b": -1.5}, {"c": -0.1 + moved, "d": -3.0})), QUIET)

@@ -72,8 +72,8 @@ def test_a_fault_below_the_servers_own_noise_cannot_be_told(capsys):
 
 @pytest.mark.usefixtures("few")
 def test_a_server_that_is_all_noise(capsys):
-    assert _verify(FakeChats(sway=0.5)) == 2
-    assert "a probability might double unseen" in _two_lines(capsys.readouterr().err)
+    assert _verify(FakeChats(sway=2.0)) == 2
+    assert "a probability might grow tenfold unseen" in _two_lines(capsys.readouterr().err)
 
 
 @pytest.mark.usefixtures("few")

@@ -47,7 +47,8 @@ what is asked:
   vLLM and with --keep-cache).
 
 what passes:
-  The same greedy tokens, and the logprobs of the five likeliest within a bound. The bound is not chosen but found: two
+  The same greedy tokens, and the logprobs of the five likeliest within a bound (those below chance, -ln 131072, are
+  left out). The bound is not chosen but found: two
   right runs differ because the company in a batch changes the order of sums, so each prompt is computed afresh four
   times; 4 times the largest difference seen there is allowed, or what rounding costs in the served dtype if that is
   more: 2 (|logprob| + ln 131072) (u + sqrt(n) 2^-24) for n prompt tokens, u = 2^-8 for bfloat16, 2^-11 for float16,
@@ -144,7 +145,7 @@ def _run(args: argparse.Namespace) -> int:
         print(f"NOTHING WAS REUSED for '{name}': nothing was proved of it")
     if bound.too_wide:
         raise Unfit(
-            f"the server's own noise, {bound.noise:.1e}, is so large that a probability might double unseen"
+            f"the server's own noise, {bound.noise:.1e}, is so large that a probability might grow tenfold unseen"
             "\n  remedy: look for what differs between two runs of one prompt, or serve a higher precision"
         )
     if code == 0 and len(names) == len(conversations):

@@ -19,8 +19,8 @@ FACTOR = 4.0
 UNITS = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 # of the family's published vocabulary
 _LOG_VOCABULARY = math.log(131_072)
-# with a wider bound a probability might double unseen: nothing would be shown
-WIDEST = math.log(2.0)
+# with a wider bound a probability might grow tenfold unseen: little would be shown
+WIDEST = math.log(10.0)
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,23 @@ def differences(one: Reply, other: Reply) -> list[dict[Token, float]]:
     """|delta logprob| by token, position by position as long as all tokens before were the same.
 
     A token that only one of the two names among its likeliest is at most as likely as the last of the other's: by that
-    much it differs at least.
+    much it differs at least. What both think less likely than any of the vocabulary by chance is left out: its logprob
+    moves most and matters least.
     """
     found: list[dict[Token, float]] = []
     for position, (ours, theirs) in enumerate(zip(one.best, other.best, strict=False)):
         here = {token: abs(ours[token] - theirs[token]) for token in ours.keys() & theirs.keys()}
         for named, lowest in ((ours, min(theirs.values())), (theirs, min(ours.values()))):
             here |= {token: max(0.0, named[token] - lowest) for token in named if token not in here}
-        found.append(here)
+        by_chance = -_LOG_VOCABULARY
+        found.append(
+            {
+                token: delta
+                for token, delta in here.items()
+                # written so that a NaN stays
+                if not max(ours.get(token, by_chance), theirs.get(token, by_chance)) < by_chance
+            }
+        )
         if one.tokens[position] != other.tokens[position]:
             break
     return found

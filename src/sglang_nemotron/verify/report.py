@@ -56,7 +56,8 @@ def how_bounded(bound: Bound, prompt_tokens: Sequence[int]) -> str:
     company = ", ".join(str(count) for count in COMPANY)
     return (
         f"the bound: each prompt was computed afresh alone and beside {company} others; of {bound.samples} logprobs "
-        f"none moved by more than {bound.noise:.1e}, the server's own noise. A run may differ by {FACTOR:g} times "
+        f"none moved by more than {bound.noise:.1e}, the server's own noise ({bound.noise / floors[1]:.2g} of what "
+        f"rounding alone costs the longest prompt). A run may differ by {FACTOR:g} times "
         f"that, {FACTOR * bound.noise:.1e}, or by what rounding in {bound.dtype} costs, from {floors[0]:.1e} for the "
         f"shortest prompt to {floors[1]:.1e} for the longest, whichever is more"
     )
