@@ -22,7 +22,7 @@ MAX_LINES = 400
 # the rooms from the ground floor up: each imports what stands before it, and nothing that stands after it
 ORDER = (
     *("family", "config", "sglang_api", "ops", "state", "encoders", "decoder", "models"),
-    *("prompt", "media", "reader", "processors", "reply", "host", "checkpoint", "parity"),
+    *("prompt", "media", "reader", "processors", "reply", "host", "checkpoint", "parity", "verify"),
     # the entry points, and the commands
     *("__init__", "cli", "__main__"),
 )
@@ -247,6 +247,7 @@ RULES: dict[Callable[[Path], list[str]], list[tuple[str, str]]] = {
         ("decoder/stack.py", "from sglang_nemotron.host import doors\n"),
         ("processors/nemotron_omni.py", "if TYPE_CHECKING:\n    from sglang_nemotron.host.http import media\n"),
         ("parity/report.py", "from sglang_nemotron.host import doors\n"),
+        ("verify/modes.py", "from sglang_nemotron.cli import console\n"),
         ("config/decoder.py", "from .. import ops\n"),
         ("config/faults.py", "from sglang_nemotron import checkpoint\n"),
         ("sglang_api/args.py", "from sglang_nemotron.config import decoder\n"),

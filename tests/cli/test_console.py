@@ -42,6 +42,10 @@ HEAVY = ("torch", "transformers", "sglang", "openai", "numpy", "rich", "huggingf
         "parity OUT --modes other",
         "parity OUT --new-tokens 0",
         "parity nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16 --url http://127.0.0.1:9",
+        "verify",
+        "verify 127.0.0.1:30000",
+        "verify http://127.0.0.1:9",
+        "verify http://127.0.0.1:9 --longest 0",
         "doctor --nonsense",
     ],
 )
