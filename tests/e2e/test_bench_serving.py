@@ -24,6 +24,7 @@ def prefilled(server: ServerProcess) -> int:
     return sum(int(float(number)) for number in re.findall(r"^sglang:prompt_tokens_total\{[^}]*\} (\S+)$", text, re.M))
 
 
+@pytest.mark.matrix
 @pytest.mark.server(OMNI)
 def test_both_count_the_same(server: ServerProcess, servers: Servers, tmp_path: Path) -> None:
     out, before = tmp_path / "out.jsonl", prefilled(server)

@@ -9,6 +9,7 @@ import pytest
 from support.examples import NOWHERE, run_example
 
 
+@pytest.mark.matrix
 @pytest.mark.server
 def test_a_batch_without_a_server() -> None:
     done = run_example("engine_offline.py", NOWHERE)

@@ -72,7 +72,9 @@ def test_an_id_that_would_start(tmp_path: Path) -> None:
         assert (model["chosen"]["attention_backend"], model["chosen"]["max_mamba_cache_size"]) == ("torch_native", 512)
 
 
-@pytest.mark.parametrize("case", ["damaged", "flag", "gated", "wrong name"])
+@pytest.mark.parametrize(
+    "case", ["damaged", *(pytest.param(case, marks=pytest.mark.matrix) for case in ("flag", "gated")), "wrong name"]
+)
 def test_a_model_that_would_not_start(case: str, tmp_path: Path) -> None:
     folder = tmp_path / "toy"
     write_checkpoint(PRESETS["toy"], folder)
