@@ -13,8 +13,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from support.loopback import QuietHandler, listening
 
 # prefixes are kept at multiples of this
 GRAIN = 64
@@ -140,7 +141,7 @@ def _prompt(body: dict[str, Any], *, with_media: bool = True) -> bytes:
 def fake_chats(fake: FakeChats) -> Iterator[str]:
     """The URL of a running fake."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         # head and body in one packet
         wbufsize = -1
 
@@ -154,20 +155,7 @@ def fake_chats(fake: FakeChats) -> Iterator[str]:
             self._reply(fake.post(self.path, body))
 
         def _reply(self, said: Any) -> None:
-            status = 404 if said is None else 400 if isinstance(said, str) else 200
-            data = json.dumps(said).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self.send_json(said, 404 if said is None else 400 if isinstance(said, str) else 200)
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening(Handler) as url:
+        yield url

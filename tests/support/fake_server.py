@@ -6,13 +6,13 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from sglang_nemotron.parity.reference import Reference
+from support.loopback import QuietHandler, listening
 
 # (kind, position, logprob) -> the logprob to give; kind is "prompt" or "output"
 Fault = Callable[[str, int, float], float]
@@ -59,33 +59,17 @@ def fake_server(
     """
     lock = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             about = model if self.path == "/model_info" else {}
-            self._reply({"dtype": dtype, "chunked_prefill_size": 8, "page_size": 1, **about})
+            self.send_json({"dtype": dtype, "chunked_prefill_size": 8, "page_size": 1, **about}, status)
 
         def do_POST(self) -> None:
             raw = self.rfile.read(int(self.headers["Content-Length"]))
             if self.path.startswith("/flush_cache"):
-                return self._reply({})
+                return self.send_json({}, status)
             with lock:
-                self._reply(answer(reference, json.loads(raw), fault, second_best_at))
+                self.send_json(answer(reference, json.loads(raw), fault, second_best_at), status)
 
-        def _reply(self, body: dict[str, Any]) -> None:
-            data = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening(Handler) as url:
+        yield url

@@ -6,14 +6,13 @@ What it is told to serve is fetched by huggingface_hub itself, so that a cache o
 from __future__ import annotations
 
 import hashlib
-import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from support.loopback import QuietHandler, listening
 
 # the two families under the names of the cookbooks and of the hub
 TEXT_IDS = tuple(f"nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-{kind}" for kind in ("BF16", "FP8"))
@@ -28,7 +27,7 @@ class Hub:
     url: str = ""
     models: dict[str, dict[str, Path]] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
-    # weights that it breaks off after so many of their files
+    # the paths that came in
     asked: list[str] = field(default_factory=list)
 
     def environment(self, cache: Path) -> dict[str, str]:
@@ -53,15 +52,12 @@ def hub(**models: Path) -> Iterator[Hub]:
     """A running hub without models; the caller adds them to `models`."""
     state = Hub(models={name: {"main": folder} for name, folder in models.items()})
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_HEAD(self) -> None:
             self._reply(body=False)
 
         def do_GET(self) -> None:
             self._reply(body=True)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
 
         def _reply(self, *, body: bool) -> None:
             path = unquote(urlsplit(self.path).path)
@@ -86,10 +82,12 @@ def hub(**models: Path) -> Iterator[Hub]:
         def _answer_api(self, model: str, folder: Path, rest: list[str]) -> None:
             files = sorted(file for file in folder.iterdir() if file.is_file())
             if rest[:1] == ["tree"]:
-                self._json([{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": f.name} for f in files])
+                self.send_json(
+                    [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": f.name} for f in files]
+                )
             else:
                 siblings = [{"rfilename": file.name} for file in files]
-                self._json({"id": model, "sha": commit_of(folder), "siblings": siblings})
+                self.send_json({"id": model, "sha": commit_of(folder), "siblings": siblings})
 
         def _send_file(self, folder: Path, name: str, body: bool) -> None:
             file = folder / name
@@ -105,14 +103,6 @@ def hub(**models: Path) -> Iterator[Hub]:
             if body:
                 self.wfile.write(data)
 
-        def _json(self, value: object) -> None:
-            data = json.dumps(value).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
         def _refuse(self, status: int, code: str, text: str, commit: str = "") -> None:
             self.send_response(status)
             self.send_header("X-Error-Code", code)
@@ -122,12 +112,5 @@ def hub(**models: Path) -> Iterator[Hub]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with listening(Handler) as state.url:
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
