@@ -26,8 +26,9 @@ def _servers_of(folder: Path) -> list[int]:
 
 
 @pytest.mark.server
-def test_demo_shows_every_request_and_cleans_up(tmp_path: Path):
-    done = run([*DEMO, "--dir", tmp_path, "--size", "toy"])
+@pytest.mark.parametrize("only", [["--only", "text"], pytest.param([], marks=pytest.mark.matrix)], ids=["text", "both"])
+def test_demo_shows_every_request_and_cleans_up(only: list[str], tmp_path: Path):
+    done = run([*DEMO, *only, "--dir", tmp_path, "--size", "toy"])
     assert done.returncode == 0, done.stdout + done.stderr
     table = done.stdout
     for request in ("chat", "chat, streamed", "thinking on", "thinking off", "tool offered", "n=2"):
@@ -42,6 +43,7 @@ def test_demo_shows_every_request_and_cleans_up(tmp_path: Path):
 
 
 @pytest.mark.server
+@pytest.mark.matrix
 def test_demo_whose_server_cannot_start_shows_its_last_lines(tmp_path: Path):
     done = run([*DEMO, "--dir", tmp_path], {**os.environ, "SGLANG_NEMOTRON_CPU_MEMORY_GIB": "plenty"})
     assert done.returncode == 1

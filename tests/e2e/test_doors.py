@@ -22,9 +22,9 @@ LOST_NAME = lost_name("sglang.srt.layers.layer_boundary", "ExitRows")
 # door -> what breaks it; the rest of the fault's text that the reason must hold
 FAULTS = {
     "models, missing overwrite": (NO_OVERWRITE, "would be served by sglang.srt.models.nemotron_h"),
-    "models, missing SGLang symbol": (LOST_NAME, "cannot import name 'ExitRows'"),
 }
 MORE_FAULTS = {
+    "models, missing SGLang symbol": (LOST_NAME, "cannot import name 'ExitRows'"),
     "models, import error": (BROKEN_MODULE, "planted: this module is broken"),
     # a file with a row of its own is imported with the table of doors
     "doors, config: import error": (import_error("sglang_nemotron.host.hf_config"), "planted"),

@@ -24,13 +24,8 @@ _PRESSED = (
     *("--mamba-track-interval", "16"),
 )
 PRESSED = Served(args=(*FLOAT32, *_PRESSED))
-NO_BUFFER = Served(
-    args=(
-        *FLOAT32,
-        *("--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule"),
-        *("--chunked-prefill-size", str(PREFILL_CHUNK)),
-    )
-)
+_NO_BUFFER = ("--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule")
+NO_BUFFER = Served(args=(*FLOAT32, *_NO_BUFFER, "--chunked-prefill-size", str(PREFILL_CHUNK)))
 TWO_TRACKED = Served(args=(*FLOAT32, "--mamba-radix-cache-strategy", "extra_buffer", *_PRESSED))
 NO_OVERLAP = Served(
     args=(
@@ -42,16 +37,18 @@ NO_OVERLAP = Served(
 # as a user would: no variable is set by hand, not even the tests' own
 _BY_HAND: tuple[tuple[str, str | None], ...] = (("OMP_WAIT_POLICY", None),)
 TP2 = Served(args=(*FLOAT32, "--tp", "2"), env=_BY_HAND)
-# both on one server, since each start takes half a minute
-PRESSED_TP2 = Served(args=(*FLOAT32, "--tp", "2", *_PRESSED), env=_BY_HAND)
+# all of it on one server, since each start takes half a minute; the matrix has each by itself
+PRESSED_TP2 = Served(args=(*FLOAT32, "--tp", "2", *_NO_BUFFER, *_PRESSED), env=_BY_HAND)
 NO_RADIX = Served(args=(*FLOAT32, "--disable-radix-cache", "--chunked-prefill-size", str(PREFILL_CHUNK)))
 TRUSTING = Served(args=(*FLOAT32, "--trust-remote-code"))
 
 BUFFERS = [
     pytest.param(MAIN, id="default", marks=pytest.mark.server(MAIN)),
-    pytest.param(NO_BUFFER, id="no_buffer without overlap", marks=pytest.mark.server(NO_BUFFER)),
+    pytest.param(NO_BUFFER, id="no_buffer without overlap", marks=[pytest.mark.server(NO_BUFFER), pytest.mark.matrix]),
 ]
-TOGETHER = pytest.param(PRESSED_TP2, id="TP=2 and chunked prefill", marks=pytest.mark.server(PRESSED_TP2))
+TOGETHER = pytest.param(
+    PRESSED_TP2, id="TP=2, chunked prefill, no_buffer without overlap", marks=pytest.mark.server(PRESSED_TP2)
+)
 APART = [
     pytest.param(PRESSED, id="chunked prefill", marks=[pytest.mark.server(PRESSED), pytest.mark.matrix]),
     pytest.param(TP2, id="TP=2", marks=[pytest.mark.server(TP2), pytest.mark.matrix]),
@@ -82,7 +79,7 @@ def test_alone_and_together(served: Served, client: Client, servers: Servers):
     assert_equal("10 at once", modes.concurrent(client, prompts, no_tick), golden, tolerance=2e-5)
 
 
-@pytest.mark.parametrize("served", BUFFERS + APART)
+@pytest.mark.parametrize("served", [*BUFFERS, TOGETHER, *APART])
 def test_from_the_prefix_cache(served: Served, client: Client, servers: Servers):
     answers = modes.radix(client, boundary_prompts(full=False), VOCAB_SIZE, no_tick)
     cached = {answer.cached for answer in answers}

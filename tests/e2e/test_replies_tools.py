@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from itertools import product
 from typing import Any
 
 import pytest
@@ -32,28 +33,39 @@ STRICT = [{"type": "function", "function": {**WEATHER["function"], "strict": Tru
 BODY = "<parameter=city>\nParis\n</parameter>\n<parameter=days>\n2\n</parameter>"
 CALL = f"<tool_call>\n<function=get_weather>\n{BODY}\n</function>\n</tool_call>"
 PARIS = ("get_weather", {"city": "Paris", "days": 2})
-HOW = pytest.mark.parametrize("hear", [ask, stream], ids=["whole", "streamed"])
+WAYS = {"whole": ask, "streamed": stream}
+HOW = pytest.mark.parametrize("hear", WAYS.values(), ids=WAYS)
+THOUGHT = {"thinking": True, "plain": False}
+
+
+def half(**choices: dict[str, Any]) -> pytest.MarkDecorator:
+    """All combinations; without the matrix every other one: any two choices meet in some of them."""
+
+    def case(names: tuple[str, ...]) -> Any:
+        at = sum(list(of).index(name) for of, name in zip(choices.values(), names, strict=True))
+        values = [of[name] for of, name in zip(choices.values(), names, strict=True)]
+        return pytest.param(*values, id="-".join(names), marks=[pytest.mark.matrix] if at % 2 else [])
+
+    return pytest.mark.parametrize(tuple(choices), [case(names) for names in product(*choices.values())])
 
 
 def calls(heard: Heard) -> list[tuple[str, Any]]:
     return [(name, json.loads(arguments)) for name, arguments in heard.calls]
 
 
-@HOW
-@pytest.mark.parametrize("thinking", [True, False], ids=["thinking", "plain"])
-@pytest.mark.parametrize(
-    ("choice", "tools"),
-    [
-        ("auto", TOOLS),
-        ("auto", STRICT),
-        ("required", TOOLS),
-        ("required", STRICT),
-        ({"type": "function", "function": {"name": "get_weather"}}, TOOLS),
-    ],
-    ids=["auto", "auto strict", "required", "required strict", "named"],
-)
-def test_a_willing_model(choice: Any, tools: Any, thinking: bool, hear: Any, server: ServerProcess) -> None:
+WILLING = {
+    "auto": ("auto", TOOLS),
+    "auto strict": ("auto", STRICT),
+    "required": ("required", TOOLS),
+    "required strict": ("required", STRICT),
+    "named": ({"type": "function", "function": {"name": "get_weather"}}, TOOLS),
+}
+
+
+@half(asked=WILLING, thinking=THOUGHT, hear=WAYS)
+def test_a_willing_model(asked: Any, thinking: bool, hear: Any, server: ServerProcess) -> None:
     """What the grammar of each choice allows, the parser reads."""
+    choice, tools = asked
     text = ("I look.\n</think>" if thinking else "") + CALL
     heard = hear(server, text, tools=tools, tool_choice=choice, enable_thinking=thinking)
     assert (heard.reasoning, heard.content, calls(heard)) == ("I look." if thinking else "", "", [PARIS])
@@ -61,7 +73,7 @@ def test_a_willing_model(choice: Any, tools: Any, thinking: bool, hear: Any, ser
 
 
 @HOW
-@pytest.mark.parametrize("thinking", [True, False], ids=["thinking", "plain"])
+@pytest.mark.parametrize("thinking", THOUGHT.values(), ids=THOUGHT)
 @pytest.mark.parametrize("choice", ["required", "named"])
 def test_an_unwilling_model_calls_all_the_same(choice: str, thinking: bool, hear: Any, server: ServerProcess) -> None:
     named = {"type": "function", "function": {"name": "now"}}
@@ -123,10 +135,9 @@ NOW_CALL = "<tool_call>\n<function=now>\n</function>\n</tool_call>"
 SAID = json.dumps({"a": "see <tool_call><function=now></function></tool_call>"})
 
 
-@HOW
-@pytest.mark.parametrize("thinking", [True, False], ids=["thinking", "plain"])
-@pytest.mark.parametrize("wanted", [FORMAT, ANY_JSON], ids=["schema", "object"])
-@pytest.mark.parametrize("tools", [TOOLS, STRICT], ids=["tools", "strict"])
+@half(
+    tools={"tools": TOOLS, "strict": STRICT}, wanted={"schema": FORMAT, "object": ANY_JSON}, thinking=THOUGHT, hear=WAYS
+)
 def test_a_format_beside_tools(tools: Any, wanted: Any, thinking: bool, hear: Any, server: ServerProcess) -> None:
     """A reply is calls or the answer, and nothing else."""
     thought = "r" if thinking else ""

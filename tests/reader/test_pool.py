@@ -225,8 +225,8 @@ def test_a_large_photo_is_in_memory_once(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def three() -> Iterator[Pool]:
-    made = Pool(CONFIG, 3, receive_inline)
+def several() -> Iterator[Pool]:
+    made = Pool(CONFIG, 2, receive_inline)
     yield made
     made.close()
 
@@ -235,13 +235,13 @@ def _promptly(held: Callable[[], bool]) -> None:
     assert eventually(held, poll_s=0.01)
 
 
-def test_workers_start_before_there_is_work_and_one_at_a_time(three: Pool) -> None:
+def test_workers_start_before_there_is_work_and_one_at_a_time(several: Pool) -> None:
     most = 0
 
     def all_there() -> bool:
         nonlocal most
-        most = max(most, len(three.starting))
-        return len(three.ready) == 3
+        most = max(most, len(several.starting))
+        return len(several.ready) == 2
 
     _promptly(all_there)
     assert most == 1
@@ -258,7 +258,7 @@ def test_items_take_the_worker_that_is_ready_not_one_that_starts(tmp_path: Path,
         ready(worker)
 
     monkeypatch.setattr(media_pool._Worker, "wait_ready", late)
-    path, pool = _png(tmp_path / "a.png"), Pool(CONFIG, 3, receive_inline)
+    path, pool = _png(tmp_path / "a.png"), Pool(CONFIG, 2, receive_inline)
 
     async def burst() -> list[list[MediaFeatures]]:
         request = ReadRequest("image", "image 7", MediaOptions(), 13312)
@@ -268,7 +268,7 @@ def test_items_take_the_worker_that_is_ready_not_one_that_starts(tmp_path: Path,
         assert [len(measured) for measured in asyncio.run(burst())] == [1] * 12
         assert len(pool.ready) == 1
         last.set()
-        _promptly(lambda: len(pool.ready) == 3)
+        _promptly(lambda: len(pool.ready) == 2)
     finally:
         last.set()
         pool.close()
@@ -290,9 +290,9 @@ def test_workers_that_cannot_start_are_tried_again(tmp_path: Path, monkeypatch: 
 
 def test_a_worker_that_waits_comes_before_a_place_without_one(tmp_path: Path, monkeypatch: Any) -> None:
     """Nor does an item wait for the start of another if one that waited has died."""
-    path, pool = _png(tmp_path / "a.png"), Pool(CONFIG, 3, receive_inline)
+    path, pool = _png(tmp_path / "a.png"), Pool(CONFIG, 2, receive_inline)
     try:
-        _promptly(lambda: len(pool.ready) == 3)
+        _promptly(lambda: len(pool.ready) == 2)
         with monkeypatch.context() as patch:
             patch.setattr(media_pool, "_PROGRAM", "raise SystemExit(3)")
             os.kill(dead := pool.ready[0], signal.SIGKILL)
@@ -307,15 +307,15 @@ def test_a_worker_that_waits_comes_before_a_place_without_one(tmp_path: Path, mo
         pool.close()
 
 
-def test_an_answer_that_cannot_be_read_costs_its_item_alone(three: Pool, tmp_path: Path, monkeypatch: Any) -> None:
+def test_an_answer_that_cannot_be_read_costs_its_item_alone(several: Pool, tmp_path: Path, monkeypatch: Any) -> None:
     path = _png(tmp_path / "a.png")
     for _ in range(2):
-        _promptly(lambda: len(three.ready) == 3)
+        _promptly(lambda: len(several.ready) == 2)
         with monkeypatch.context() as patch, pytest.raises(pickle.UnpicklingError):
             patch.setattr(media_pool.Connection, "recv", _unreadable)
-            _measure(three, "image", path)
-    _promptly(lambda: len(three.ready) == 3)
-    assert len(_measure(three, "image", path)) == 1
+            _measure(several, "image", path)
+    _promptly(lambda: len(several.ready) == 2)
+    assert len(_measure(several, "image", path)) == 1
 
 
 def _unreadable(connection: Any) -> Any:
