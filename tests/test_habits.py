@@ -185,6 +185,7 @@ def test_the_step_of_forks_does_what_docs_say(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "parity.json").read_text())["passed"] is True
 
 
+@pytest.mark.matrix
 def test_contract_is_checked_with_the_installed_sglang() -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("SGLANG")}
     command = ["sh", str(ROOT / ".ci" / "contract"), sys.executable]

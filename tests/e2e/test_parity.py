@@ -79,7 +79,7 @@ def test_alone_and_together(served: Served, client: Client, servers: Servers):
     assert_equal("10 at once", modes.concurrent(client, prompts, no_tick), golden, tolerance=2e-5)
 
 
-@pytest.mark.parametrize("served", [*BUFFERS, TOGETHER, *APART])
+@pytest.mark.parametrize("served", BUFFERS + APART)
 def test_from_the_prefix_cache(served: Served, client: Client, servers: Servers):
     answers = modes.radix(client, boundary_prompts(full=False), VOCAB_SIZE, no_tick)
     cached = {answer.cached for answer in answers}

@@ -162,7 +162,7 @@ def test_last_words_are_for_our_models_alone() -> None:
     assert words is not None and words.startswith("no space left")
 
 
-@pytest.mark.parametrize("case", ["wrong name", "gated"])
+@pytest.mark.parametrize("case", ["wrong name", pytest.param("gated", marks=pytest.mark.matrix)])
 def test_serve_ends_with_two_lines(case: str, there: Hub, tmp_path: Path) -> None:
     name = {"wrong name": "nvidia/NVIDIA-Nemotron-3-Nano-30B", "gated": TEXT}[case]
     there.gated.add(TEXT)
