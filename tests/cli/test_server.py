@@ -207,7 +207,7 @@ def test_that_takes_long(tmp_path):
         ([signal.SIGTERM], "model"),
         ([signal.SIGKILL], "model"),
         ([signal.SIGKILL], "stubborn"),
-        ([signal.SIGINT, signal.SIGINT], "model"),
+        pytest.param([signal.SIGINT, signal.SIGINT], "model", marks=pytest.mark.matrix),
     ],
 )
 def test_a_test_run_that_is_killed_leaves_no_server(signals: list[signal.Signals], model: str, tmp_path: Path):

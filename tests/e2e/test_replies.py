@@ -79,7 +79,9 @@ def test_scripts_streamed_together(server: ServerProcess) -> None:
 
 
 def test_scripts_in_one_piece(server: ServerProcess) -> None:
-    _check(SOME, asks(server, [(CASES[label][0], _options(label)) for label in SOME]))
+    # a third of them; the matrix asks all
+    some = SOME[::3]
+    _check(some, asks(server, [(CASES[label][0], _options(label)) for label in some]))
 
 
 @pytest.mark.matrix
