@@ -115,6 +115,7 @@ def assert_serves(server: ServerProcess) -> None:
 
 
 @pytest.mark.server
+@pytest.mark.matrix
 def test_another_model_serves_under_every_fault(llama: Path, servers: Servers, tmp_path: Path) -> None:
     # without the platform nothing serves on a CPU; of faults in one module the first hides the others
     modules = {}

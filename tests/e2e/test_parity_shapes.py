@@ -130,7 +130,8 @@ def test_prefill_in_two_chunks(cut: int, worker: Worker, servers: Servers):
     assert_equal(f"chunk of {cut} first", answers, reference(folder), tolerance=2e-5)
 
 
-@pytest.mark.parametrize("quantization", ["none", pytest.param("mixed", marks=pytest.mark.matrix)])
+@pytest.mark.matrix
+@pytest.mark.parametrize("quantization", ["none", "mixed"])
 def test_bfloat16_is_no_worse_than_transformers_own(quantization: str, worker: Worker, servers: Servers):
     """Mean error in bfloat16 against what bfloat16 costs transformers itself, on the same tokens.
 
