@@ -24,12 +24,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from machine import ROOT, machine
-from slots_cpu import FLAGS, MODEL, SGLANGS_RATIO, SKIP
+from slots_cpu import FLAGS, SGLANGS_RATIO, SKIP
+from slots_cpu import MODEL as SMALL
 
 from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.cli.console import Bar
@@ -39,6 +40,7 @@ from sglang_nemotron.parity.client import Client
 from sglang_nemotron.state.capacity import pools_of
 from sglang_nemotron.state.layout import StateLayout, state_layout
 
+MODEL = replace(SMALL, max_position_embeddings=32768)
 # of the published tokenizer; words are any ids from FIRST_WORD on
 START, END, THINK, END_THINK, NEWLINE, FIRST_WORD = 10, 11, 12, 13, 1010, 1100
 # tokens of each part, from and to
