@@ -157,9 +157,10 @@ def _check(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1")
     if args.url or not hub.is_id(args.model) or hub.is_offline():
         folder = _folder(args)
-        # a server that is asked says first what it serves
+        # one that runs says first what it serves; for one of our own, all that can be known is found out before
         if not args.url:
             _modes(args, folder)
+            _check_whole(folder)
     elif missing := hub.unfetched(hub.local_folder(args.model, args.revision)):
         _say(f"{args.model}: {missing}; the server that is started here fetches them first")
 
@@ -203,6 +204,19 @@ def _config(folder: Path) -> dict[str, Any]:
             f"{folder / 'config.json'}: {reason}\n  remedy: give a checkpoint of Nemotron 3 Nano or Nano Omni"
         )
     return config
+
+
+def _check_whole(folder: Path) -> None:
+    """ValueError if the folder lacks tensors, or has others than its config asks for; from the files' headers."""
+    from sglang_nemotron.config.decoder import decoder_spec
+    from sglang_nemotron.decoder.headers import read_headers
+    from sglang_nemotron.host.headers import check_headers
+
+    config = _config(folder)
+    try:
+        check_headers(read_headers(folder), decoder_spec(config), parity_media.omni_spec_of(config))
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}\n  remedy: complete the folder, or give another") from None
 
 
 def _run(args: argparse.Namespace, client: Client) -> int:

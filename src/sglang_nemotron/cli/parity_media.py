@@ -53,6 +53,11 @@ def is_omni(config: Mapping[str, Any]) -> bool:
     return is_nano_omni(config) is None
 
 
+def omni_spec_of(config: Mapping[str, Any]) -> OmniSpec | None:
+    """What an Omni config says; None for a text model's. ValueError for maths that are not implemented."""
+    return _spec(config) if is_omni(config) else None
+
+
 def modes_of(config: Mapping[str, Any]) -> list[str]:
     """What an Omni checkpoint can be asked: without a sound tower, nothing that is heard."""
     deaf = _spec(config).sound is None
