@@ -189,7 +189,8 @@ def _conversations(
     }
     everything = [one for group in by_kind.values() for one in group]
     found = {mode: by_kind.get(mode, everything) for mode in modes}
-    longest = max(golden.prompt(one.followed()).num_tokens for group in found.values() for one in group)
+    sent = [one.followed() if mode == "media-again" else one for mode, group in found.items() for one in group]
+    longest = max(golden.prompt(one).num_tokens for one in sent)
     if longest + client.new_tokens > context:
         raise ValueError(
             f"{client.url} serves a context of {context} tokens, and modes {','.join(modes)} need "
