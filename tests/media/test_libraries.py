@@ -45,7 +45,8 @@ def test_where_text_runs_they_are_imported_inside_functions() -> None:
     ]
     assert len(files) > 50
     assert {str(file): found for file in files if (found := _at_import(file) & set(libraries.LIBRARIES))} == {}
-    assert _at_import(PACKAGE / "media" / "audio" / "file.py") & set(libraries.LIBRARIES)
+    # it would see one: that room is for Omni alone
+    assert "numba" in _at_import(PACKAGE / "media" / "pixels" / "rows.py")
 
 
 def _at_import(file: Path) -> set[str]:

@@ -28,7 +28,7 @@ def frames(data: bytes) -> torch.Tensor:
     """Every frame of a video in the order in which it is shown: uint8 (T, H, W, C)."""
     import av
 
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     return torch.from_numpy(np.stack(shown))
 
@@ -41,7 +41,7 @@ def samples(data: bytes) -> np.ndarray:
     import av
     import librosa
 
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         stream: Any = container.streams.audio[0]
         floats = av.AudioResampler(format="fltp")
         heard = [part.to_ndarray() for frame in container.decode(audio=0) for part in floats.resample(frame)]
