@@ -8,14 +8,16 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from sglang_nemotron.checkpoint.writer import write_checkpoint
-from sglang_nemotron.cli import main, parity, parity_media
+from sglang_nemotron.cli import main, parity, parity_checkpoint, parity_media
 from sglang_nemotron.media import libraries
 from sglang_nemotron.parity.golden_omni import OmniGolden
 from sglang_nemotron.parity.reference import Reference
@@ -148,10 +150,10 @@ def _told(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
 
 @pytest.fixture
 def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*_: object) -> None:
+    def never(*_: object, **__: object) -> None:
         raise AssertionError("loaded")
 
-    monkeypatch.setattr(parity, "_load", never)
+    monkeypatch.setattr(parity_checkpoint, "load", never)
     monkeypatch.setattr(parity, "ServerProcess", never)
 
 
@@ -262,6 +264,20 @@ def test_a_folder_that_is_not_whole_is_one_sentence(
     # before a server is started for it
     assert main(["parity", str(folder)]) == 2
     assert ours in _told(capsys)[0]
+
+
+def test_a_reference_that_no_memory_holds_is_told(omni: Path, golden: OmniReference, monkeypatch, capsys):
+    def with_memory(num_bytes: int) -> int:
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=num_bytes))
+        monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(total=0))
+        with fake_omni(FakeOmni(golden, PATCHES)) as url:
+            return _parity(omni, url, "--modes", "alone")
+
+    needed = 4 * sum(tensor.numel() for tensor in load_file(omni / "model.safetensors").values())
+    assert with_memory(needed - 1) == 2
+    said, remedy = _told(capsys)
+    assert "GiB or more to hold" in said and "sglang-nemotron verify" in remedy
+    assert with_memory(needed) == 0
 
 
 def test_a_folder_of_another_family_is_one_sentence(omni: Path, tmp_path: Path, unloaded: None, capsys):

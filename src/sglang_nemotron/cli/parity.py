@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sglang_nemotron.cli import parity_media
+from sglang_nemotron.cli import parity_checkpoint, parity_media
 from sglang_nemotron.cli.console import counted, fail, show, table
 from sglang_nemotron.cli.parity_media import MEDIA_MODES
 from sglang_nemotron.cli.server import ServerFailed, ServerProcess
@@ -27,8 +27,6 @@ from sglang_nemotron.config import hub
 if TYPE_CHECKING:
     from sglang_nemotron.parity.client import Answer, Client
     from sglang_nemotron.parity.compare import Difference
-    from sglang_nemotron.parity.golden_omni import OmniGolden
-    from sglang_nemotron.parity.reference import Reference
     from sglang_nemotron.parity.report import Part
 
 _PROGRAM = "sglang-nemotron parity"
@@ -40,7 +38,6 @@ TOLERANCE = 2e-5
 RATIO = 1.25
 # in a lower precision a token may take other experts and everything after it moves: only a mean over many says anything
 _ROUGH_REPEATS = 4
-_EXACT = "float64, for what is further from its float32 than the tolerance"
 
 _EPILOG = f"""\
 what is compared:
@@ -160,7 +157,7 @@ def _check(args: argparse.Namespace) -> None:
         # one that runs says first what it serves; for one of our own, all that can be known is found out before
         if not args.url:
             _modes(args, folder)
-            _check_whole(folder)
+            parity_checkpoint.check_whole(folder)
     elif missing := hub.unfetched(hub.local_folder(args.model, args.revision)):
         _say(f"{args.model}: {missing}; the server that is started here fetches them first")
 
@@ -180,7 +177,7 @@ def _asked(args: argparse.Namespace) -> list[str]:
 
 def _modes(args: argparse.Namespace, folder: Path) -> list[str]:
     """The modes for this checkpoint; ValueError of two lines if it is not ours, or one of them cannot be had."""
-    config = _config(folder)
+    config = parity_checkpoint.config_of(folder)
     asked = _asked(args)
     if parity_media.is_omni(config):
         modes = asked or [*TEXT_MODES, *parity_media.modes_of(config)]
@@ -194,37 +191,12 @@ def _modes(args: argparse.Namespace, folder: Path) -> list[str]:
     return asked or list(TEXT_MODES)
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    """The config.json; ValueError of two lines if it is of another family."""
-    from sglang_nemotron.config.decoder import is_nano
-
-    config = json.loads((folder / "config.json").read_text())
-    if reason := is_nano(config):
-        raise ValueError(
-            f"{folder / 'config.json'}: {reason}\n  remedy: give a checkpoint of Nemotron 3 Nano or Nano Omni"
-        )
-    return config
-
-
-def _check_whole(folder: Path) -> None:
-    """ValueError if the folder lacks tensors, or has others than its config asks for; from the files' headers."""
-    from sglang_nemotron.config.decoder import decoder_spec
-    from sglang_nemotron.decoder.headers import read_headers
-    from sglang_nemotron.host.headers import check_headers
-
-    config = _config(folder)
-    try:
-        check_headers(read_headers(folder), decoder_spec(config), parity_media.omni_spec_of(config))
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}\n  remedy: complete the folder, or give another") from None
-
-
 def _run(args: argparse.Namespace, client: Client) -> int:
     folder, info = _folder(args), client.info()
     _check_same_model(args, folder, client)
     modes = _modes(args, folder)
     dtype = _served_dtype(info, args.dtype)
-    load = functools.cache(functools.partial(_load, folder, parity_media.is_omni(_config(folder))))
+    load = functools.cache(functools.partial(parity_checkpoint.load, folder, say=_say))
     repeats = 1 if dtype == "float32" else _ROUGH_REPEATS
     # what cannot be loaded is told before anything is asked
     load("float32")
@@ -289,7 +261,7 @@ def _answers(
     from sglang_nemotron.config.layers import MambaSpec
     from sglang_nemotron.parity import modes, prompts
 
-    spec = decoder_spec(_config(folder))
+    spec = decoder_spec(parity_checkpoint.config_of(folder))
     mamba = spec.find(MambaSpec)
     chunk = info.get("chunked_prefill_size") or 0
     boundaries = prompts.Boundaries(
@@ -336,23 +308,6 @@ def _check_same_model(args: argparse.Namespace, folder: Path, client: Client) ->
     # two folders may hold the same; two ids are two models
     if "model_path" in served and hub.is_id(named) and hub.is_id(args.model) and named != args.model:
         raise ValueError(f"{client.url} serves {named}, not {args.model}{remedy}")
-
-
-def _load(folder: Path, omni: bool, kind: str) -> Reference | OmniGolden:
-    """The reference in a dtype, or in float64 where it is asked to be "exact"."""
-    import torch
-    from transformers.utils import logging
-
-    # its list of every tensor that does not fit; what is wrong is said in one sentence
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    _say(f"transformers: loading {folder} in " + (_EXACT if kind == "exact" else kind))
-    if omni:
-        return parity_media.load(folder, kind)
-    from sglang_nemotron.parity.exact import ExactReference
-    from sglang_nemotron.parity.reference import Reference
-
-    return ExactReference(folder) if kind == "exact" else Reference(folder, getattr(torch, kind))
 
 
 def _say(text: str) -> None:

@@ -129,6 +129,8 @@ def compare(
         show(table(None, report.MEDIA_COLUMNS, report.media_rows(group)))
         for note in report.notes(group):
             print(f"  {note}")
+        if mode == "media-again" and not any(difference.answer.cached for difference in group):
+            print("  nothing of it came from a cache, by the server's own count")
         print(flush=True)
         differences += group
         answers += said
