@@ -5,6 +5,7 @@ Media libraries are imported when a mode of these runs, and torch with them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,8 +171,6 @@ def _conversations(
     modes: Sequence[str], folder: Path, client: Client, golden: OmniGolden, repeats: int
 ) -> dict[str, list[Conversation]]:
     """Those of each mode; ValueError of two lines if one does not fit the context that is served."""
-    import json
-
     from sglang_nemotron.parity import conversations
 
     config = json.loads((folder / "config.json").read_text())

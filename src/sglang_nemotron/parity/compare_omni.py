@@ -10,7 +10,7 @@ from sglang_nemotron.parity.compare import Difference, compare, mean_distance
 from sglang_nemotron.parity.golden_omni import OmniGolden
 from sglang_nemotron.parity.modes_omni import Said
 from sglang_nemotron.parity.reference_omni import OmniScores
-from sglang_nemotron.parity.ties import nearest_way
+from sglang_nemotron.parity.ties import is_near, nearest_way
 
 
 def compare_said(mode: str, said: Said, wanted: OmniScores) -> Difference:
@@ -49,23 +49,16 @@ def beside_the_truth(
     exact: makes it, and is called only if it is needed.
     """
     return [
-        one if _near(one, tolerance) or one.problem else _truth(one, said, tolerance, exact())
+        one if is_near(one, tolerance) or one.problem else _truth(one.mode, said, tolerance, exact())
         for one, said in zip(differences, answers, strict=True)
     ]
 
 
-def _truth(difference: Difference, said: Said, tolerance: float, golden: OmniGolden) -> Difference:
+def _truth(mode: str, said: Said, tolerance: float, golden: OmniGolden) -> Difference:
     def compared() -> Difference:
-        return compare_said(difference.mode, said, golden.score_afresh(said.conversation, said.answer.tokens))
+        return compare_said(mode, said, golden.score_afresh(said.conversation, said.answer.tokens))
 
-    found = compared()
-    if _near(found, tolerance):
-        return found
-    return nearest_way(found, golden.reference.model.language_model, compared, tolerance)
-
-
-def _near(difference: Difference, tolerance: float) -> bool:
-    return difference.worst <= tolerance and not difference.disagreements
+    return nearest_way(golden.reference.model.language_model, compared, tolerance)
 
 
 def noise(differences: Sequence[Difference], answers: Sequence[Said], golden: OmniGolden, rough: OmniGolden) -> float:
