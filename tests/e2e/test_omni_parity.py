@@ -17,6 +17,7 @@ from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from sglang_nemotron.cli.server import ServerProcess
 from sglang_nemotron.parity import reference_media
 from sglang_nemotron.parity.client import Client
+from sglang_nemotron.parity.media_files import pixels
 from support.omni_checks import (
     IMAGE_ID,
     SOUND_ID,
@@ -34,7 +35,7 @@ from support.omni_checks import (
     problem_of,
     video,
 )
-from support.omni_media import SPEECH, film, photo, pixels, recording
+from support.omni_media import SPEECH, film, photo, recording
 from support.router_choices import MIN_GAP
 from support.serving import (
     OMNI,

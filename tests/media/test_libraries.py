@@ -38,6 +38,32 @@ def test_every_library_that_media_import_is_listed_and_no_other() -> None:
     assert imported - ALWAYS == set(libraries.LIBRARIES)
 
 
+def test_where_text_runs_they_are_imported_inside_functions() -> None:
+    """`ast.walk` of a file's own statements alone: functions and methods are left out."""
+    files = [
+        file for room in ("parity", "cli", "host", "models", "processors") for file in (PACKAGE / room).rglob("*.py")
+    ]
+    assert len(files) > 50
+    assert {str(file): found for file in files if (found := _at_import(file) & set(libraries.LIBRARIES))} == {}
+    # it would see one: that room is for Omni alone
+    assert "numba" in _at_import(PACKAGE / "media" / "pixels" / "rows.py")
+
+
+def _at_import(file: Path) -> set[str]:
+    """Top-level names of what a file imports when it is imported itself."""
+    names: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(file.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").split(".")[0])
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            waiting += ast.iter_child_nodes(node)
+    return names
+
+
 def test_workers_import_the_same_before_their_first_file() -> None:
     tree = ast.parse((PACKAGE / "reader" / "worker.py").read_text())
     (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "_import_libraries")

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from sglang_nemotron.cli import main, parity
+from sglang_nemotron.cli import main, parity_checkpoint
 from sglang_nemotron.parity.reference import Reference
 from support.fake_server import fake_server, sound
 from support.hub import OMNI_IDS, TEXT_IDS, hub
@@ -102,10 +102,10 @@ def test_bad_arguments(folder: Path, reference: Reference, more: list[str], said
 def test_a_server_of_another_model_is_refused_unasked(
     served: dict, asked: str | None, folder: Path, reference: Reference, capsys, monkeypatch, tmp_path: Path
 ):
-    def never(*_: object) -> None:
+    def never(*_: object, **__: object) -> None:
         raise AssertionError("loaded")
 
-    monkeypatch.setattr(parity, "_load", never)
+    monkeypatch.setattr(parity_checkpoint, "load", never)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with hub() as there:
         there.models[TEXT_IDS[0]] = {"main": folder}

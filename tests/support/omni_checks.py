@@ -24,9 +24,9 @@ import torch
 from sglang_nemotron.parity import reference_media
 from sglang_nemotron.parity.client import Answer, Client
 from sglang_nemotron.parity.compare import compare
+from sglang_nemotron.parity.media_files import frames, pixels, samples
 from sglang_nemotron.parity.reference_media import Item, Sound, Video
 from sglang_nemotron.parity.reference_omni import NUM_TOP, OmniReference, OmniScores
-from support.omni_media import frames, pixels, samples
 from support.router_choices import MIN_GAP, Choice, NearestChoice
 from support.waiting import NET_S
 

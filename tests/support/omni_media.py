@@ -1,8 +1,6 @@
-"""Media of the Omni tests: files as a client would send them are made here, and read back in the plainest way.
+"""Media of the Omni tests: files as a client would send them are made here.
 
-The reading is what the reference gets, so nothing of our own decoders, sizes or features is used.
-
-Shape suffixes: H W pixels, C colour channels, T frames, S samples.
+Shape suffixes: H W pixels, C colour channels, S samples.
 """
 
 from __future__ import annotations
@@ -14,11 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sglang_nemotron.parity.media_files import RATE_HZ, samples
+
 SPEECH = Path(__file__).parents[1] / "data" / "media" / "speech.mp3"
-RATE_HZ = 16_000
-
-
-# ---- made
 
 
 def photo(width: int, height: int, *, seed: int, kind: str = "PNG") -> bytes:
@@ -99,37 +95,3 @@ def _talk(seconds: float, seed: int) -> np.ndarray:
     sentence = np.roll(_sentence(), int(draw.integers(len(_sentence()))))
     noise = draw.normal(0, 0.01, count)
     return (0.8 * np.resize(sentence, count) + noise).clip(-1, 1).astype(np.float32)
-
-
-# ---- read
-
-
-def pixels(data: bytes) -> torch.Tensor:
-    """A picture's pixels as Pillow has them: uint8 (H, W, C)."""
-    from PIL import Image
-
-    return torch.from_numpy(np.array(Image.open(io.BytesIO(data)).convert("RGB")))
-
-
-def frames(data: bytes) -> torch.Tensor:
-    """Every frame of a video in the order in which it is shown: uint8 (T, H, W, C)."""
-    import av
-
-    with av.open(io.BytesIO(data)) as container:
-        shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    return torch.from_numpy(np.stack(shown))
-
-
-def samples(data: bytes) -> np.ndarray:
-    """The sound of a file or a video: mono float32 (S,) at 16 kHz, resampled by librosa.
-
-    FFmpeg decodes, all at once: two decoders of one lossy file differ by 1e-6, which is seen in the logprobs.
-    """
-    import av
-    import librosa
-
-    with av.open(io.BytesIO(data)) as container:
-        rate = container.streams.audio[0].rate
-        floats = av.AudioResampler(format="fltp")
-        heard = [part.to_ndarray() for frame in container.decode(audio=0) for part in floats.resample(frame)]
-    return librosa.resample(np.concatenate(heard, axis=1).mean(axis=0), orig_sr=rate, target_sr=RATE_HZ)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 if TYPE_CHECKING:
@@ -141,3 +143,11 @@ class Bar:
             task = self._progress.tasks[0]
             left = f", {task.time_remaining:.0f} s to go" if task.time_remaining is not None else ""
             print(f"  {self._name}: {task.percentage:.0f} %{left}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def counted(name: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar of `total` steps; what it gives is to be called after each."""
+    done = itertools.count(1)
+    with Bar(name) as bar:
+        yield lambda: bar(next(done), total)

@@ -24,7 +24,6 @@ from sglang_nemotron.sglang_api.args import NemotronHConfig, envs, model_config_
 
 if TYPE_CHECKING:
     from sglang_nemotron.config.omni import OmniSpec
-    from sglang_nemotron.decoder.headers import Headers
 
 logger = logging.getLogger(__name__)
 
@@ -216,6 +215,7 @@ def check_checkpoint(
     if not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin")):
         return
     from sglang_nemotron.decoder.headers import read_headers
+    from sglang_nemotron.host.headers import check_headers
 
     began = time.monotonic()
     again = f"\n  remedy: {hub.fetch_first(model, revision)}" if hub.is_id(model) else ""
@@ -224,22 +224,9 @@ def check_checkpoint(
     except ValueError as error:
         raise ValueError(f"{error}{again}") from None
     try:
-        _check_headers(headers, spec, omni)
+        check_headers(headers, spec, omni)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}{again}") from None
     logger.info(
         "checkpoint: %d tensors as the config says (headers read in %.2f s)", len(headers), time.monotonic() - began
     )
-
-
-def _check_headers(headers: Headers, spec: DecoderSpec, omni: OmniSpec | None) -> None:
-    from sglang_nemotron.decoder.weights import DecoderWeights
-
-    if omni is None:
-        DecoderWeights(spec, 1, dequantise=False).check(headers)
-        return
-    from sglang_nemotron.encoders.weights import TEXT_PREFIX, TowerWeights
-
-    text = {name: header for name, header in headers.items() if name.startswith(TEXT_PREFIX)}
-    TowerWeights(omni).check(headers)
-    DecoderWeights(spec, 1, dequantise=False, prefix=TEXT_PREFIX).check(text)

@@ -1,11 +1,14 @@
-"""Asks a server over SGLang's own /generate: prompt ids go out, tokens and logprobs come back as an `Answer`."""
+"""Asks a server over SGLang's own /generate: prompts go out, tokens and logprobs come back.
+
+A prompt of ids gets an `Answer`, a rendered text and its media a `MediaAnswer`: only the server knows its ids.
+"""
 
 from __future__ import annotations
 
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +27,22 @@ class Answer:
     tokens: tuple[int, ...]
     output_logprobs: tuple[float, ...]
     prompt_logprobs: tuple[float, ...]
+    cached: int
+
+
+@dataclass(frozen=True)
+class MediaAnswer:
+    """What a server said to a text with media.
+
+    num_prompt: tokens of the prompt as the server counts them, embeddings included. ending, ending_logprobs: the ids
+    at the prompt's end as far as they were asked for, and their logprobs; the rest is as of `Answer`.
+    """
+
+    num_prompt: int
+    ending: tuple[int, ...]
+    ending_logprobs: tuple[float, ...]
+    tokens: tuple[int, ...]
+    output_logprobs: tuple[float, ...]
     cached: int
 
 
@@ -46,21 +65,8 @@ class Client:
         A prompt position whose logprob is asked for is computed, never taken from the prefix cache: give the length of
         the prefix that may be reused, or None to ask for no prompt logprobs.
         """
-        start = -1 if prompt_logprobs_from is None else prompt_logprobs_from
-        reply = self.post(
-            "/generate",
-            {
-                "input_ids": list(prompt),
-                "sampling_params": {"temperature": 0, "max_new_tokens": self.new_tokens, "ignore_eos": self.ignore_eos},
-                "return_logprob": True,
-                "logprob_start_len": start,
-            },
-        )
-        meta = reply["meta_info"]
+        meta, kept = self._generated({"input_ids": list(prompt)}, prompt_logprobs_from)
         outputs = meta["output_token_logprobs"]
-        # the first position of all has nothing before it and no logprob; without a start there is one entry at most
-        given = [] if prompt_logprobs_from is None else meta["input_token_logprobs"]
-        kept = [(logprob, token) for logprob, token, *_ in given if logprob is not None]
         _check_ids(prompt, [token for _, token in kept])
         return Answer(
             prompt=tuple(prompt),
@@ -69,6 +75,48 @@ class Client:
             prompt_logprobs=tuple(logprob for logprob, _ in kept),
             cached=meta["cached_tokens"],
         )
+
+    def ask_about(
+        self,
+        text: str,
+        media: Mapping[str, Sequence[str]],
+        options: Mapping[str, Any],
+        prompt_logprobs_from: int | None,
+    ) -> MediaAnswer:
+        """Greedy tokens and logprobs for a rendered prompt with a slot for every item.
+
+        media: base64 by field of the body (`image_data`, ...). options: the section `mm_processor_kwargs`.
+        prompt_logprobs_from: as of `ask`; positions that embeddings take have no logprob to speak of.
+        """
+        body = {"text": text, **{field: list(items) for field, items in media.items()}}
+        meta, kept = self._generated(body | {"mm_processor_kwargs": dict(options)}, prompt_logprobs_from)
+        outputs = meta["output_token_logprobs"]
+        return MediaAnswer(
+            num_prompt=meta["prompt_tokens"],
+            ending=tuple(token for _, token in kept),
+            ending_logprobs=tuple(logprob for logprob, _ in kept),
+            tokens=tuple(token for _, token, *_ in outputs),
+            output_logprobs=tuple(logprob for logprob, *_ in outputs),
+            cached=meta["cached_tokens"],
+        )
+
+    def _generated(
+        self, prompt: Mapping[str, Any], prompt_logprobs_from: int | None
+    ) -> tuple[dict[str, Any], list[tuple[float, int]]]:
+        """(what SGLang says of its answer, (logprob, id) of each position of the prompt that was asked for)."""
+        reply = self.post(
+            "/generate",
+            {
+                **prompt,
+                "sampling_params": {"temperature": 0, "max_new_tokens": self.new_tokens, "ignore_eos": self.ignore_eos},
+                "return_logprob": True,
+                "logprob_start_len": -1 if prompt_logprobs_from is None else prompt_logprobs_from,
+            },
+        )
+        meta = reply["meta_info"]
+        # the first position of all has nothing before it and no logprob; without a start there is one entry at most
+        given = [] if prompt_logprobs_from is None else meta["input_token_logprobs"]
+        return meta, [(logprob, token) for logprob, token, *_ in given if logprob is not None]
 
     def ask_together(self, prompts: Sequence[Sequence[int]], prompt_logprobs_from: int | None = 0) -> list[Answer]:
         """All prompts at once, answers in their order."""
@@ -82,6 +130,10 @@ class Client:
     def info(self) -> dict[str, Any]:
         """The server's resolved arguments."""
         return json.loads(self.request("/server_info"))
+
+    def context(self) -> int:
+        """Tokens that the server serves in one request, prompt and answer together."""
+        return int(json.loads(self.request("/v1/models"))["data"][0]["max_model_len"])
 
     def model(self) -> dict[str, Any]:
         """What the server says of its model: path, type and architectures."""

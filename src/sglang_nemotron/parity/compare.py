@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,10 +31,14 @@ class Difference:
     output: tuple[float, ...]
     disagreements: tuple[int, ...]
     excluded: int
+    about: str = ""
+    problem: str = ""
+    turned: tuple[str, ...] = ()
 
     @property
     def worst(self) -> float:
-        return max((*self.prompt, *self.output), default=0.0)
+        # a NaN is worse than any number, wherever it stands
+        return max((*self.prompt, *self.output), default=0.0, key=lambda delta: (math.isnan(delta), delta))
 
     @property
     def length(self) -> int:
@@ -51,12 +56,14 @@ class Verdict:
     greedy_positions: int
     disagreements: int
     excluded: int
+    problems: int = 0
 
     def passes(self, tolerance: float) -> bool:
         """Logprobs within `tolerance` everywhere, every sure token the same, and fewer than 1 % unsure."""
         sure = self.excluded < 0.01 * self.greedy_positions
         # written so that a NaN fails
-        return self.positions > 0 and self.worst <= tolerance and self.disagreements == 0 and sure
+        near = self.positions > 0 and self.worst <= tolerance
+        return near and self.disagreements == 0 and self.problems == 0 and sure
 
 
 def compare(mode: str, answer: Answer, score: Score) -> Difference:
@@ -92,6 +99,7 @@ def verdict(differences: Sequence[Difference]) -> Verdict:
         greedy_positions=sum(len(d.output) for d in differences),
         disagreements=sum(len(d.disagreements) for d in differences),
         excluded=sum(d.excluded for d in differences),
+        problems=sum(bool(d.problem) for d in differences),
     )
 
 
@@ -100,11 +108,17 @@ def noise(differences: Sequence[Difference], golden: Score, rough: Score) -> flo
 
     With `rough` in the server's number format, this is what that format costs by itself.
     """
+    texts = [d.answer.prompt + d.answer.tokens for d in differences]
+    return mean_distance(differences, [golden(ids) for ids in texts], [rough(ids) for ids in texts])
+
+
+def mean_distance(differences: Sequence[Difference], golden: Iterable[Scores], rough: Iterable[Scores]) -> float:
+    """Mean |delta logprob| between two references' scores of each difference's sequence, where that was compared."""
     total, count = 0.0, 0
-    for d in differences:
-        ids = d.answer.prompt + d.answer.tokens
-        start = len(d.answer.prompt) - 1 - len(d.prompt)
-        delta = (rough(ids).logprobs[start:] - golden(ids).logprobs[start:]).abs()
+    for d, ours, theirs in zip(differences, golden, rough, strict=True):
+        compared = len(d.prompt) + len(d.output)
+        # what was compared stands at a sequence's end
+        delta = (theirs.logprobs - ours.logprobs).abs()[len(ours.logprobs) - compared :]
         total += float(delta.sum())
-        count += len(delta)
+        count += compared
     return total / count if count else 0.0

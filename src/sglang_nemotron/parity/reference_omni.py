@@ -191,8 +191,10 @@ def load_omni(model_dir: Path, dtype: torch.dtype = torch.float32) -> Any:
     raw = read_config(model_dir, is_nano_omni)
     config: Any = NemotronH_Omni_Reasoning_V3_Config(**_for_transformers(raw))
     tensors = {name: tensor for name, tensor in dequantised_tensors(model_dir) if not _UNUSED.search(name)}
+    # what has another shape is told by `check_whole`, in its sentence
+    told: Any = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     loaded: Any = NemotronH_Omni_Reasoning_V3.from_pretrained(
-        None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True
+        None, config=config, state_dict=tensors, dtype=dtype, **told
     )
     model, info = loaded
     check_whole(model_dir, info, missing=[name for name in info["missing_keys"] if not _IMPLIED.search(name)])
