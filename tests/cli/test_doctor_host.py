@@ -17,7 +17,8 @@ from sglang_nemotron.cli import doctor_host, doctor_model
 from sglang_nemotron.cli.server import is_taken
 from support.hub import OMNI_IDS, TEXT_IDS
 
-HOST = {"memory_available_gib": 20.0, "disk_free_gib": 50.0, "cache": "/c", "cache_writable": True}
+HOST = {"memory_available_gib": 20.0, "disk_free_gib": 50.0, "cache": "/c", "cache_variable": "HF_HUB_CACHE"}
+HOST["cache_writable"] = True
 CPU = {"kind": "cpu"}
 CARD = {"kind": "cuda", "count": 2, "memory_gib": 40.0}
 

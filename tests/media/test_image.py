@@ -16,10 +16,8 @@ from PIL import Image
 
 from sglang_nemotron.config.omni import ImageRule
 from sglang_nemotron.media.image.picture import PictureToBe, image_budget, image_grid, image_tokens, picture
-from sglang_nemotron.media.image.progress import Decoding
 from sglang_nemotron.media.pixels.resize import Resizer
 from sglang_nemotron.prompt.errors import MediaError
-from support.waiting import eventually
 
 GOLDEN_TOKENS = {
     (224, 224): 256,
@@ -160,78 +158,14 @@ def test_a_picture_begun_before_its_pixels_is_the_same(
     assert torch.equal(made.feature, whole.feature.to(dtype))
 
 
-class Decoder:
-    """Writes an image from the top, row by row, into memory that a picture's maker follows."""
-
-    def __init__(self, pixels: np.ndarray, rule: ImageRule, pool: ThreadPoolExecutor) -> None:
-        self._pixels, (height, width, _) = pixels, pixels.shape
-        self._memory_HW4 = np.zeros((height, width, 4), dtype=np.uint8)
-        self._decoding = Decoding(self._memory_HW4)
-        self._begun = PictureToBe(width, height, rule, 13312, name="image 1", memory=torch_memory, start=pool.submit)
-        self._num_rows = 0
-
-    def follow(self, *, ready: bool = False) -> None:
-        if ready:
-            self._begun._ready.result()
-        self._begun.follow(self._decoding)
-
-    def write(self, num_rows: int) -> None:
-        for row in range(self._num_rows, num_rows):
-            self._memory_HW4[row, :, :3] = self._pixels[row]
-            self._memory_HW4[row, :, 3] = 255
-        self._num_rows = num_rows
-
-    def wait_for_rows(self) -> None:
-        """Until some were made; on a busy machine, that takes its time."""
-        assert eventually(lambda: self._begun._num_taken > 0, poll_s=0.001)
-
-    def finish(self, *, whole: bool = True) -> None:
-        self._decoding.whole = whole
-        self._decoding.over = True
-
-    def picture(self) -> torch.Tensor:
-        return self._begun.of(self._memory_HW4[:, :, :3]).feature
-
-
-@pytest.mark.parametrize("ready", [False, True])
 @pytest.mark.parametrize("size", [(1920, 1080), (900, 600), (700, 1200), (512, 512), (40, 900)])
-def test_a_picture_that_follows_its_decoder_is_the_same(
-    size: tuple[int, int], ready: bool, image_rule: ImageRule
-) -> None:
-    pixels = random_pixels(*size, 1)
+def test_a_picture_of_two_threads_is_the_same(size: tuple[int, int], image_rule: ImageRule) -> None:
+    memory_HW4 = np.zeros((size[1], size[0], 4), dtype=np.uint8)
+    memory_HW4[:, :, :3] = pixels = random_pixels(*size, 1)
     with ThreadPoolExecutor(2) as pool:
-        decoder = Decoder(pixels, image_rule, pool)
-        decoder.follow(ready=ready)
-        decoder.write(2 * size[1] // 3)
-        decoder.wait_for_rows()
-        decoder.write(size[1])
-        decoder.finish()
-        made = decoder.picture()
+        begun = PictureToBe(*size, image_rule, 13312, name="image 1", memory=torch_memory, start=pool.submit)
+        made = begun.of(memory_HW4[:, :, :3]).feature
     assert torch.equal(made, picture(pixels, image_rule, 13312).feature)
-
-
-def test_following_too_early_would_show(monkeypatch: pytest.MonkeyPatch, image_rule: ImageRule) -> None:
-    monkeypatch.setattr(Decoding, "has", lambda self, num_rows: True)
-    pixels = random_pixels(1920, 1080, 1)
-    with ThreadPoolExecutor(2) as pool:
-        decoder = Decoder(pixels, image_rule, pool)
-        decoder.follow()
-        decoder.wait_for_rows()
-        decoder.write(1080)
-        decoder.finish()
-        made = decoder.picture()
-    assert not torch.equal(made, picture(pixels, image_rule, 13312).feature)
-
-
-def test_a_broken_image_is_given_up(image_rule: ImageRule) -> None:
-    """And leaves nobody waiting: a pool that is left waits for its jobs."""
-    with ThreadPoolExecutor(2) as pool:
-        decoder = Decoder(random_pixels(900, 600, 1), image_rule, pool)
-        decoder.follow()
-        decoder.write(400)
-        decoder.wait_for_rows()
-        decoder.finish(whole=False)
-    assert decoder._begun._num_taken < decoder._begun._num_rows
 
 
 def test_an_error_of_both_threads_keeps_nothing(monkeypatch: pytest.MonkeyPatch, image_rule: ImageRule) -> None:
@@ -242,13 +176,12 @@ def test_an_error_of_both_threads_keeps_nothing(monkeypatch: pytest.MonkeyPatch,
     gc.disable()
     try:
         with ThreadPoolExecutor(2) as pool:
-            decoder = Decoder(random_pixels(900, 600, 1), image_rule, pool)
-            begun, memory = weakref.ref(decoder._begun), weakref.ref(decoder._memory_HW4)
-            decoder.follow()
-            decoder.finish()
+            pixels = random_pixels(900, 600, 1)
+            made = PictureToBe(900, 600, image_rule, 13312, name="image 1", memory=torch_memory, start=pool.submit)
+            begun, memory = weakref.ref(made), weakref.ref(pixels)
             with pytest.raises(MemoryError):
-                decoder.picture()
-            del decoder
+                made.of(pixels)
+            del made, pixels
         assert begun() is None and memory() is None
     finally:
         gc.enable()

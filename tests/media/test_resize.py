@@ -256,19 +256,3 @@ def test_odd_arguments_are_not_believed() -> None:
 def test_a_single_row_may_lie_anyhow() -> None:
     row = np.lib.stride_tricks.as_strided(noise(20, 1), (1, 20, 3), (0, 3, 1))
     assert torch.equal(resized(row, (16, 16)), resized(noise(20, 1), (16, 16)))
-
-
-@pytest.mark.parametrize(("source", "size"), SIZES)
-def test_first_rows_need_no_more_of_the_source_than_is_told(source: tuple[int, int], size: tuple[int, int]) -> None:
-    pixels = noise(*source)
-    whole = resized(pixels, size)
-    resizer = Resizer((size[1], size[0]), rule()).ready_for(source[1], source[0], 3)
-    for num_rows in {1, size[1] // 3, size[1] // 2, size[1]} - {0}:
-        needed = resizer.needs(num_rows)
-        assert 1 <= needed <= source[1]
-        spoilt = pixels.copy()
-        spoilt[needed:] = 77
-        assert torch.equal(resized(spoilt, size)[:, :num_rows], whole[:, :num_rows])
-    # or nothing could be made before the end
-    if source[1] > 2 * size[1] > 64:
-        assert resizer.needs(size[1] // 2) < 3 * source[1] // 4

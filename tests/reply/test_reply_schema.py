@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sglang_nemotron.reply.schema import ToolSpec, check_tools, parameter_types, value_type
+from sglang_nemotron.reply.schema import ToolSpec, check_schema, check_tools, parameter_types, value_type
 from sglang_nemotron.reply.values import ANY, JSON_TYPES, ValueType, as_json, literal
 from support.reply_texts import OPENAI_TOOLS, TOOLS
 
@@ -41,17 +41,9 @@ def test_tools_are_read_in_every_form() -> None:
         ([{"function": "f"}], ["'f'", "tools[0].function"]),
         (["f"], ["'f'", "tools[0]"]),
         ([tool("f", [])], ["'f'", "[]", "JSON schema"]),
-        ([tool("f", {"type": "objekt"})], ["'f'", "'objekt'", "object"]),
-        ([tool("f", {"type": 3})], ["3"]),
-        ([tool("f", {"properties": []})], ["properties", "[]"]),
-        ([tool("f", {"properties": {"a": 5}})], ["properties.a", "5"]),
-        ([tool("f", {"properties": {"a": {"type": ["string", "nil"]}}})], ["properties.a", "'nil'"]),
-        ([tool("f", {"properties": {"a": {"anyOf": []}}})], ["properties.a", "anyOf", "[]"]),
-        ([tool("f", {"properties": {"a": {"enum": "x"}}})], ["properties.a", "enum", "'x'"]),
-        ([tool("f", {"properties": {"a": {"items": {"type": "no"}}}})], ["properties.a, items", "'no'"]),
-        ([tool("f", {"required": "a"})], ["required", "'a'"]),
         ([tool("f", {"properties": {"a": {"$ref": "#/$defs/X"}}})], ["'#/$defs/X'", "properties.a"]),
         ([tool("f", {"properties": {"a": {"$ref": "https://x.org/y"}}})], ["'https://x.org/y'", "inside it"]),
+        ([tool("f", {"anyOf": [{}, {"items": [{"$ref": 5}]}]})], ["anyOf, items", "5"]),
     ],
 )
 def test_bad_tools_are_refused_by_name(tools: list[Any], named: list[str]) -> None:
@@ -61,12 +53,46 @@ def test_bad_tools_are_refused_by_name(tools: list[Any], named: list[str]) -> No
         assert word in str(refusal.value)
 
 
-def test_a_deep_schema_is_checked_without_recursion() -> None:
-    schema: dict[str, Any] = {"type": "nonsense"}
+@pytest.mark.parametrize(
+    ("schema", "named"),
+    [
+        ({"type": "objekt"}, ["at $.type", "'objekt'"]),
+        ({"type": 3}, ["at $.type", "3"]),
+        ({"properties": []}, ["at $.properties", "[]"]),
+        ({"properties": {"a": 5}}, ["at $.properties.a", "5"]),
+        ({"properties": {"a": {"type": ["string", "nil"]}}}, ["at $.properties.a.type", "'nil'"]),
+        ({"properties": {"a": {"anyOf": []}}}, ["at $.properties.a.anyOf", "[]"]),
+        ({"properties": {"a": {"enum": "x"}}}, ["at $.properties.a.enum", "'x'"]),
+        ({"properties": {"a": {"items": {"type": "no"}}}}, ["at $.properties.a.items.type", "'no'"]),
+        ({"required": "a"}, ["at $.required", "'a'"]),
+        ({"minimum": "1"}, ["at $.minimum", "'1'"]),
+    ],
+)
+def test_what_is_no_schema_is_refused_by_place(schema: dict[str, Any], named: list[str]) -> None:
+    with pytest.raises(ValueError) as refusal:
+        check_schema(schema, "the parameters of tool 'f'")
+    for word in ("the parameters of tool 'f'", *named):
+        assert word in str(refusal.value)
+    # SGLang's business by the time that names are asked, and nothing to fall over
+    assert check_tools([tool("f", schema)])[0].types
+
+
+def deep(schema: dict[str, Any]) -> dict[str, Any]:
     for _ in range(20_000):
         schema = {"items": schema}
+    return schema
+
+
+def test_a_deep_schema_ends_no_process() -> None:
     with pytest.raises(ValueError, match="nonsense"):
-        check_tools([tool("f", schema)])
+        check_tools([tool("f", deep({"$ref": "#/nonsense"}))])
+    with pytest.raises(ValueError, match="nested too deeply"):
+        check_schema(deep({}), "the parameters")
+
+
+def test_what_looks_like_a_reference_and_is_none() -> None:
+    data = {"$ref": "#/nonsense"}
+    check_tools([tool("f", {"properties": {"$ref": {"type": "string"}, "a": {"enum": [data], "default": data}}})])
 
 
 ROOT = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_nemotron.cli.server import is_taken
+from sglang_nemotron.config import hub
 
 # bytes of weights of the published sizes; the checkpoint room counts the same (tests/cli/test_doctor_host.py)
 WEIGHTS = {
@@ -23,17 +24,18 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 def examine_host(port: int, memory: tuple[int, int]) -> dict[str, Any]:
     """Plain values, GiB where nothing else is said. memory: bytes available, and in all."""
-    from huggingface_hub import constants, get_token
+    from huggingface_hub import get_token
 
     available, total = memory
-    cache = Path(constants.HF_HUB_CACHE)
+    cache, variable = hub.cache_folder()
     return {
         "memory_available_gib": gib(available),
         "memory_gib": gib(total),
         "cache": str(cache),
+        "cache_variable": variable,
         "cache_writable": os.access(_existing(cache), os.W_OK),
         "disk_free_gib": gib(shutil.disk_usage(_existing(cache)).free),
-        "offline": constants.HF_HUB_OFFLINE,
+        "offline": hub.is_offline(),
         "token": get_token() is not None,
         "driver": _DRIVER.read_text().splitlines()[0] if _DRIVER.is_file() else None,
         "port": port,

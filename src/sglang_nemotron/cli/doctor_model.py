@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_nemotron.cli.doctor_host import WEIGHTS, gib
-from sglang_nemotron.config import hub
+from sglang_nemotron.config import hub, modelscope
 
 _LOOK = "look at the reason; `sglang serve` would end with it"
 
@@ -30,7 +30,8 @@ def examine_model(model: str, revision: str | None, flags: Sequence[str]) -> dic
     try:
         if report["to_fetch"]:
             _ask_the_hub(model, revision)
-        if folder is None and hub.is_id(model):
+        if hub.is_id(model) and (folder is None or (report["to_fetch"] and modelscope.is_used())):
+            # from ModelScope, SGLang fetches all of it while arguments resolve
             return report
         report["weights_gib"] = gib(sum(file.stat().st_size for file in (folder or Path()).glob("*.safetensors")))
         report["ours"] = _whose(hub.config_folder(model, revision))
@@ -53,9 +54,10 @@ def faults_of(report: dict[str, Any], host: dict[str, Any], device: dict[str, An
         said = (
             f"{gib(published)} GiB of weights are to be fetched, {host['cache']} has {host['disk_free_gib']} GiB free"
         )
-        found.append((said, "free some, or set HF_HUB_CACHE to another disk"))
+        found.append((said, f"free some, or set {host['cache_variable']} to another disk"))
     if report["to_fetch"] and not host["cache_writable"]:
-        found.append((f"{host['cache']} cannot be written", "make it writable, or set HF_HUB_CACHE to another folder"))
+        remedy = f"make it writable, or set {host['cache_variable']} to another folder"
+        found.append((f"{host['cache']} cannot be written", remedy))
     weights = gib(published) if report["to_fetch"] and published else report["weights_gib"] or 0
     on_cpu = device["kind"] == "cpu"
     room = host["memory_available_gib"] if on_cpu else device["memory_gib"] * report["chosen"].get("tp_size", 1)
@@ -66,7 +68,9 @@ def faults_of(report: dict[str, Any], host: dict[str, Any], device: dict[str, An
 
 
 def _ask_the_hub(model: str, revision: str | None) -> None:
-    """Raises what keeps this user from fetching it."""
+    """Raises what keeps this user from fetching it. ModelScope is not asked: it has no such question."""
+    if modelscope.is_used():
+        return
     if hub.is_offline():
         raise ValueError(
             f"{model} is not whole in the cache, and HF_HUB_OFFLINE is set\n"

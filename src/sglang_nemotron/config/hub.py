@@ -1,7 +1,7 @@
 """Where the files of a model lie that an id of the Hugging Face hub names, or in two lines why they cannot be had.
 
 A folder or an id comes in, a folder goes out. Only huggingface_hub looks into its cache; nothing is fetched here, and
-nothing is known of what the files hold.
+nothing is known of what the files hold. Where the user has SGLang ask ModelScope instead, so does everything here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
+
+from sglang_nemotron.config import modelscope
 
 # as transformers and huggingface_hub write it
 INDEX = "model.safetensors.index.json"
@@ -24,6 +26,8 @@ def local_folder(model: str | Path, revision: str | None = None, cache: str | No
     """
     if Path(model).is_dir():
         return Path(model)
+    if modelscope.is_used():
+        return modelscope.local_folder(model, revision, cache)
     # slow to import, and a folder needs none of it
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, IncompleteSnapshotError, LocalEntryNotFoundError
@@ -38,10 +42,19 @@ def local_folder(model: str | Path, revision: str | None = None, cache: str | No
 
 
 def is_offline() -> bool:
-    """Whether the user keeps huggingface_hub from fetching (HF_HUB_OFFLINE)."""
+    """Whether the user keeps huggingface_hub from fetching (HF_HUB_OFFLINE), which SGLang's fetching needs."""
     from huggingface_hub import constants
 
-    return constants.HF_HUB_OFFLINE
+    return constants.HF_HUB_OFFLINE and not modelscope.is_used()
+
+
+def cache_folder() -> tuple[Path, str]:
+    """Where SGLang puts what it fetches, and the variable that says so."""
+    if modelscope.is_used():
+        return modelscope.cache_folder(), modelscope.CACHE
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE), "HF_HUB_CACHE"
 
 
 def unfetched(folder: Path | None) -> str | None:
@@ -65,6 +78,8 @@ def unfetched(folder: Path | None) -> str | None:
 
 def fetch_first(model: str | Path, revision: str | None = None) -> str:
     """The command that completes the cache, as a remedy."""
+    if modelscope.is_used():
+        return modelscope.fetch_first(model, revision)
     return f"fetch it whole: hf download {model}" + (f" --revision {revision}" if revision else "")
 
 
@@ -84,7 +99,7 @@ def config_folder(model: str | Path, revision: str | None = None) -> Path:
 
 
 def is_id(model: str | Path) -> bool:
-    """Whether this is written as the hub's ids are, and no folder."""
+    """Whether this is written as the hub's ids are, and no folder, nor served from one that ModelScope's cache has."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -92,15 +107,17 @@ def is_id(model: str | Path) -> bool:
         validate_repo_id(str(model))
     except HFValidationError:
         return False
-    return not Path(model).exists()
+    return not Path(model).exists() and not (modelscope.is_used() and modelscope.kept_folder(model))
 
 
 def why_not(error: BaseException, model: str | Path, revision: str | None = None) -> str | None:
     """Why a model could not be fetched, and the remedy: two lines. None if the error is about something else."""
+    chain = list(_chain(error))
+    if modelscope.is_used():
+        return modelscope.why_not(chain, model, revision)
     from httpx import TransportError
     from huggingface_hub import constants, errors
 
-    chain = list(_chain(error))
     at = f" at revision {revision}" if revision else ""
 
     def has(*kinds: type[BaseException]) -> bool:

@@ -132,6 +132,10 @@ def _config_file(model: str, revision: str | None) -> Path:
     if os.path.isdir(model):
         return Path(model) / "config.json"
     # asked here, since whatever else of ours knows the hub's cache may be what is broken
+    if os.environ.get("SGLANG_USE_MODELSCOPE", "").lower() in ("1", "true"):
+        from modelscope.utils.file_utils import get_model_cache_root
+
+        return Path(get_model_cache_root()) / model / "config.json"
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(model, "config.json", revision=revision)

@@ -95,7 +95,7 @@ def _image(request: ReadRequest, data: bytes, spec: OmniSpec, memory: Memory, be
         # no sooner: what runs before the decoder shares the interpreter's lock with it
         contents.append(_content(data, beside))
 
-    rgb_HWC = read_image(data, name=request.name, on_size=begin, on_pixels=lambda decoding: begun[0].follow(decoding))
+    rgb_HWC = read_image(data, name=request.name, on_size=begin)
     image = begun[0].of(rgb_HWC)
     identity = _identity(contents[0], "image", image.grid_HW, spec.image)
     return image.known_by(identity)

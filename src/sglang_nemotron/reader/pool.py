@@ -28,6 +28,10 @@ from sglang_nemotron.reader.settings import WorkerConfig
 
 logger = logging.getLogger(__name__)
 
+# not pebble (5.2.3, LGPL): its workers share one pipe each way, under locks that one killed while it holds them keeps;
+# they start together, through multiprocessing, without an environment of their own (OMP, CUDA, Pillow's blocks); which
+# one takes an item cannot be said; and deaths are looked for every 0.1 s. What is left to it would be the timeouts
+
 # seconds a worker may take until it is ready: torch is imported, on a machine that may be busy loading a model
 START_SECONDS = 120.0
 # not -m: what the module defines would be pickled as __main__'s

@@ -15,7 +15,7 @@ from sglang_nemotron.host.parsers import PARSERS
 from sglang_nemotron.host.reply_flags import BUDGET, PARSER, TOOLS, prompt_tail, serves_ours
 from sglang_nemotron.reply.budget import BUDGET_NAMES, GRACE_NAME, read_budget
 from sglang_nemotron.reply.reasoning import opening
-from sglang_nemotron.reply.schema import check_tools
+from sglang_nemotron.reply.schema import check_schema, check_tools
 from sglang_nemotron.sglang_api.wrapping import Wrap
 
 _NAMES = (*BUDGET_NAMES, GRACE_NAME)
@@ -27,17 +27,26 @@ _TAIL = "nemotron_prompt_tail"
 
 
 def check_request_tools(request: Any) -> None:
-    """ValueError, naming tool and place, for tools that a reply could not call or whose schema cannot be read."""
-    from sglang_nemotron.sglang_api.http import normalize_json_schema_types
-
+    """ValueError, naming tool and place, for tools that a reply could not call or whose references lead nowhere."""
     declared = [tool.model_dump() for tool in getattr(request, "tools", None) or ()]
     for message in getattr(request, "messages", None) or ():
         declared.extend(tool.model_dump() for tool in getattr(message, "tools", None) or ())
-    for tool in declared:
-        if isinstance(tool["function"].get("parameters"), dict):
-            # SGLang does this too, though not on every endpoint; a dump is a copy, so the request stays as it came
-            normalize_json_schema_types(tool["function"]["parameters"])
     check_tools(declared)
+
+
+def check_response_schemas(request: Any) -> None:
+    """ValueError, naming tool and place, for a tool of a responses request whose parameters are no JSON schema.
+
+    SGLang asks this of chats and messages alone; what it would refuse or rewrite there is the same here.
+    """
+    from sglang_nemotron.sglang_api.http import normalize_json_schema_types
+
+    for tool in request.tools or ():
+        if tool.type == "function" and tool.parameters is not None:
+            # a dump is a copy, so the request stays as it came
+            parameters = tool.model_dump()["parameters"]
+            normalize_json_schema_types(parameters)
+            check_schema(parameters, f"the parameters of tool {tool.name!r}")
 
 
 def _process_messages(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,6 +78,7 @@ def _make_request(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     async def make(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         if PARSER in (self.reasoning_parser, self.tool_call_parser):
+            check_response_schemas(request)
             check_request_stops(request)
         made = await original(self, request, *args, **kwargs)
         tail = getattr(made[-1], _TAIL, None)

@@ -12,6 +12,7 @@ Shape letters: H W pixels, C colour channels (3: red, green, blue).
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 import zlib
@@ -26,7 +27,6 @@ import numpy as np
 from sglang_nemotron.media.features import CHANNELS
 from sglang_nemotron.media.file_kinds import kind_of, other_than
 from sglang_nemotron.media.image.memory import pixels_of
-from sglang_nemotron.media.image.progress import JPEGS, Decoding, WatchedFile, load
 from sglang_nemotron.prompt.errors import MediaError
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 FORMAT_NAMES = "PNG, JPEG, WebP, GIF, BMP or TIFF"
 FORMAT_NAMES_WITH_AVIF = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
+# MPO is a JPEG with further pictures behind it, as many phones write it
+JPEGS = ("JPEG", "MPO")
 UNREAD = ("a HEIC picture", "a JPEG XL picture")
 # decoding a progressive JPEG costs one pass over the image per scan; cameras and browsers' encoders write up to a dozen
 PASSES_AT_FULL_SIZE = 16
@@ -90,14 +92,12 @@ def read_image(
     name: str,
     limits: ImageLimits | None = None,
     on_size: Callable[[int, int], None] | None = None,
-    on_pixels: Callable[[Decoding], None] | None = None,
 ) -> np.ndarray:
     """uint8 (H, W, 3) RGB, upright, of the first frame, read-only. A view: pixels are four bytes apart.
 
     name: which item, for the error ("image 2"). on_size: gets the upright width and height before a pixel is decoded,
-    and may raise MediaError. on_pixels: gets what will be returned while it is decoded, where that can be shown. A file
-    that is empty, of another format, broken, too large for `limits` (refused from its header) or a decompression bomb
-    is a MediaError.
+    and may raise MediaError. A file that is empty, of another format, broken, too large for `limits` (refused from its
+    header) or a decompression bomb is a MediaError.
     """
     with _opened(data, name, limits or ImageLimits()) as image:
         method = _transposition(image, data)
@@ -105,7 +105,7 @@ def read_image(
             on_size(*_upright(image.size, method))
         # in one go: between pieces, the decoder would wait for the interpreter's lock
         image.decodermaxblock = max(image.decodermaxblock, len(data))
-        load(image, on_pixels if method is None else None)
+        image.load()
         rgb = _to_rgb(image)
         return pixels_of(rgb if method is None else rgb.transpose(method))[:, :, :CHANNELS]
 
@@ -117,7 +117,7 @@ def _opened(data: bytes, name: str, limits: ImageLimits) -> Iterator[ImageFile]:
 
     _check_file(data, name, limits)
     try:
-        with Image.open(WatchedFile(data), formats=FORMATS if reads_avif() else FORMATS[:-1]) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS if reads_avif() else FORMATS[:-1]) as image:
             _check_costs(image, data, name, limits)
             yield image
     except UnidentifiedImageError:

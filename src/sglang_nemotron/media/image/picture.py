@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any
@@ -22,14 +21,11 @@ import torch
 from sglang_nemotron.config.omni import ImageRule
 from sglang_nemotron.media.features import CHANNELS, Picture
 from sglang_nemotron.media.image.memory import PIXEL_BYTES
-from sglang_nemotron.media.image.progress import Decoding
 from sglang_nemotron.media.pixels.resize import Memory, Resizer, new_pixels
 from sglang_nemotron.prompt.errors import MediaError
 
 # result rows that a thread takes at a time
 ROWS_AT_ONCE = 64
-# a fourth of the time in which so many rows of 1080p were seen to be decoded
-SECONDS_BETWEEN_LOOKS = 1e-4
 # the reference leaves room for so many tokens of text when it turns the context length into a budget
 TEXT_TOKENS = 4
 
@@ -111,10 +107,10 @@ def _pixels_shape(grid: tuple[int, int], rule: ImageRule) -> tuple[int, int, int
 
 
 class PictureToBe:
-    """As `picture`, begun when only the upright size is known, and made while the file is still decoded.
+    """As `picture`, begun when only the upright size is known, and made in two threads when the file is decoded.
 
-    The first touch of the pixels' memory costs as much as the resize. memory: makes what they are written to; theirs is
-    its type. start: runs a job in another thread. Raises MediaError.
+    The first touch of the pixels' memory costs as much as the resize, and is done meanwhile. memory: makes what they
+    are written to; theirs is its type. start: runs a job in another thread. Raises MediaError.
     """
 
     def __init__(
@@ -132,32 +128,21 @@ class PictureToBe:
         self._source_HW, self._rule, self._memory, self._start = (height, width), rule, memory, start
         self._lock = threading.Lock()
         self._num_taken, self._num_rows = 0, self._grid[0] * rule.patch_size
-        self._decoding: Decoding | None = None
         self._ready = start(self._prepare)
-        self._helpers: list[Future[None]] = []
-
-    def follow(self, decoding: Decoding) -> None:
-        """Has rows made in the other thread as soon as they can be. At most once, before `of` with the same pixels."""
-        self._decoding = decoding
-        self._begin(decoding.pixels_HW4[:, :, :CHANNELS])
 
     def of(self, rgb_HWC: np.ndarray) -> Picture:
         """rgb_HWC: uint8, of the size that was said; quickest where pixels are PIXEL_BYTES apart."""
-        if not self._helpers:
-            self._begin(rgb_HWC)
+        helpers = [self._start(lambda: self._make_beside(rgb_HWC))]
         try:
             pixels_CPQ, resizer, _ = self._ready.result()
             self._make(rgb_HWC, pixels_CPQ, resizer)
-            self._helpers[0].result()
+            helpers[0].result()
         finally:
-            wait(self._helpers)
+            wait(helpers)
             # an error in a future holds the future, and both the memory, until Python collects its garbage
-            self._helpers.clear()
+            helpers.clear()
             del self._ready
         return Picture(pixels_CPQ, self._grid, image_tokens(self._grid, self._rule))
-
-    def _begin(self, rgb_HWC: np.ndarray) -> None:
-        self._helpers.append(self._start(lambda: self._make_beside(rgb_HWC)))
 
     def _prepare(self) -> tuple[torch.Tensor, Resizer, Resizer]:
         """The pixels' memory, and a resizer for each of two threads."""
@@ -167,19 +152,15 @@ class PictureToBe:
 
     def _make_beside(self, rgb_HWC: np.ndarray) -> None:
         pixels_CPQ, _, resizer = self._ready.result()
-        while self._decoding is not None and not self._decoding.over:
-            self._make(rgb_HWC, pixels_CPQ, resizer)
-            time.sleep(SECONDS_BETWEEN_LOOKS)
         self._make(rgb_HWC, pixels_CPQ, resizer)
 
     def _make(self, rgb_HWC: np.ndarray, pixels_CPQ: torch.Tensor, resizer: Resizer) -> None:
-        """Makes rows that nobody else makes, until there are no more or the next ones cannot be made yet."""
-        while rows := self._take(resizer):
+        """Makes rows that nobody else makes, until there are no more."""
+        while rows := self._take():
             resizer.into(rgb_HWC, pixels_CPQ, rows)
 
-    def _take(self, resizer: Resizer) -> range:
+    def _take(self) -> range:
         with self._lock:
-            first, stop = self._num_taken, min(self._num_taken + ROWS_AT_ONCE, self._num_rows)
-            if self._decoding is None or self._decoding.has(resizer.needs(stop)):
-                self._num_taken = stop
+            first = self._num_taken
+            self._num_taken = min(first + ROWS_AT_ONCE, self._num_rows)
             return range(first, self._num_taken)

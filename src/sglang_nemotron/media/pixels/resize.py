@@ -98,11 +98,6 @@ class Resizer:
             self._passes = _Passes((height, width), pixel_bytes, self._size_PQ, self._norms)
         return self
 
-    def needs(self, num_rows: int) -> int:
-        """How many first rows of the source the result's first `num_rows` >= 1 are made of. After `ready_for`."""
-        assert self._passes is not None
-        return self._passes.needs(num_rows)
-
     def _run(self, source_HWC: np.ndarray, channel: int, rows: range, out: torch.Tensor) -> None:
         # machine code checks nothing
         assert self._passes is not None and source_HWC.shape[:2] == self._passes.made_for[:2], source_HWC.shape
@@ -169,12 +164,6 @@ class _Passes:
                     made_RQ.mul_(scale).add_(shift)
             if made_CRQ is not out_CRQ:
                 out_CRQ.copy_(made_CRQ)
-
-    def needs(self, num_rows: int) -> int:
-        """As of `Resizer`."""
-        if self._keeps_height:
-            return num_rows
-        return min(int(self._first_P[num_rows - 1]) + self._weights_PT.shape[1], self.made_for[0])
 
     def _wide(self, out: torch.Tensor) -> torch.Tensor:
         """Float32 memory for results of a chunk: they are narrowed while they are still in the cache."""
