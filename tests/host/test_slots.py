@@ -15,6 +15,7 @@ from sglang.srt.server_args import prepare_server_args
 
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
+from sglang_nemotron.config import hub
 from sglang_nemotron.config.decoder import decoder_spec
 from sglang_nemotron.host import doors, slots
 from sglang_nemotron.host.layouts import dtype_of, layout_of, stored_kv_dtype
@@ -43,6 +44,8 @@ def view(**given: Any) -> Any:
         "max_running_requests": None,
         "mem_fraction_static": 0.88,
         "model_path": "/nowhere",
+        "revision": None,
+        "download_dir": None,
         "device": "cuda",
         "tp_size": 1,
         **dict(slots._UNPROVED),
@@ -187,6 +190,21 @@ def test_fewer_requests_than_fit_leave_room_for_cached_prefixes(h200: None, tmp_
     assert capped < free
 
 
+def test_an_id_has_the_memory_of_its_snapshot(h200: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "models--nvidia--tiny" / "snapshots" / "c0ffee"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"")
+    os.truncate(folder / "model.safetensors", 1000 * 2**20)
+    (tmp_path / "models--nvidia--tiny" / "refs").mkdir()
+    (tmp_path / "models--nvidia--tiny" / "refs" / "main").write_text("c0ffee")
+    as_id = view(model_path="nvidia/tiny", download_dir=str(tmp_path))
+    budget = slots._budget(as_id)
+    assert budget is not None and budget == slots._budget(view(model_path=str(folder)))
+    # half of it is here: nobody knows what the weights will take
+    (folder / hub.INDEX).write_text(json.dumps({"weight_map": {"a": "model.safetensors", "b": "more.safetensors"}}))
+    assert slots._budget(as_id) is None
+
+
 @pytest.mark.parametrize("given", [{"model_path": "nvidia/some-model"}, {"mem_fraction_static": None}])
 def test_memory_that_nobody_knows(h200: None, given: dict[str, Any]) -> None:
     assert slots._budget(view(**given)) is None
@@ -232,12 +250,12 @@ def test_layout_by_flags(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_kv_entries_as_a_quantised_checkpoint_wants_them(tmp_path: Path) -> None:
-    assert stored_kv_dtype(str(tmp_path), {}) is None
-    assert stored_kv_dtype(str(tmp_path), {"kv_cache_quant_algo": "FP8"}) == "FP8"
-    assert stored_kv_dtype(str(tmp_path), {"kv_cache_scheme": {"type": "float", "num_bits": 8}}) == "FP8"
+    assert stored_kv_dtype(tmp_path, {}) is None and stored_kv_dtype(None, {}) is None
+    assert stored_kv_dtype(tmp_path, {"kv_cache_quant_algo": "FP8"}) == "FP8"
+    assert stored_kv_dtype(tmp_path, {"kv_cache_scheme": {"type": "float", "num_bits": 8}}) == "FP8"
     beside = {"quantization": {"kv_cache_quant_algo": "FP8"}}
     (tmp_path / "hf_quant_config.json").write_text(json.dumps(beside))
-    assert stored_kv_dtype(str(tmp_path), {}) == "FP8"
+    assert stored_kv_dtype(tmp_path, {}) == "FP8"
 
 
 # ---- as SGLang resolves it

@@ -47,14 +47,17 @@ def dtype_of(wanted: Any, stored: Any) -> str:
     return "float16" if stored == "float32" else stored
 
 
-def stored_kv_dtype(model_path: str, quantised: Mapping[str, Any]) -> str | None:
-    """The dtype that a ModelOpt checkpoint wants its KV entries in ("FP8"), or None; `quantised` is in its config."""
+def stored_kv_dtype(folder: Path | None, quantised: Mapping[str, Any]) -> str | None:
+    """The dtype that a ModelOpt checkpoint wants its KV entries in ("FP8"), or None; `quantised` is in its config.
+
+    folder: of its files, an id's snapshot; None where nothing of it is here yet.
+    """
     said = quantised.get("kv_cache_quant_algo")
     scheme = quantised.get("kv_cache_scheme") or {}
     if said is None and (scheme.get("type"), scheme.get("num_bits")) == ("float", 8):
         said = "FP8"
-    beside = Path(model_path) / "hf_quant_config.json"
-    if said is None and beside.is_file():
+    beside = folder / "hf_quant_config.json" if folder is not None else None
+    if said is None and beside is not None and beside.is_file():
         said = json.loads(beside.read_text()).get("quantization", {}).get("kv_cache_quant_algo")
     return said
 

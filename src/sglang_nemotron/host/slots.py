@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
+from sglang_nemotron.config import hub
 from sglang_nemotron.sglang_api.args import envs, get_device_memory_capacity, get_platform
 from sglang_nemotron.state.capacity import Need, ratio_of, share_of_states, slots_per_request
 from sglang_nemotron.state.layout import StateLayout
@@ -147,9 +147,11 @@ def _ratio(view: Any, layout: StateLayout, need: Need, context_tokens: int) -> d
 
 def _budget(view: Any) -> float | None:
     """Bytes that both pools will have on each rank, about; None if nobody can know before the weights are loaded."""
-    folder = Path(view.model_path)
     capacity = get_device_memory_capacity(view.device) if get_platform().is_cuda else None
-    if not capacity or not view.mem_fraction_static or not folder.is_dir():
+    if not capacity or not view.mem_fraction_static:
+        return None
+    folder = hub.local_folder(view.model_path, view.revision, view.download_dir)
+    if folder is None or (hub.is_id(view.model_path) and hub.unfetched(folder)):
         return None
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / view.tp_size
     budget = capacity * 2**20 * view.mem_fraction_static - weights

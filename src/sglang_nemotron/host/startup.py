@@ -125,6 +125,10 @@ def resolve(server_args: Any, hf_config: Any, *, http_app: str) -> dict[str, Any
     return chosen | chosen_slots(server_args, spec, hf_config)
 
 
+def _stored_kv(view: Any, quantised: dict[str, Any]) -> str | None:
+    return stored_kv_dtype(hub.local_folder(view.model_path, view.revision, view.download_dir), quantised)
+
+
 def chosen_slots(server_args: Any, spec: DecoderSpec, hf_config: Any) -> dict[str, Any]:
     """The fields that say how memory is spent on states, where the user left them open."""
     model_config = model_config_of(server_args)
@@ -134,7 +138,7 @@ def chosen_slots(server_args: Any, spec: DecoderSpec, hf_config: Any) -> dict[st
         view,
         spec,
         stored_dtype=str(model_config.dtype),
-        stored_kv=None if on_our_cpu() else stored_kv_dtype(view.model_path, quantised),
+        stored_kv=None if on_our_cpu() else _stored_kv(view, quantised),
     )
     return slots.choose(
         view,
