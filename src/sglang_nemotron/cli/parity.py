@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sglang_nemotron.cli import doctor_model
 from sglang_nemotron.cli.console import Bar, fail, show, table
 from sglang_nemotron.cli.server import ServerFailed, ServerProcess
 from sglang_nemotron.config import hub
@@ -139,9 +140,19 @@ def _check(args: argparse.Namespace) -> None:
         if getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1")
     if args.url or not hub.is_id(args.model) or hub.is_offline():
-        _folder(args)
+        _check_family(args.model, _folder(args))
     elif missing := hub.unfetched(hub.local_folder(args.model, args.revision)):
         _say(f"{args.model}: {missing}; the server that is started here fetches them first")
+
+
+def _check_family(model: str, folder: Path) -> None:
+    """ValueError for the checkpoint of another family, before a server loads it."""
+    whose = doctor_model.whose(folder)
+    if whose not in ("text", "omni"):
+        raise ValueError(
+            f"{model} is no Nemotron 3 Nano: {whose}\n"
+            "  remedy: give the folder or the id of one; `sglang-nemotron make-checkpoint` writes a small one"
+        )
 
 
 def _folder(args: argparse.Namespace) -> Path:
