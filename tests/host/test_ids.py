@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -210,6 +211,19 @@ def test_serve_ends_with_two_lines(case: str, there: Hub, tmp_path: Path) -> Non
     assert re.fullmatch(f"sglang-nemotron: {wanted}", said), done.stderr[-2000:]
     assert remedy.startswith("  remedy: ") and word in remedy
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.matrix
+def test_serve_on_a_port_in_use(folders: dict[str, Path]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run([Path(sys.executable).parent / "sglang", "serve", "--model-path", folders[TEXT], "--port", port])
+    assert done.returncode == 1
+    assert done.stderr.rstrip().splitlines()[-2:] == [
+        f"sglang-nemotron: port {port} of 127.0.0.1 is in use",
+        "  remedy: choose another with --port",
+    ]
+    assert "Load weight begin" not in done.stderr and "Traceback" not in done.stderr
 
 
 # ---- what a check of ours refuses

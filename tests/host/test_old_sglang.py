@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+import sglang_nemotron
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.cli.server import ServerFailed, ServerProcess
 from sglang_nemotron.host import refusal
+from sglang_nemotron.host import release as announced
 from sglang_nemotron.sglang_api import release
 from support.children import run
-from support.faults import Fault, import_error, lost_name, plant
+from support.faults import Fault, lost_name, plant
 from support.serving import post
 from support.waiting import NET_S
 
@@ -35,25 +37,24 @@ def installed(folder: Path, *faults: Fault) -> dict[str, str]:
     return {**env, **plant(folder, *faults)}
 
 
-def test_what_is_refused_names_the_release(monkeypatch: pytest.MonkeyPatch, clean_refusal: None) -> None:
-    assert release.remedy() == ""
-    monkeypatch.setattr(release, "sglang_version", lambda: OLD)
+def test_the_release_is_told_once_and_with_every_fault(
+    monkeypatch: pytest.MonkeyPatch, clean_refusal: None, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(refusal, "_suspected", "")
-    refusal.suspect(release.remedy())
-    refusal.refuse("models", "has no X", "mend it")
-    assert str(refusal.faults()[0]).splitlines()[-1] == f"  remedy: {REMEDY}mend it"
+    monkeypatch.delenv("SGLANG_NEMOTRON_WARNED_VERSION", raising=False)
+    announced.announce()
+    refusal.refuse("a", "has no X", "mend it")
+    assert caplog.messages[:-1] == [] and refusal.faults()[-1].remedy == "mend it"
 
-
-def test_a_name_that_it_lacks_is_one_error(tmp_path: Path) -> None:
-    """Where no door of ours can be imported, the release is told all the same."""
-    code = "import sglang_nemotron as ours\nours.register()\nfrom sglang_nemotron.host import refusal\n"
-    # which stands for whatever our own modules take from SGLang when they are imported
-    env = installed(tmp_path, import_error("sglang_nemotron.host.door"))
-    done = run([sys.executable, "-c", code + "print(refusal.report())"], env)
-    assert done.returncode == 0 and done.stderr.count(WARNING) == 1, done.stderr
-    said = done.stdout.splitlines()
-    assert said[1:3] == ["  door: doors", "  reason: ImportError: planted: this module is broken"]
-    assert len(said) == 4 and said[3].startswith(f"  remedy: {REMEDY}") and "Traceback" not in done.stderr
+    monkeypatch.setattr(release, "sglang_version", lambda: OLD)
+    # a name that is gone may keep every door from being imported; this comes before
+    monkeypatch.setitem(sys.modules, "sglang_nemotron.host.doors", None)
+    sglang_nemotron.register()
+    sglang_nemotron.register()
+    assert caplog.messages.count(WARNING) == 1
+    fault = refusal.faults()[-1]
+    assert fault.door == "doors" and fault.reason.startswith("ModuleNotFoundError: ")
+    assert str(fault).splitlines()[-1] == f"  remedy: {REMEDY}{refusal.REMEDY}"
 
 
 @pytest.mark.matrix
