@@ -45,6 +45,8 @@ def there(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator
     with hub() as running:
         # how much there is to fetch is asked for
         monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        template = f"{running.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         running.models = {name: {"main": folder} for name, folder in folders.items()}
         yield running
 

@@ -66,21 +66,23 @@ def unfetched(folder: Path | None) -> str | None:
     return f"{len(absent)} of {len(named)} files of weights are not in the cache ({absent[0]} ...)" if absent else None
 
 
-def no_room(model: str, revision: str | None = None, cache: str | None = None) -> str | None:
-    """Why the weights that are still to be fetched do not fit: two lines. None if they do, or nobody can tell."""
-    from httpx import HTTPError
-    from huggingface_hub import constants, snapshot_download
+def no_room(model: str, folder: Path | None, revision: str | None = None, cache: str | None = None) -> str | None:
+    """Why the weights that a snapshot lacks do not fit, in two lines; None if they do, or the hub does not say sizes.
 
-    place = Path(cache or constants.HF_HUB_CACHE)
+    folder: the snapshot, as `local_folder` found it.
+    """
+    from httpx import HTTPError
+    from huggingface_hub import HfApi, constants
+
     try:
-        files = snapshot_download(
-            model, revision=revision, cache_dir=cache, allow_patterns=["*.safetensors"], dry_run=True
-        )
-        free = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free
+        # one question, asked once: whoever fetches them tries more than once, and says what is wrong
+        files = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=10).siblings or ()
     except (OSError, ValueError, HTTPError):
-        # whoever fetches them says it, in `why_not`
         return None
-    wanted = sum(file.file_size or 0 for file in files if file.will_download)
+    weights = (file for file in files if file.rfilename.endswith(".safetensors"))
+    wanted = sum(file.size or 0 for file in weights if folder is None or not (folder / file.rfilename).exists())
+    place = Path(cache or constants.HF_HUB_CACHE)
+    free = shutil.disk_usage(next(there for there in (place, *place.parents) if there.exists())).free
     if wanted <= free:
         return None
     said = f"{_size(wanted)} of weights are to be fetched, {place} has {_size(free)} free"

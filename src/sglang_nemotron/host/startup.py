@@ -213,7 +213,7 @@ def check_checkpoint(
         if hub.is_offline():
             remedy = f"unset it, or {hub.fetch_first(model, revision)}"
             raise ValueError(f"{model}: {missing}, and HF_HUB_OFFLINE is set\n  remedy: {remedy}")
-        if wrong := hub.no_room(model, revision, cache):
+        if wrong := hub.no_room(model, folder, revision, cache):
             raise ValueError(wrong)
         logger.info("checkpoint: %s; SGLang fetches them, and the tensors are checked while they load", missing)
         return
