@@ -54,14 +54,9 @@ SERVES = of("serve")
 (README,) = {served(snippet) for snippet in SERVES if snippet.key.startswith("sglang serve --model-path nvidia/")}
 
 
-def on(server_of: Callable[[Snippet], Served], name: str) -> list[Any]:
-    """The snippets of a class, each with the server that it is for."""
-    return [
-        pytest.param(snippet, id=snippet.key[:80], marks=pytest.mark.server(server_of(snippet))) for snippet in of(name)
-    ]
-
-
-@pytest.mark.parametrize("snippet", on(served, "serve"))
+@pytest.mark.parametrize(
+    "snippet", [pytest.param(one, id=one.key[:80], marks=pytest.mark.server(served(one))) for one in SERVES]
+)
 def test_it_serves(snippet: Snippet, server: ServerProcess) -> None:
     body = {"model": "x", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
     status, said = post(server.url, "/v1/chat/completions", body)
@@ -81,18 +76,15 @@ def test_curl_gets_the_answer_that_is_shown(server: ServerProcess, tmp_path: Pat
     assert promised["usage"].items() <= answer["usage"].items()
 
 
-def asked(snippet: Snippet) -> Served:
-    """The server that a command is for: one in float32 where it says so."""
-    return MAIN if "--dtype float32" in snippet.key else README
-
-
-@pytest.mark.parametrize("snippet", on(asked, "asking"))
+# one in float32: tiny random weights in bfloat16 are so noisy that `verify` says that it can prove nothing
+@pytest.mark.server(MAIN)
+@pytest.mark.parametrize("snippet", [pytest.param(one, id=one.key[:80]) for one in of("asking")])
 def test_a_command_asks_a_running_server(
     snippet: Snippet, server: ServerProcess, servers: Servers, tmp_path: Path
 ) -> None:
     command, changes = re.subn(r"\bURL\b|http://127\.0\.0\.1:\d+", server.url, snippet.key)
     assert changes == 1
-    done = shell(command, tmp_path, HF_HUB_CACHE=servers.cached(asked(snippet)), **OFFLINE)
+    done = shell(command, tmp_path, HF_HUB_CACHE=servers.cached(MAIN), **OFFLINE)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.rstrip().splitlines()[-1] == ("AGREES" if "verify" in command else "PASS")
     for name in re.findall(r"--json (\S+)", command):
