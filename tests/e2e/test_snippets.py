@@ -132,7 +132,7 @@ def too_few() -> tuple[str, dict[str, Any]]:
 
 # a line of the docs -> the request that gets it
 REQUESTS: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
-    "image 2: not an image": lambda: chat(part("image", photo(), "jpeg"), part("image", speech(), "png")),
+    "image 2: not an image": lambda: chat(part("image", photo(), "jpeg"), part("image", bytes(range(256)), "png")),
     "video 2: has no video track": lambda: chat(part("video", clip(), "mp4"), part("video", m4a(), "mp4")),
     "audio 1: lasts": lambda: chat(part("audio", recording(0.01, seed=5), "wav")),
     "video 1: the file is empty": lambda: chat(part("video", b"", "mp4")),
