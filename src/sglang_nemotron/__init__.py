@@ -24,6 +24,7 @@ def register() -> None:
         return
     from sglang_nemotron.host import refusal
 
+    refusal.guarded("release", "sglang_nemotron.host.release", "announce")
     refusal.guarded("doors", "sglang_nemotron.host.doors", "open_all")
 
 

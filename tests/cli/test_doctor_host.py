@@ -13,7 +13,7 @@ import pytest
 from sglang_nemotron.checkpoint.quant_layout import layer_algorithms
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS
 from sglang_nemotron.checkpoint.writer import all_tensors, stored_tensors, write_checkpoint
-from sglang_nemotron.cli import doctor_host, doctor_model
+from sglang_nemotron.cli import doctor, doctor_host, doctor_model
 from sglang_nemotron.cli.server import is_taken
 from support.hub import OMNI_IDS, TEXT_IDS
 
@@ -108,4 +108,31 @@ def test_whose_it_is(config: dict | None, whose: str, tmp_path: Path) -> None:
     write_checkpoint(PRESETS["toy"], tmp_path)
     if config is not None:
         (tmp_path / "config.json").write_text(json.dumps(config))
-    assert doctor_model._whose(tmp_path) == whose
+    assert doctor_model.whose(tmp_path) == whose
+
+
+@pytest.mark.parametrize(("text", "said"), [("{", "is damaged: "), ("[]", "is no config of a model")])
+def test_a_config_that_is_none(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    found = doctor_model.examine_model(str(tmp_path), None, [])
+    assert found["reason"].startswith(f"{tmp_path / 'config.json'} {said}") and found["remedy"]
+
+
+def test_what_takes_no_files(tmp_path: Path) -> None:
+    assert doctor_host._takes_files(tmp_path) and list(tmp_path.iterdir()) == []
+    # nobody makes files there, root included
+    assert not doctor_host._takes_files(Path("/sys"))
+
+
+@pytest.mark.parametrize(
+    ("ours", "ok", "said"),
+    [
+        ("text", True, "a server of a/b starts here"),
+        (None, True, "a server of a/b starts here"),
+        ("another family: X", True, "a/b is left to SGLang's own class (another family: X); only its arguments"),
+        ("text", False, "a server would be refused"),
+    ],
+)
+def test_the_verdict(ours: str | None, ok: bool, said: str) -> None:
+    assert doctor._verdict({"ok": ok, "model": report(name="a/b", ours=ours)}).startswith(said)
+    assert doctor._verdict({"ok": True}) == "a server of Nemotron 3 Nano starts here"

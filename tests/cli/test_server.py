@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from sglang_nemotron.cli import server
+from sglang_nemotron.cli.console import two_lines
 from sglang_nemotron.cli.guard import Guard
-from sglang_nemotron.cli.server import ServerFailed, ServerProcess, free_port, stage_of
+from sglang_nemotron.cli.server import ServerFailed, ServerProcess, free_port, last_reason, stage_of
 from support.children import end_with_parent
 from support.waiting import NET_S, at_least, eventually
 
@@ -30,6 +31,9 @@ print("Load weight begin", flush=True)
 if model.endswith("dies"):
     print("\\n".join(f"line {n}" for n in range(100)) + "\\nreason: planted", flush=True)
     sys.exit(3)
+if model.endswith("refuses"):
+    print("\\nsglang-nemotron: the hub knows no model a/b\\n  remedy: look at its spelling", flush=True)
+    sys.exit(1)
 if model.endswith("taken"):
     print("ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 1): address already in use")
     sys.stdout.flush()
@@ -103,6 +107,18 @@ def test_a_server_that_dies_says_why(tmp_path: Path):
     assert failed.value.log_tail.splitlines()[0] == "line 76" and len(failed.value.log_tail.splitlines()) == 25
     # its child outlived it
     assert _group(process.pid) == []
+
+
+def test_what_a_server_said_last_is_the_reason(tmp_path: Path):
+    process = ServerProcess(tmp_path / "refuses", log_path=tmp_path / "server.log")
+    with pytest.raises(ServerFailed, match="the server ended with exit code 1") as failed:
+        process.start()
+    assert failed.value.reason.endswith(" s: the hub knows no model a/b")
+    # a command's last two lines then have both
+    reason, remedy = two_lines("x", failed.value, "look at the log").splitlines()[-2:]
+    assert reason.startswith("x: the server ended") and remedy == "  remedy: look at its spelling"
+    assert last_reason("ValueError: a\n  remedy: b\n") == "a" and last_reason("  reason: a\n  remedy: b") == "a"
+    assert last_reason("ValueError: a\n  remedy: b\nbye\n") is None and last_reason("ValueError: a\n") is None
 
 
 def test_a_server_that_hangs_is_ended(tmp_path: Path):

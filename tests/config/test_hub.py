@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
@@ -154,6 +156,34 @@ def test_a_cache_that_cannot_be_written(there: Hub, tmp_path: Path) -> None:
     # a place in which even root makes no folder
     said = reason(lambda: there.download(TEXT_IDS[0], Path("/sys/none")), TEXT_IDS[0])
     assert "no permission to write /sys/none" in said and "HF_HUB_CACHE" in said
+
+
+def test_a_cache_that_is_a_file(there: Hub, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for cache in (tmp_path / "file", tmp_path / "file" / "below"):
+        said = reason(lambda cache=cache: there.download(TEXT_IDS[0], cache), TEXT_IDS[0])
+        assert f"{tmp_path / 'file'}" in said and "is no folder, or lies in none" in said
+
+
+def test_a_disk_that_fills_up(there: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where huggingface_hub writes what comes; tests/host/test_ids.py has a server on a disk that is full."""
+    written = file_download.http_get
+
+    class Full:
+        """The file that it is given, of which nothing else is asked."""
+
+        def __init__(self, file: Any) -> None:
+            self._file = file
+
+        def write(self, data: bytes) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._file, name)
+
+    monkeypatch.setattr(file_download, "http_get", lambda url, file, **more: written(url, Full(file), **more))
+    said = reason(lambda: there.download(TEXT_IDS[0], tmp_path), TEXT_IDS[0])
+    assert said.startswith(f"no space left for {TEXT_IDS[0]}") and "HF_HUB_CACHE" in said
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,19 @@ def test_a_batch_of_no_model_ends_in_two_lines() -> None:
     reason, remedy = done.stderr.splitlines()[-2:]
     assert reason == "engine_offline.py: there is no folder /nowhere/at/all"
     assert remedy == "  remedy: give the folder or the id of a checkpoint, or nothing for a tiny one"
+
+
+@pytest.mark.matrix
+@pytest.mark.server
+@pytest.mark.parametrize("config", [None, "{"], ids=["no config", "half a config"])
+def test_a_batch_of_a_folder_that_is_no_model(config: str | None, tmp_path: Path) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    done = run_example("engine_offline.py", NOWHERE, str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    reason, remedy = done.stderr.splitlines()[-2:]
+    assert reason.startswith(f"engine_offline.py: {tmp_path}: ") and remedy.startswith("  remedy: "), done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.matrix

@@ -14,6 +14,7 @@ from sglang_nemotron.cli.demo_omni import PHOTO_TOKENS, _data_uri
 from sglang_nemotron.cli.server import ServerProcess
 from support.hub import TEXT_IDS, hub
 from support.serving import MAIN, OMNI, TEXT_EXAMPLES, Served, Servers, post
+from support.snippets import shape
 from support.waiting import NET_S
 
 README = Path(__file__).parents[2] / "README.md"
@@ -52,13 +53,6 @@ def test_the_readmes_question_and_answer(server: ServerProcess) -> None:
     assert shape(promised["choices"][0]) == shape(answer["choices"][0])
     assert promised["usage"].items() <= answer["usage"].items() and promised.keys() <= answer.keys()
     assert promised["model"] == answer["model"] == MAIN.name
-
-
-def shape(value: object) -> object:
-    """Words and texts become their type."""
-    if isinstance(value, dict):
-        return {name: shape(part) for name, part in value.items() if name != "content"} | {"content": str}
-    return value
 
 
 def test_the_readmes_command() -> None:

@@ -14,6 +14,7 @@ import pytest
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.host import doors
+from sglang_nemotron.sglang_api import release
 from support.hub import TEXT_IDS, hub
 from support.waiting import NET_S
 
@@ -33,7 +34,7 @@ def test_healthy_installation() -> None:
     assert report["ok"] and report["refused"] == []
     assert [row["name"] for row in report["doors"]] == [door.name for door in doors.DOORS]
     assert all(row["is_ours"] for row in report["doors"])
-    assert report["versions"]["sglang"] == doors.release.sglang_version()
+    assert report["versions"]["sglang"] == release.sglang_version()
     assert report["device"]["kind"] in ("cpu", "cuda")
     assert all(report["entry_points"].values())
 

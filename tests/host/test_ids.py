@@ -6,10 +6,13 @@ import json
 import logging
 import os
 import re
+import shutil
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 
 import pytest
 from huggingface_hub import constants
@@ -17,11 +20,13 @@ from sglang.srt.server_args import prepare_server_args
 
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
+from sglang_nemotron.config import hub as hub_files
 from sglang_nemotron.config.decoder import decoder_spec
 from sglang_nemotron.config.omni import omni_spec
-from sglang_nemotron.host import cpu, fetching, refusal, startup
+from sglang_nemotron.host import cpu, ending, fetching, refusal, startup
 from support.children import run
 from support.hub import OMNI_IDS, TEXT_IDS, Hub, hub
+from support.places import within
 
 TEXT, OMNI = TEXT_IDS[0], OMNI_IDS[0]
 
@@ -36,8 +41,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def there(folders: dict[str, Path]) -> Iterator[Hub]:
+def there(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with hub() as running:
+        # how much there is to fetch is asked for
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        template = f"{running.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         running.models = {name: {"main": folder} for name, folder in folders.items()}
         yield running
 
@@ -132,6 +141,20 @@ def test_half_a_download_without_an_index(there: Hub, folders: dict[str, Path], 
         check(TEXT, folders[TEXT])
 
 
+def test_weights_that_do_not_fit(
+    there: Hub, folders: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told before a scheduler fetches them; what is in the cache already takes no room."""
+    there.download(TEXT, cache, ignore_patterns=["model-00003*"])
+    (last,) = folders[TEXT].glob("model-00003*")
+    usage = shutil.disk_usage(cache)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=last.stat().st_size - 1))
+    with pytest.raises(ValueError, match=rf"^no space left for {TEXT}: 0.\d MiB of [^\n]+\n  remedy: free some"):
+        check(TEXT, folders[TEXT])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=last.stat().st_size))
+    check(TEXT, folders[TEXT])
+
+
 # ---- the last words of a server whose model cannot be had
 
 
@@ -162,14 +185,81 @@ def test_last_words_are_for_our_models_alone() -> None:
     assert words is not None and words.startswith("no space left")
 
 
-@pytest.mark.parametrize("case", ["wrong name", pytest.param("gated", marks=pytest.mark.matrix)])
+# case -> what is said, a word of the remedy, and how the cache is mounted
+ENDS: dict[str, tuple[str, str, str | None]] = {
+    "wrong name": ("the hub knows no model {name}, or keeps it from you", "HF_TOKEN", None),
+    "gated": ("{name} is gated.*", "HF_TOKEN", None),
+    "read-only": ("{name} cannot be put into the cache: no permission to write {cache}/.*", "HF_HUB_CACHE", "ro"),
+    # a config fits, a tokenizer does not; or weights do not
+    "full": ("no space left for {name}", "HF_HUB_CACHE", "size=200k"),
+    "too small": ("no space left for {name}: 0.8 MiB of weights .*", "HF_HUB_CACHE", "size=900k"),
+}
+
+
+@pytest.mark.parametrize(
+    "case", ["wrong name", *(pytest.param(case, marks=pytest.mark.matrix) for case in list(ENDS)[1:])]
+)
 def test_serve_ends_with_two_lines(case: str, there: Hub, tmp_path: Path) -> None:
-    name = {"wrong name": "nvidia/NVIDIA-Nemotron-3-Nano-30B", "gated": TEXT}[case]
-    there.gated.add(TEXT)
-    env = {**os.environ, **there.environment(tmp_path), "HF_TOKEN": ""}
-    done = run([Path(sys.executable).parent / "sglang", "serve", "--model-path", name], env)
+    name = "nvidia/NVIDIA-Nemotron-3-Nano-30B" if case == "wrong name" else TEXT
+    there.gated |= {TEXT} if case == "gated" else set()
+    wanted, word, mounted = ENDS[case]
+    cache = tmp_path / "cache"
+    command = [Path(sys.executable).parent / "sglang", "serve", "--model-path", name]
+    env = {**os.environ, **there.environment(cache), "HF_TOKEN": ""}
+    done = run([*(within(cache, mounted) if mounted else []), *command], env)
     assert done.returncode == 1
     said, remedy = done.stderr.rstrip().splitlines()[-2:]
-    wanted = {"wrong name": f"the hub knows no model {name}, or keeps it from you", "gated": f"{TEXT} is gated.*"}
-    assert re.fullmatch(f"sglang-nemotron: {wanted[case]}", said), done.stderr[-2000:]
-    assert remedy.startswith("  remedy: ") and "HF_TOKEN" in remedy
+    wanted = re.escape(wanted.format(name=name, cache=cache)).replace(r"\.\*", ".*")
+    assert re.fullmatch(f"sglang-nemotron: {wanted}", said), done.stderr[-2000:]
+    assert remedy.startswith("  remedy: ") and word in remedy
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.matrix
+def test_serve_on_a_port_in_use(folders: dict[str, Path]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run([Path(sys.executable).parent / "sglang", "serve", "--model-path", folders[TEXT], "--port", port])
+    assert done.returncode == 1
+    assert done.stderr.rstrip().splitlines()[-2:] == [
+        f"sglang-nemotron: port {port} of 127.0.0.1 is in use",
+        "  remedy: choose another with --port",
+    ]
+    assert "Load weight begin" not in done.stderr and "Traceback" not in done.stderr
+
+
+# ---- what a check of ours refuses
+
+
+def _raised(by: Callable[[], object]) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    try:
+        by()
+    except ValueError as error:
+        return type(error), error, error.__traceback__
+    raise AssertionError("it raised nothing")
+
+
+def _ours() -> object:
+    return hub_files.config_folder("/nowhere/at/all")
+
+
+def _somebodys() -> object:
+    return int("x")
+
+
+@pytest.mark.parametrize(("by", "serves"), [(_ours, True), (_ours, False), (_somebodys, True)])
+def test_a_refusal_is_said_without_its_traceback(
+    by: Callable[[], object], serves: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a server; a program around the engine keeps its tracebacks, and so does what is not ours."""
+    passed_on: list[BaseException] = []
+    monkeypatch.setattr(fetching, "_hook_before", lambda kind, error, trace: passed_on.append(error))
+    monkeypatch.setattr(ending, "is_command", lambda: serves)
+    monkeypatch.setattr(sys, "argv", ["sglang", "serve", "--model-path", "/nowhere/at/all"])
+    raised = _raised(by)
+    fetching._hook(*raised)
+    said = capsys.readouterr().err
+    if by is _ours and serves:
+        assert passed_on == [] and said == f"\nsglang-nemotron: {raised[1]}\n" and said.count("\n") == 3
+    else:
+        assert passed_on == [raised[1]] and said == ""

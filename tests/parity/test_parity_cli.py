@@ -128,6 +128,28 @@ def test_a_partial_folder_is_one_sentence(folder: Path, reference: Reference, tm
     assert remedy.startswith("  remedy: ")
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"architectures": ["LlamaForCausalLM"]}, "another family: LlamaForCausalLM"),
+        ({"architectures": ["NemotronHForCausalLM"], "model_type": "nemotron_h", "moe_latent_size": 8}, "Super, Ultra"),
+    ],
+)
+def test_a_folder_of_another_model_is_not_served(
+    config: dict, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a server was started")
+
+    monkeypatch.setattr(parity, "ServerProcess", never)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for more in ([], ["--url", "http://127.0.0.1:9"]):
+        assert main(["parity", str(tmp_path), *more]) == 2
+        reason, remedy = capsys.readouterr().err.splitlines()
+        assert reason.startswith(f"sglang-nemotron parity: {tmp_path} is no Nemotron 3 Nano: ") and said in reason
+        assert remedy.startswith("  remedy: give the folder or the id of one")
+
+
 def test_a_folder_without_a_checkpoint(tmp_path: Path, capsys):
     assert main(["parity", str(tmp_path)]) == 2
     assert "has no config.json" in capsys.readouterr().err

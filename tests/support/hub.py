@@ -86,7 +86,7 @@ def hub(**models: Path) -> Iterator[Hub]:
                     [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": f.name} for f in files]
                 )
             else:
-                siblings = [{"rfilename": file.name} for file in files]
+                siblings = [{"rfilename": file.name, "size": file.stat().st_size} for file in files]
                 self.send_json({"id": model, "sha": commit_of(folder), "siblings": siblings})
 
         def _send_file(self, folder: Path, name: str, body: bool) -> None:

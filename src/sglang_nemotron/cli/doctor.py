@@ -29,7 +29,7 @@ from sglang_nemotron.cli.doctor_host import examine_host, what_fits
 from sglang_nemotron.cli.doctor_model import examine_model, faults_of
 from sglang_nemotron.cli.doctor_model import lines as model_lines
 from sglang_nemotron.media import libraries
-from sglang_nemotron.sglang_api.release import SUPPORTED_SGLANG
+from sglang_nemotron.sglang_api import release
 
 # SGLang's own default
 _PORT = 30000
@@ -110,7 +110,7 @@ def examine() -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: _version(name) for name in ("torch", "sglang", "transformers", "triton", "sglang-kernel")},
         },
-        "tested_sglang": list(SUPPORTED_SGLANG),
+        "tested_sglang": list(release.SUPPORTED_SGLANG),
         "entry_points": _entry_points(),
         "disabled": disabled(),
         "doors": [],
@@ -136,12 +136,13 @@ def _walk(report: dict[str, Any]) -> None:
     # the refusal alone is sure to import: it keeps what the others raise
     from sglang_nemotron.host import refusal
 
+    refusal.guarded("release", "sglang_nemotron.host.release", "announce")
     refusal.guarded("doors", "sglang_nemotron.host.doors", "open_all")
+    if report["versions"]["sglang"]:
+        report["sglang_tested"] = release.is_tested(report["versions"]["sglang"])
     if not any(fault.door == "doors" for fault in refusal.faults()):
         from sglang_nemotron.host import doors
-        from sglang_nemotron.sglang_api import release
 
-        report["sglang_tested"] = release.is_tested(release.sglang_version())
         # every fault is kept, and listed below
         with contextlib.suppress(refusal.Refused):
             doors.prove_all()
@@ -158,9 +159,8 @@ def _compare(report: dict[str, Any], rows: tuple[Any, ...]) -> None:
     from sglang_nemotron.sglang_api import drift
 
     report["differences"] = drift.differences(wrap for door in rows for wrap in door.wraps)
-    first, last = report["tested_sglang"]
     for difference in report["differences"]:
-        report["refused"].append(_fault("contract with SGLang", difference, f"install sglang {first} to {last}"))
+        report["refused"].append(_fault("contract with SGLang", difference, f"install sglang {release.window()}"))
 
 
 def _device() -> dict[str, Any]:
@@ -210,8 +210,16 @@ def _print(report: dict[str, Any]) -> None:
         show(table(None, ("weights alone, of", ">GiB", *splits), fits))
     for fault in report["refused"]:
         print(f"\nrefused: {fault['door']}\n  reason: {fault['reason']}\n  remedy: {fault['remedy']}")
-    asked = f"a server of {report['model']['name']}" if "model" in report else "a server of Nemotron 3 Nano"
-    print(f"\n{asked} starts here" if report["ok"] else "\na server would be refused")
+    print(f"\n{_verdict(report)}")
+
+
+def _verdict(report: dict[str, Any]) -> str:
+    if not report["ok"]:
+        return "a server would be refused"
+    model = report.get("model")
+    if model and model["ours"] not in ("text", "omni", None):
+        return f"{model['name']} is left to SGLang's own class ({model['ours']}); only its arguments were looked at"
+    return f"a server of {model['name'] if model else 'Nemotron 3 Nano'} starts here"
 
 
 def _verdicts(fits: dict[int, bool]) -> list[str]:
@@ -221,8 +229,7 @@ def _verdicts(fits: dict[int, bool]) -> list[str]:
 def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     facts = [(name, version or "not installed") for name, version in report["versions"].items()]
     if "sglang_tested" in report:
-        first, last = report["tested_sglang"]
-        verdict = "tested" if report["sglang_tested"] else f"not tested (the tested window is {first} to {last})"
+        verdict = "tested" if report["sglang_tested"] else f"not tested (the tested window is {release.window()})"
         facts.append(("this sglang", verdict))
     if "device" in report:
         facts.append(("device", ", ".join(f"{value}" for value in report["device"].values())))

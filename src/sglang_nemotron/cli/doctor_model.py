@@ -34,7 +34,7 @@ def examine_model(model: str, revision: str | None, flags: Sequence[str]) -> dic
             # from ModelScope, SGLang fetches all of it while arguments resolve
             return report
         report["weights_gib"] = gib(sum(file.stat().st_size for file in (folder or Path()).glob("*.safetensors")))
-        report["ours"] = _whose(hub.config_folder(model, revision))
+        report["ours"] = whose(hub.config_folder(model, revision))
         report["chosen"] = _rehearsed(model, [*(["--revision", revision] if revision else []), *flags])
     # what ends a start: a check, a file or the hub, an assertion or a missing library of SGLang's
     except (ValueError, OSError, RuntimeError, AssertionError, ImportError) as error:
@@ -82,13 +82,19 @@ def _ask_the_hub(model: str, revision: str | None) -> None:
     get_hf_file_metadata(hf_hub_url(model, "config.json", revision=revision), timeout=10)
 
 
-def _whose(folder: Path) -> str | None:
-    """`text` or `omni` if a class of ours serves it, else why it is left to SGLang."""
+def whose(folder: Path) -> str | None:
+    """`text` or `omni` if a class of ours serves it, else why it is left to SGLang; ValueError for a broken config."""
     from sglang_nemotron.config.decoder import is_nano
     from sglang_nemotron.config.omni import is_nano_omni
     from sglang_nemotron.family import OMNI, TEXT
 
-    config = json.loads((folder / "config.json").read_text())
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}\n  remedy: fetch or copy it again") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} is no config of a model\n  remedy: give the folder of a checkpoint")
     names = config.get("architectures") or []
     if TEXT in names:
         return is_nano(config) or "text"

@@ -37,6 +37,8 @@ _STAGES = (
 )
 # where no script lies beside Python: SGLang's module does nothing when it is run as one
 _CLI = "import sys; from sglang.cli.main import main; sys.argv[0] = 'sglang'; sys.exit(main())"
+# an error of ours, or of a library that was explained, and what to do
+_LAST_WORDS = re.compile(r"^(?:\w*Error: |sglang-nemotron: |  reason: )(.+)\n  remedy: .+\s*\Z", re.MULTILINE)
 _PORT_TAKEN = "address already in use"
 _FIRST_STAGE = "importing SGLang"
 _TAIL_LINES = 25
@@ -176,7 +178,8 @@ class ServerProcess:
         while True:
             spent = time.monotonic() - began
             if self._process.poll() is not None:
-                self._fail(f"the server ended with exit code {self._process.returncode} after {spent:.0f} s")
+                ended = f"the server ended with exit code {self._process.returncode} after {spent:.0f} s"
+                self._fail(ended + (f": {why}" if (why := last_reason(self.log_text())) else ""))
             log = self.log_text()
             if _PORT_TAKEN in log:
                 # SGLang's HTTP server then ends, and the processes around it wait for ever
@@ -208,6 +211,12 @@ class ServerProcess:
         except ProcessLookupError:
             return False
         return True
+
+
+def last_reason(log: str) -> str | None:
+    """What a server of ours gave as its reason in its last lines, where it ended with a reason and a remedy."""
+    found = _LAST_WORDS.search(log)
+    return found[1] if found else None
 
 
 def stage_of(log: str) -> str:

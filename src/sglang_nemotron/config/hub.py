@@ -1,6 +1,6 @@
 """Where the files of a model lie that an id of the Hugging Face hub names, or in two lines why they cannot be had.
 
-A folder or an id comes in, a folder goes out. Only huggingface_hub looks into its cache; nothing is fetched here, and
+A folder or an id comes in, a folder goes out. Only huggingface_hub looks into its cache; no file is fetched here, and
 nothing is known of what the files hold. Where the user has SGLang ask ModelScope instead, so does everything here.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from sglang_nemotron.config import modelscope
 INDEX = "model.safetensors.index.json"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NO_WRITING = (errno.EROFS, errno.EACCES, errno.EPERM)
+# where a folder should be is a file
+_NO_FOLDER = (errno.ENOTDIR, errno.EEXIST)
 
 
 def local_folder(model: str | Path, revision: str | None = None, cache: str | None = None) -> Path | None:
@@ -74,6 +77,31 @@ def unfetched(folder: Path | None) -> str | None:
         return None
     absent = sorted(name for name in named if not (folder / name).exists())
     return f"{len(absent)} of {len(named)} files of weights are not in the cache ({absent[0]} ...)" if absent else None
+
+
+def no_room(model: str, folder: Path | None, revision: str | None = None, cache: str | None = None) -> str | None:
+    """Why the weights that a snapshot lacks do not fit, in two lines; None if they do, or the hub does not say sizes.
+
+    folder: the snapshot, as `local_folder` found it.
+    """
+    if modelscope.is_used():
+        return None
+    from httpx import HTTPError
+    from huggingface_hub import HfApi, constants
+
+    try:
+        # one question, asked once: whoever fetches them tries more than once, and says what is wrong
+        files = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=10).siblings or ()
+    except (OSError, ValueError, HTTPError):
+        return None
+    weights = (file for file in files if file.rfilename.endswith(".safetensors"))
+    wanted = sum(file.size or 0 for file in weights if folder is None or not (folder / file.rfilename).exists())
+    place = Path(cache or constants.HF_HUB_CACHE)
+    free = shutil.disk_usage(next(there for there in (place, *place.parents) if there.exists())).free
+    if wanted <= free:
+        return None
+    said = f"{_size(wanted)} of weights are to be fetched, {place} has {_size(free)} free"
+    return f"no space left for {model}: {said}\n  remedy: free some, or set HF_HUB_CACHE to another disk"
 
 
 def fetch_first(model: str | Path, revision: str | None = None) -> str:
@@ -142,6 +170,9 @@ def why_not(error: BaseException, model: str | Path, revision: str | None = None
             f" {kept.filename}" if kept.filename else ""
         )
         remedy = f"make it writable, or set HF_HUB_CACHE to another folder (now {constants.HF_HUB_CACHE})"
+    elif blocked := number(*_NO_FOLDER):
+        said = f"{model} cannot be put into the cache: {blocked.filename} is no folder, or lies in none"
+        remedy = f"set HF_HUB_CACHE to a folder (now {constants.HF_HUB_CACHE})"
     elif has(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) and constants.HF_HUB_OFFLINE:
         said = f"{model}{at} is not in the cache, and HF_HUB_OFFLINE is set"
         remedy = f"unset it, or with a network {fetch_first(model, revision)}"
@@ -153,6 +184,10 @@ def why_not(error: BaseException, model: str | Path, revision: str | None = None
     else:
         return None
     return f"{said}\n  remedy: {remedy}"
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -43,7 +43,6 @@ from sglang_nemotron.host.http import (
 )
 from sglang_nemotron.host.packages import REGISTRY, registry
 from sglang_nemotron.host.providers import startup_door
-from sglang_nemotron.sglang_api import release
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +82,6 @@ DOORS: tuple[Door, ...] = (
 
 def open_all() -> None:
     """Opens every door, and proves those whose stage has come; a fault refuses our architectures, nothing else."""
-    release.warn_if_untested()
     fetching.explain()
     engine_here = REGISTRY in sys.modules
     for door in DOORS:

@@ -56,14 +56,15 @@ def watch() -> None:
     want its KeyboardInterrupt.
     """
     os.environ[LAUNCHER] = str(os.getpid())
-    if not _is_command() or threading.current_thread() is not threading.main_thread():
+    if not is_command() or threading.current_thread() is not threading.main_thread():
         return
     for signum, default in _DEFAULTS.items():
         if signal.getsignal(signum) is default:
             signal.signal(signum, _end)
 
 
-def _is_command() -> bool:
+def is_command() -> bool:
+    """Whether this process was started as a server, not a program that uses the engine."""
     main = getattr(sys.modules.get("__main__"), "__spec__", None)
     return _SERVER_COMMAND in sys.modules or (main is not None and main.name == _SERVER_COMMAND)
 
@@ -214,7 +215,7 @@ def _is_started_by_ours() -> bool:
 
 def _answers_http() -> bool:
     if _is_launcher():
-        return _is_command() and _TOKENIZER_MANAGER in sys.modules
+        return is_command() and _TOKENIZER_MANAGER in sys.modules
     # of several processes that answer, one; a scheduler may have SGLang's server among its modules too
     work = getattr(multiprocessing.current_process(), "_target", None)
     return _is_started_by_ours() and str(getattr(work, "__module__", "")).startswith("uvicorn.")
@@ -231,7 +232,7 @@ def ending_is_ours() -> str | None:
     """None if a signal at the start ends everything, or if this is no server of ours."""
     if _is_started_by_ours() and not is_tied():
         return "this process would outlive its launcher"
-    watches = _is_launcher() and _is_command() and threading.current_thread() is threading.main_thread()
+    watches = _is_launcher() and is_command() and threading.current_thread() is threading.main_thread()
     if watches and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         return "SIGTERM would end the launcher and leave its children"
     return None

@@ -45,6 +45,8 @@ class Fault:
 
 _faults: list[Fault] = []
 _armed = False
+# of every fault from now on: what another release of SGLang may mend
+_suspected = ""
 _hook_before = sys.excepthook
 
 
@@ -63,9 +65,15 @@ def guarded(door: str, module: str, function: str) -> None:
         refuse(door, f"{type(fault).__name__}: {fault}")
 
 
+def suspect(remedy: str) -> None:
+    """Puts this before the remedy of whatever is refused from now on."""
+    global _suspected
+    _suspected = remedy
+
+
 def refuse(door: str, reason: str, remedy: str = REMEDY) -> None:
     """Keeps a fault and makes sure that a server of our architectures ends with it."""
-    fault = Fault(door, reason, remedy)
+    fault = Fault(door, reason, f"{_suspected}. Otherwise {remedy}" if _suspected else remedy)
     # the first reason is the cause; what the same door says later follows from it
     if all(kept.door != door for kept in _faults):
         _faults.append(fault)

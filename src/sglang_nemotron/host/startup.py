@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sglang_nemotron.config import hub
 from sglang_nemotron.config.decoder import DecoderSpec, check_parallel
 from sglang_nemotron.family import TEXT
-from sglang_nemotron.host import kernels, slots
+from sglang_nemotron.host import ending, kernels, port, slots
 from sglang_nemotron.host.layouts import layout_of, stored_kv_dtype
 from sglang_nemotron.ops.forms import check_overrides
 from sglang_nemotron.sglang_api.args import NemotronHConfig, envs, model_config_of, platforms, resolving_view
@@ -150,8 +150,11 @@ def chosen_slots(server_args: Any, spec: DecoderSpec, hf_config: Any) -> dict[st
 
 
 def check_server(view: Any, spec: DecoderSpec, *, http_app: str, limits: tuple[Limit, ...] = LIMITS) -> None:
-    """ValueError for flags and splits that the decoder, or whatever `limits` stand for, does not serve."""
+    """ValueError for flags, splits and a port that cannot be served; `limits`: of the decoder, or more."""
     check_flags(view, on_cpu=on_our_cpu(), limits=limits)
+    # a program around the engine listens nowhere
+    if ending.is_command():
+        port.check_port(view.host, view.port)
     check_overrides(os.environ)
     _check_workers(view, http_app)
     check_parallel(spec, view.tp_size, ep_size=view.ep_size, pp_size=view.pp_size)
@@ -213,6 +216,8 @@ def check_checkpoint(
         if hub.is_offline():
             remedy = f"unset it, or {hub.fetch_first(model, revision)}"
             raise ValueError(f"{model}: {missing}, and HF_HUB_OFFLINE is set\n  remedy: {remedy}")
+        if wrong := hub.no_room(model, folder, revision, cache):
+            raise ValueError(wrong)
         logger.info("checkpoint: %s; SGLang fetches them, and the tensors are checked while they load", missing)
         return
     assert folder is not None

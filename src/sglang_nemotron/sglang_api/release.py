@@ -32,12 +32,24 @@ def is_tested(version: str) -> bool:
     return _key(first) <= _key(version.split("+")[0]) <= _key(last)
 
 
+def window() -> str:
+    """The tested releases, in words."""
+    first, last = SUPPORTED_SGLANG
+    return first if first == last else f"{first} to {last}"
+
+
+def remedy() -> str:
+    """What to do about a fault that an untested release may be the cause of; nothing if the installed one is tested."""
+    version = sglang_version()
+    return "" if is_tested(version) else f"install sglang {window()}, which was tested; this is {version}"
+
+
 def warn_if_untested() -> None:
     """One warning in a server's life, also over its child processes; the doors are proved either way."""
     version = sglang_version()
     if is_tested(version) or os.environ.get(_WARNED) == version:
         return
     os.environ[_WARNED] = version
-    first, last = SUPPORTED_SGLANG
-    window = first if first == last else f"{first} to {last}"
-    logger.warning("SGLang %s is outside the tested window (%s); every door is still proved at start", version, window)
+    logger.warning(
+        "SGLang %s is outside the tested window (%s); every door is still proved at start", version, window()
+    )

@@ -1,0 +1,156 @@
+"""What README, docs and `--help` ask of a server, asked as a reader does of one that the docs' own command started.
+
+A reader's server listens on port 30000 and has the published weights; here another port, and a tiny checkpoint of
+random weights under the published id, in a cache of the hub. Nothing else of a command is changed.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sglang_nemotron.checkpoint.spec import PRESETS
+from sglang_nemotron.cli import main
+from sglang_nemotron.cli.demo_media import clip, photo, speech
+from sglang_nemotron.cli.server import ServerProcess
+from sglang_nemotron.reader.settings import WorkerConfig
+from support.hub import TEXT_IDS
+from support.omni_media import recording
+from support.omni_requests import part, text
+from support.serving import MAIN, OFFLINE, OMNI, TEXT_EXAMPLES, Served, Servers, post
+from support.snippets import PORT_30000, Snippet, adapted, of, shape, shell
+
+pytestmark = pytest.mark.matrix
+
+
+def served(snippet: Snippet) -> Served:
+    """The server that a `sglang serve` of the docs starts."""
+    words = shlex.split(snippet.key)
+    env = tuple(tuple(word.split("=", 1)) for word in itertools.takewhile(lambda word: word != "sglang", words))
+    _, _, *flags = words[len(env) :]
+    if "--model-path" not in flags:
+        assert flags == ["..."], flags
+        return Served(PRESETS["toy"], env=env)
+    at = flags.index("--model-path")
+    model, rest = flags[at + 1], (*flags[:at], *flags[at + 2 :])
+    if model in TEXT_IDS:
+        # keeps sampled replies of random weights to words
+        return Served(args=rest, env=(*env, *TEXT_EXAMPLES.env), name=model)
+    # what `sglang-nemotron make-checkpoint /tmp/toy` writes
+    assert model in ("/tmp/toy", "DIR"), model
+    return Served(PRESETS["toy"], rest, env)
+
+
+SERVES = of("serve")
+(README,) = {served(snippet) for snippet in SERVES if snippet.key.startswith("sglang serve --model-path nvidia/")}
+
+
+@pytest.mark.parametrize(
+    "snippet", [pytest.param(one, id=one.key[:80], marks=pytest.mark.server(served(one))) for one in SERVES]
+)
+def test_it_serves(snippet: Snippet, server: ServerProcess) -> None:
+    body = {"model": "x", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+    status, said = post(server.url, "/v1/chat/completions", body)
+    assert status == 200 and json.loads(said)["usage"]["completion_tokens"] <= 4, said
+    for op, form in re.findall(r"SGLANG_NEMOTRON_OPS=(\w+)=(\w+)", snippet.key):
+        assert re.search(rf"op {op} on cpu: {form} ", server.log_text())
+
+
+@pytest.mark.server(README)
+def test_curl_gets_the_answer_that_is_shown(server: ServerProcess, tmp_path: Path) -> None:
+    (snippet,), (block,) = of("curl"), of("answer")
+    done = shell(adapted(snippet.text, {PORT_30000: server.url}), tmp_path)
+    assert done.returncode == 0, done.stderr
+    answer, promised = json.loads(done.stdout), json.loads(block.text)
+    assert promised.keys() <= answer.keys() and promised["model"] == answer["model"]
+    assert shape(promised["choices"][0]) == shape(answer["choices"][0])
+    assert promised["usage"].items() <= answer["usage"].items()
+
+
+# one in float32: tiny random weights in bfloat16 are so noisy that `verify` says that it can prove nothing
+@pytest.mark.server(MAIN)
+@pytest.mark.parametrize("snippet", [pytest.param(one, id=one.key[:80]) for one in of("asking")])
+def test_a_command_asks_a_running_server(
+    snippet: Snippet, server: ServerProcess, servers: Servers, tmp_path: Path
+) -> None:
+    command, changes = re.subn(r"\bURL\b|http://127\.0\.0\.1:\d+", server.url, snippet.key)
+    assert changes == 1
+    done = shell(command, tmp_path, HF_HUB_CACHE=servers.cached(MAIN), **OFFLINE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.rstrip().splitlines()[-1] == ("AGREES" if "verify" in command else "PASS")
+    for name in re.findall(r"--json (\S+)", command):
+        assert json.loads((tmp_path / name).read_text())["passed"] is True
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("key", sorted({re.sub(r"\bMODEL\b", "/tmp/toy", one.key) for one in of("parity")}))
+def test_parity_with_a_server_of_its_own(key: str, tmp_path: Path) -> None:
+    assert "make-checkpoint" in key or main(["make-checkpoint", str(tmp_path / "toy")]) == 0
+    done = shell(adapted(key, {"/tmp/": f"{tmp_path}/"}), tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.rstrip().splitlines()[-1] == "PASS" and "server: ready after" in done.stderr
+    for name in re.findall(r"--json (\S+)", key):
+        assert json.loads((tmp_path / name).read_text())["passed"] is True
+
+
+# ---- what docs/media.md says that a 400 says
+
+
+def m4a() -> bytes:
+    """Speech as phones record it."""
+    import av
+
+    made = io.BytesIO()
+    with av.open(io.BytesIO(speech())) as source, av.open(made, "w", format="ipod") as container:
+        stream = container.add_stream("aac", rate=16_000, layout="mono")
+        resampler = av.AudioResampler(format="fltp", layout="mono", rate=16_000)
+        for frame in source.decode(audio=0):
+            for converted in resampler.resample(frame):
+                container.mux(stream.encode(converted))
+        container.mux(stream.encode(None))
+    return made.getvalue()
+
+
+def chat(*parts: dict[str, Any], **options: Any) -> tuple[str, dict[str, Any]]:
+    messages = [{"role": "user", "content": [*parts, text("What is it?")]}]
+    return "/v1/chat/completions", {"model": "x", "max_tokens": 4, "messages": messages, **options}
+
+
+def too_few() -> tuple[str, dict[str, Any]]:
+    data = f"data:video/mp4;base64,{base64.b64encode(clip()).decode()}"
+    return "/generate", {"text": "<video> and <video>", "video_data": [data], "sampling_params": {"max_new_tokens": 2}}
+
+
+# a line of the docs -> the request that gets it
+REQUESTS: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
+    "image 2: not an image": lambda: chat(part("image", photo(), "jpeg"), part("image", bytes(range(256)), "png")),
+    "video 2: has no video track": lambda: chat(part("video", clip(), "mp4"), part("video", m4a(), "mp4")),
+    "audio 1: lasts": lambda: chat(part("audio", recording(0.01, seed=5), "wav")),
+    "video 1: the file is empty": lambda: chat(part("video", b"", "mp4")),
+    "videos: the prompt has": too_few,
+    "video_max_frames is 9999": lambda: chat(part("image", photo(), "jpeg"), video_max_frames=9999),
+}
+
+
+@pytest.mark.server(OMNI)
+def test_refusals_are_those_of_the_docs(server: ServerProcess) -> None:
+    (block,) = of("refusals")
+    # a file that takes so long would take the test as long; tests/reader/test_pool.py has one with a shorter limit
+    waits = f"takes too long to read (at most {WorkerConfig().timeout:g} s)"
+    lines = [line for line in block.text.splitlines() if waits not in line]
+    assert len(lines) == len(block.text.splitlines()) - 1 == len(REQUESTS)
+    for line in lines:
+        (request,) = (make for begin, make in REQUESTS.items() if line.startswith(begin))
+        status, said = post(server.url, *request())
+        error = json.loads(said)
+        message = error.get("message") or error["error"]["message"]
+        assert (status, message) == (400, line)
