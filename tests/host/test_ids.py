@@ -149,7 +149,7 @@ def test_weights_that_do_not_fit(
     (last,) = folders[TEXT].glob("model-00003*")
     usage = shutil.disk_usage(cache)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=last.stat().st_size - 1))
-    with pytest.raises(ValueError, match=rf"^no space left for {TEXT}: 0.\d MiB of [^\n]+\n  remedy: free some"):
+    with pytest.raises(ValueError, match=rf"^no space left for {TEXT}: 0.\d MiB are [^\n]+\n  remedy: free some"):
         check(TEXT, folders[TEXT])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=last.stat().st_size))
     check(TEXT, folders[TEXT])
@@ -190,9 +190,8 @@ ENDS: dict[str, tuple[str, str, str | None]] = {
     "wrong name": ("the hub knows no model {name}, or keeps it from you", "HF_TOKEN", None),
     "gated": ("{name} is gated.*", "HF_TOKEN", None),
     "read-only": ("{name} cannot be put into the cache: no permission to write {cache}/.*", "HF_HUB_CACHE", "ro"),
-    # a config fits, a tokenizer does not; or weights do not
-    "full": ("no space left for {name}", "HF_HUB_CACHE", "size=200k"),
-    "too small": ("no space left for {name}: 0.8 MiB of weights .*", "HF_HUB_CACHE", "size=900k"),
+    # config and weights would fit, with a tokenizer they do not
+    "full": ("no space left for {name}: 1.1 MiB are to be fetched, {cache} has .*", "HF_HUB_CACHE", "size=900k"),
 }
 
 

@@ -16,6 +16,8 @@ from sglang_nemotron.config import modelscope
 
 # as transformers and huggingface_hub write it
 INDEX = "model.safetensors.index.json"
+# what SGLang takes of a model: weights, configs, tokenizer, template
+_FETCHED = (".safetensors", ".json", ".jinja", ".txt", ".model")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NO_WRITING = (errno.EROFS, errno.EACCES, errno.EPERM)
 # where a folder should be is a file
@@ -80,7 +82,7 @@ def unfetched(folder: Path | None) -> str | None:
 
 
 def no_room(model: str, folder: Path | None, revision: str | None = None, cache: str | None = None) -> str | None:
-    """Why the weights that a snapshot lacks do not fit, in two lines; None if they do, or the hub does not say sizes.
+    """Why what a snapshot lacks does not fit, in two lines; None if it does, or the hub does not say sizes.
 
     folder: the snapshot, as `local_folder` found it.
     """
@@ -94,13 +96,13 @@ def no_room(model: str, folder: Path | None, revision: str | None = None, cache:
         files = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=10).siblings or ()
     except (OSError, ValueError, HTTPError):
         return None
-    weights = (file for file in files if file.rfilename.endswith(".safetensors"))
-    wanted = sum(file.size or 0 for file in weights if folder is None or not (folder / file.rfilename).exists())
+    fetched = (file for file in files if file.rfilename.endswith(_FETCHED))
+    wanted = sum(file.size or 0 for file in fetched if folder is None or not (folder / file.rfilename).exists())
     place = Path(cache or constants.HF_HUB_CACHE)
     free = shutil.disk_usage(next(there for there in (place, *place.parents) if there.exists())).free
     if wanted <= free:
         return None
-    said = f"{_size(wanted)} of weights are to be fetched, {place} has {_size(free)} free"
+    said = f"{_size(wanted)} are to be fetched, {place} has {_size(free)} free"
     return f"no space left for {model}: {said}\n  remedy: free some, or set HF_HUB_CACHE to another disk"
 
 
