@@ -141,7 +141,7 @@ def test_a_folder_of_another_model_is_not_served(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a server was started")
 
-    monkeypatch.setattr(parity, "ServerProcess", never)
+    monkeypatch.setattr("sglang_nemotron.cli.parity.ServerProcess", never)
     (tmp_path / "config.json").write_text(json.dumps(config))
     for more in ([], ["--url", "http://127.0.0.1:9"]):
         assert main(["parity", str(tmp_path), *more]) == 2

@@ -285,7 +285,7 @@ def test_a_folder_of_another_family_is_one_sentence(omni: Path, tmp_path: Path, 
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
     assert main(["parity", str(tmp_path)]) == 2
     said, remedy = _told(capsys)
-    assert "model_type='llama'" in said and "Nemotron 3 Nano" in remedy
+    assert "no Nemotron 3 Nano: model_type is 'llama'" in said and "the folder or the id" in remedy
 
 
 def test_help_tells_of_every_mode(capsys):
