@@ -68,5 +68,5 @@ RULES: dict[str, str] = {
     "curl": r"curl .+",
     # of a server that runs, and with one that the command starts itself
     "asking": r"sglang-nemotron (?:verify|parity) .*(?:http|URL).*",
-    "parity": r"(?:sglang-nemotron make-checkpoint \S+ && )?sglang-nemotron parity (?!.*http).+",
+    "parity": r"(?:sglang-nemotron make-checkpoint \S+(?: --omni)? && )?sglang-nemotron parity (?!.*http).+",
 }
