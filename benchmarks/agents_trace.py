@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import re
 import shlex
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import ROOT, machine
-from slots_cpu import FLAGS, SGLANGS_RATIO, SKIP
+from slots_cpu import FLAGS, SKIP, allocated, sglangs_sizes
 from slots_cpu import MODEL as SMALL
 
 from sglang_nemotron.checkpoint.writer import write_checkpoint
@@ -37,7 +36,6 @@ from sglang_nemotron.cli.console import Bar
 from sglang_nemotron.cli.server import ServerProcess
 from sglang_nemotron.config.decoder import decoder_spec
 from sglang_nemotron.parity.client import Client
-from sglang_nemotron.state.capacity import pools_of
 from sglang_nemotron.state.layout import StateLayout, state_layout
 
 MODEL = replace(SMALL, max_position_embeddings=32768)
@@ -130,12 +128,12 @@ def most(prompt: list[int], talk: Talk, system: list[int], is_first_step: bool) 
     return min(max([shared, *(common(prompt, seen) for seen in talk.seen)]), len(prompt) - 1)
 
 
-def run_trace(url: str, users: int, turns: int, bar: Bar) -> dict[str, Any]:
+def run_trace(url: str, users: int, turns: int, bar: Bar) -> dict[str, dict[str, int]]:
     shared = random.Random(0)
     system = [START, *(shared.randrange(FIRST_WORD, MODEL.vocab_size) for _ in range(SYSTEM)), END, NEWLINE]
     talks = [Talk(random.Random(user + 1), list(system)) for user in range(users)]
     counts: dict[str, dict[str, int]] = {}
-    last_tokens, is_first = [], True
+    is_first = True
     with ThreadPoolExecutor(users) as pool:
         for step, (kind, requests) in enumerate(steps(talks, turns), 1):
             prompts = [talk.prompt() for talk, _, _ in requests]
@@ -153,20 +151,19 @@ def run_trace(url: str, users: int, turns: int, bar: Bar) -> dict[str, Any]:
                 row["most"] += could
                 row["hit"] += answer.cached
                 talk.hears(Reply(list(answer.tokens), kept))
-            last_tokens, is_first = [answer.tokens[-1] for answer in answers], False
+            is_first = False
             bar(step, turns * (CALLS[1] + 1))
-    return {"counts": counts, "last_tokens": last_tokens}
+    return counts
 
 
 def variants(layout: StateLayout, cap_gib: float) -> dict[str, tuple[list[str], dict[str, str | None]]]:
     """Flags and variables of each server, beside those of all."""
-    pools = pools_of(layout, cap_gib * 2**30, SGLANGS_RATIO)
-    sizes = ["--max-mamba-cache-size", str(pools.num_slots), "--max-total-tokens", str(pools.num_tokens)]
     cap = {"SGLANG_NEMOTRON_CPU_MEMORY_GIB": str(cap_gib)}
+    by_sglang = ["--mamba-radix-cache-strategy", "extra_buffer", *sglangs_sizes(layout, cap_gib)]
     return {
         "ours": ([], {**cap, SKIP: None}),
         "ours, --strip-thinking-cache": (["--strip-thinking-cache"], {**cap, SKIP: None}),
-        "SGLang's defaults": (["--mamba-radix-cache-strategy", "extra_buffer", *sizes], {**cap, SKIP: "0"}),
+        "SGLang's defaults": (by_sglang, {**cap, SKIP: "0"}),
     }
 
 
@@ -193,16 +190,14 @@ def main() -> int:
                 folder, [*FLAGS, *flags], log_path=log, env={"OMP_WAIT_POLICY": "PASSIVE", **env}, time_limit_s=1800
             )
             with server, Bar(name) as bar:
-                result = run_trace(server.url, args.users, args.turns, bar)
+                counts = run_trace(server.url, args.users, args.turns, bar)
                 text = server.log_text()
-            whole = summed(result["counts"])
+            whole = summed(counts)
             results[name] = {
                 "command": shlex.join(["sglang", "serve", "--model-path", "MODEL", *FLAGS, *flags]),
                 "environment": {key: value for key, value in env.items() if value is not None},
-                "slots": int(re.findall(r"max_mamba_cache_size: (\d+)", text)[0]),
-                "kv_tokens": int(re.findall(r"max_total_num_tokens=(\d+)", text)[0]),
-                "retractions": text.count("Retract"),
-                **result,
+                **allocated(text),
+                "counts": counts,
                 "whole": whole,
             }
             print(f"{name:<30} hit {whole['hit'] / whole['prompt']:.1%} of {whole['prompt']} prompt tokens; the most "

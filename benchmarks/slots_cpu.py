@@ -50,10 +50,24 @@ SGLANGS_RATIO = 0.9
 SKIP = "SGLANG_OPT_MAMBA_SKIP_DECODE_LOCK"
 
 
+def sglangs_sizes(layout: StateLayout, cap_gib: float) -> list[str]:
+    """The flags by which our platform gives what SGLang's defaults make of so much memory."""
+    pools = pools_of(layout, cap_gib * 2**30, SGLANGS_RATIO)
+    return ["--max-mamba-cache-size", str(pools.num_slots), "--max-total-tokens", str(pools.num_tokens)]
+
+
+def allocated(log: str) -> dict[str, int]:
+    """What a server made of it: slots, KV tokens, and how often it put a request back."""
+    return {
+        "slots": int(re.findall(r"max_mamba_cache_size: (\d+)", log)[0]),
+        "kv_tokens": int(re.findall(r"max_total_num_tokens=(\d+)", log)[0]),
+        "retractions": log.count("Retract"),
+    }
+
+
 def variants(layout: StateLayout) -> dict[str, tuple[list[str], dict[str, str | None]]]:
     """Flags and variables of each server, beside those of all."""
-    pools = pools_of(layout, CAP_GIB * 2**30, SGLANGS_RATIO)
-    sizes = ["--max-mamba-cache-size", str(pools.num_slots), "--max-total-tokens", str(pools.num_tokens)]
+    sizes = sglangs_sizes(layout, CAP_GIB)
     cap = {"SGLANG_NEMOTRON_CPU_MEMORY_GIB": str(CAP_GIB)}
     return {
         "ours": ([], {**cap, SKIP: None}),
@@ -79,18 +93,15 @@ def measure(
         answers = client.ask_together(prompts, None)
         seconds = time.monotonic() - began
         text = server.log_text()
-    slots = int(re.findall(r"max_mamba_cache_size: (\d+)", text)[0])
-    tokens = int(re.findall(r"max_total_num_tokens=(\d+)", text)[0])
+    found = allocated(text)
     settings = " ".join(f"{name}={value}" for name, value in env.items() if value is not None)
     return {
         "command": f"{settings} sglang serve --model-path MODEL {shlex.join([*FLAGS, *flags])}",
-        "slots": slots,
-        "kv_tokens": tokens,
+        **found,
         # one slot of padding and no page, as SGLang counts its budget
-        "pool_bytes": layout.total_bytes(num_slots=slots + 1, num_tokens=tokens),
+        "pool_bytes": layout.total_bytes(num_slots=found["slots"] + 1, num_tokens=found["kv_tokens"]),
         "max_running_requests": int(re.findall(r"max_running_requests=(\d+)", text)[0]),
         "most_at_once": max(int(count) for count in re.findall(r"#running-req: (\d+)", text)),
-        "retractions": text.count("Retract"),
         "seconds": round(seconds, 1),
     }, answers
 

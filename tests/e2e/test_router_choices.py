@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 import torch
-from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHTopkRouter
 
 from support.router_choices import Choice, NearestChoice
+from support.small_router import small_router
 
-CONFIG: Any = SimpleNamespace(
-    num_experts_per_tok=2,
-    num_local_experts=4,
-    hidden_size=4,
-    routed_scaling_factor=1.0,
-    n_group=1,
-    topk_group=1,
-    norm_topk_prob=True,
-)
 # scores of four experts, of which two are taken: only what lies between the second and the third counts
 SCORES = torch.tensor([[0.9, 0.9, 0.2, 0.1], [0.8, 0.4, 0.399, 0.1], [0.1, 0.5, 0.50001, 0.6]])
 
 
 def _routers(*names: str) -> torch.nn.ModuleDict:
-    routers = torch.nn.ModuleDict({name: NemotronHTopkRouter(CONFIG) for name in names})
-    for router in routers.values():
-        router.weight.data = torch.eye(4)
-    return routers
+    return torch.nn.ModuleDict({name: small_router() for name in names})
 
 
 def test_the_nearest_choice_is_told_once() -> None:

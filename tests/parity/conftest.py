@@ -1,4 +1,4 @@
-"""One small checkpoint and its reference for the whole room."""
+"""One small checkpoint of each kind, and the reference of text, for the whole room."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.parity.reference import Reference
+from support.small_omni import SMALL_OMNI
 
 # the least that has every kind of layer
 SPEC = replace(PRESETS["toy"], hybrid_override_pattern="M*E-")
@@ -36,3 +37,10 @@ def folder(make: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="session")
 def reference(folder: Path) -> Reference:
     return Reference(folder)
+
+
+@pytest.fixture(scope="session")
+def omni(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("omni")
+    write_checkpoint(SMALL_OMNI, folder)
+    return folder

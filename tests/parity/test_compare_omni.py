@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.cli import demo_media
 from sglang_nemotron.config.omni import omni_spec
 from sglang_nemotron.parity import ties
@@ -20,17 +19,9 @@ from sglang_nemotron.parity.exact import ExactOmniReference
 from sglang_nemotron.parity.golden_omni import OmniGolden
 from sglang_nemotron.parity.modes_omni import Said, again, one_by_one, together
 from sglang_nemotron.parity.reference_omni import OmniReference, OmniScores
-from support.small_omni import SMALL_OMNI
 
 TOKENS = (1100, 1101, 1102)
 TOLERANCE = 5e-5
-
-
-@pytest.fixture(scope="module")
-def omni(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("omni")
-    write_checkpoint(SMALL_OMNI, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.cli import main, parity, parity_checkpoint, parity_media
 from sglang_nemotron.media import libraries
 from sglang_nemotron.parity.golden_omni import OmniGolden
@@ -24,14 +23,7 @@ from sglang_nemotron.parity.reference import Reference
 from sglang_nemotron.parity.reference_omni import OmniReference
 from support.fake_omni import FakeOmni, fake_omni
 from support.fake_server import fake_server
-from support.small_omni import PATCHES, SMALL_OMNI
-
-
-@pytest.fixture(scope="module")
-def omni(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("omni")
-    write_checkpoint(SMALL_OMNI, folder)
-    return folder
+from support.small_omni import PATCHES
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,25 +11,15 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHTopkRout
 from sglang_nemotron.parity.client import Answer
 from sglang_nemotron.parity.compare import Difference
 from sglang_nemotron.parity.ties import nearest_way, watched
+from support.small_router import small_router
 
-CONFIG: Any = SimpleNamespace(
-    num_experts_per_tok=2,
-    num_local_experts=4,
-    hidden_size=4,
-    routed_scaling_factor=2.5,
-    n_group=1,
-    topk_group=1,
-    norm_topk_prob=True,
-)
 # scores of four experts for three tokens, of which two are taken: the last token's second and third are a tie
 SCORES = torch.tensor([[0.9, 0.8, 0.2, 0.1], [0.8, 0.4, 0.399, 0.1], [0.1, 0.5, 0.500001, 0.6]])
 
 
 @pytest.fixture
 def router() -> NemotronHTopkRouter:
-    made = NemotronHTopkRouter(CONFIG)
-    made.weight.data = torch.eye(4)
-    return made
+    return small_router(scale=2.5)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sglang_nemotron.cli import doctor_model, parity_checkpoint, parity_media
+from sglang_nemotron.cli import parity_checkpoint, parity_media
 from sglang_nemotron.cli.console import counted, fail, show, table
 from sglang_nemotron.cli.parity_media import MEDIA_MODES
 from sglang_nemotron.cli.server import ServerFailed, ServerProcess
@@ -154,23 +154,13 @@ def _check(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1")
     if args.url or not hub.is_id(args.model) or hub.is_offline():
         folder = _folder(args)
-        _check_family(args.model, folder)
+        parity_checkpoint.config_of(folder, args.model)
         # one that runs says first what it serves; for one of our own, all that can be known is found out before
         if not args.url:
             _modes(args, folder)
             parity_checkpoint.check_whole(folder)
     elif missing := hub.unfetched(hub.local_folder(args.model, args.revision)):
         _say(f"{args.model}: {missing}; the server that is started here fetches them first")
-
-
-def _check_family(model: str, folder: Path) -> None:
-    """ValueError for the checkpoint of another family, before a server loads it."""
-    whose = doctor_model.whose(folder)
-    if whose not in ("text", "omni"):
-        raise ValueError(
-            f"{model} is no Nemotron 3 Nano: {whose}\n"
-            "  remedy: give the folder or the id of one; `sglang-nemotron make-checkpoint` writes a small one"
-        )
 
 
 def _folder(args: argparse.Namespace) -> Path:
@@ -188,7 +178,7 @@ def _asked(args: argparse.Namespace) -> list[str]:
 
 def _modes(args: argparse.Namespace, folder: Path) -> list[str]:
     """The modes for this checkpoint; ValueError of two lines if it is not ours, or one of them cannot be had."""
-    config = parity_checkpoint.config_of(folder)
+    config = parity_checkpoint.config_of(folder, args.model)
     asked = _asked(args)
     if parity_media.is_omni(config):
         modes = asked or [*TEXT_MODES, *parity_media.modes_of(config)]

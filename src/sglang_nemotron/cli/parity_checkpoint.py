@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sglang_nemotron.cli import parity_media
+from sglang_nemotron.cli import doctor_model, parity_media
 
 if TYPE_CHECKING:
     from sglang_nemotron.parity.golden_omni import OmniGolden
@@ -17,16 +17,15 @@ if TYPE_CHECKING:
 _EXACT = "float64, for what is further from its float32 than the tolerance"
 
 
-def config_of(folder: Path) -> dict[str, Any]:
-    """The config.json; ValueError of two lines if it is of another family."""
-    from sglang_nemotron.config.decoder import is_nano
-
-    config = json.loads((folder / "config.json").read_text())
-    if reason := is_nano(config):
+def config_of(folder: Path, model: str | None = None) -> dict[str, Any]:
+    """The config.json; ValueError of two lines if it is broken, or of another family. model: what the user calls it."""
+    whose = doctor_model.whose(folder)
+    if whose not in ("text", "omni"):
         raise ValueError(
-            f"{folder / 'config.json'}: {reason}\n  remedy: give a checkpoint of Nemotron 3 Nano or Nano Omni"
+            f"{model or folder} is no Nemotron 3 Nano: {whose}\n"
+            "  remedy: give the folder or the id of one; `sglang-nemotron make-checkpoint` writes a small one"
         )
-    return config
+    return json.loads((folder / "config.json").read_text())
 
 
 def check_whole(folder: Path) -> None:

@@ -132,16 +132,15 @@ class PictureToBe:
 
     def of(self, rgb_HWC: np.ndarray) -> Picture:
         """rgb_HWC: uint8, of the size that was said; quickest where pixels are PIXEL_BYTES apart."""
-        helpers = [self._start(lambda: self._make_beside(rgb_HWC))]
+        helper = self._start(lambda: self._make_beside(rgb_HWC))
         try:
             pixels_CPQ, resizer, _ = self._ready.result()
             self._make(rgb_HWC, pixels_CPQ, resizer)
-            helpers[0].result()
+            helper.result()
         finally:
-            wait(helpers)
+            wait([helper])
             # an error in a future holds the future, and both the memory, until Python collects its garbage
-            helpers.clear()
-            del self._ready
+            del helper, self._ready
         return Picture(pixels_CPQ, self._grid, image_tokens(self._grid, self._rule))
 
     def _prepare(self) -> tuple[torch.Tensor, Resizer, Resizer]:
