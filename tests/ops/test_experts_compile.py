@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from sglang_nemotron.ops import _experts_blocks_triton as blocks
 from sglang_nemotron.ops import _experts_pairs_triton as pairs
 from sglang_nemotron.ops import schedules
 from sglang_nemotron.ops.schedules import ExpertSchedule, Tile
+from support.machine_code import stray_packs
 from support.ops_cases import form
 
 HIDDEN, WIDTH = 2688, 1856
@@ -62,6 +64,16 @@ def down_of_pairs(card: int, tile: Tile, float8: bool) -> Any:
     if not float8:
         constants |= {"hidden_scale_ptr": None, "w_scale_ptr": None}
     return compiled(pairs._down_kernel, types, constants, card, tile)
+
+
+# float8_operand in ops/_launch_triton.py says what goes wrong with equal pairs of FP8 numbers
+@pytest.mark.parametrize("tile", [Tile(2, 512, 1, 1), Tile(4, 1024, 1, 1), Tile(8, 2048, 4, 1)])
+def test_no_pair_of_fp8_numbers_comes_from_nowhere(tile: Tile, tmp_path: Path) -> None:
+    types = {"x_ptr": "*bf16", "w_ptr": "*fp8e4nv", "ids_ptr": "*i64", "hidden_ptr": "*fp8e4nv", "x_stride": "i32"}
+    types |= dict.fromkeys(("x_scale_ptr", "w_scale_ptr", "hidden_scale_ptr"), "*fp32")
+    constants = {"K": HIDDEN, "N": WIDTH, "NUM_EXPERTS": 128, "TOP_K": 6, "FLOAT8": True, "PDL": True}
+    constants |= {"BLOCK_N": tile.out, "BLOCK_K": tile.inner}
+    assert not stray_packs(compiled(pairs._up_kernel, types, constants, 90, tile), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -154,15 +154,9 @@ def test_nothing_is_read_before_it_is_written(triton_form: Any, poisoned: None, 
     assert moved(h_TD, lambda h: triton_form.moe_layer(h, moe)).isfinite().all()
 
 
-# docs/numbers.md says what is known of it
-_TRITON_LOSES = pytest.mark.xfail(
-    tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 8), reason="Triton 3.8 loses hidden numbers", strict=True
-)
-
-
 @FULL_SIZE
 @pytest.mark.parametrize("per_row", [False, True])
-@pytest.mark.parametrize("weights", [torch.bfloat16, pytest.param(FLOAT8, marks=_TRITON_LOSES)])
+@pytest.mark.parametrize("weights", [torch.bfloat16, FLOAT8])
 def test_full_size_many_tokens(triton_form: Any, poisoned: None, weights: torch.dtype, per_row: bool) -> None:
     sizes = {"experts": 128, "top_k": 6, "width": 1856, "shared": 3712}
     moe = cases.moe(2688, torch.bfloat16, weights, per_row=per_row, **sizes)

@@ -6,11 +6,13 @@ What the interpreter lets pass and the compiler does not shows here: types of co
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sglang_nemotron.ops.schedules import Tile
+from support.machine_code import stray_packs
 from support.ops_cases import form
 
 # the process that interprets has kernels that cannot be compiled
@@ -30,7 +32,7 @@ POINTERS = {
 }
 
 
-def check(kernel: Any, card: int, constants: dict[str, Any], warps: int, **types: str) -> None:
+def check(kernel: Any, card: int, constants: dict[str, Any], warps: int, **types: str) -> Any:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
@@ -44,7 +46,9 @@ def check(kernel: Any, card: int, constants: dict[str, Any], warps: int, **types
         {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if types.get(name, "").startswith("*")},
     )
     options = {"num_warps": warps, **({"launch_pdl": True} if card >= 90 else {})}
-    assert compile(source, target=GPUTarget("cuda", card, 32), options=options).metadata.shared <= CARDS[card]
+    compiled = compile(source, target=GPUTarget("cuda", card, 32), options=options)
+    assert compiled.metadata.shared <= CARDS[card]
+    return compiled
 
 
 @pytest.mark.parametrize("card", CARDS)
@@ -108,9 +112,10 @@ def few_rows(weights: str) -> dict[str, str]:
     }
 
 
+# float8_operand in ops/_launch_triton.py says what goes wrong with equal pairs of FP8 numbers
 @pytest.mark.parametrize("tokens", [1, 2])
 @pytest.mark.parametrize(("card", "weights"), [(80, "bf16"), (90, "bf16"), (90, FLOAT8), (120, "bf16")])
-def test_few_rows(card: int, weights: str, tokens: int) -> None:
+def test_few_rows(card: int, weights: str, tokens: int, tmp_path: Path) -> None:
     module, types = form("few_rows", "triton"), few_rows(weights)
     fixed = streams(weights, tokens=tokens, card=card)
     absent = {} if weights == FLOAT8 else dict.fromkeys(("x_scale", "w_scale", "hidden_scale", "w_scale_E"))
@@ -118,7 +123,8 @@ def test_few_rows(card: int, weights: str, tokens: int) -> None:
 
     def check_few(kernel: Any, tile: Tile, constants: dict[str, Any], types: dict[str, str]) -> None:
         cut = {"BLOCK_N": tile.out, "BLOCK_K": tile.inner}
-        check(kernel, card, fixed | absent | cut | constants, tile.warps, **types)
+        made = check(kernel, card, fixed | absent | cut | constants, tile.warps, **types)
+        assert weights != FLOAT8 or not stray_packs(made, tmp_path)
 
     for ends in ({"NORM": True, "ADD": False}, {"NORM": False, "ADD": True, "norm_K": None}):
         check_few(module._linear_kernel, tiles.linear, ends | {"N": 10304, "K": D}, types)

@@ -158,13 +158,11 @@ class MoEMixer(nn.Module):
         spec, shared, up_EID = self.spec, self.shared_experts, getattr(self.experts, "w13_weight", None)
         if shared is None or spec.router_num_groups > 1 or self._is_managed or up_EID is None:
             return False
-        # FP8 is not let in: compiled by Triton 3.8, the shared expert's hidden numbers come back unwritten now and then
-        # (docs/numbers.md)
-        dtypes = {up_EID.dtype, shared.up_proj.weight.dtype, shared.down_proj.weight.dtype}
-        if dtypes != {self.gate.weight.dtype}:
+        both = {linear.weight.dtype for linear in (shared.up_proj, shared.down_proj)}
+        if len(both) > 1 or not self._scales_are_static:
             return False
         plain = up_EID.dim() == 3 and up_EID.shape[2] == self.gate.weight.shape[1]
-        return plain and shared.has_few_rows
+        return plain and up_EID.dtype in (self.gate.weight.dtype, torch.float8_e4m3fn) and shared.has_few_rows
 
     def few_rows(self, h_TD: torch.Tensor, norm: ops.Norm) -> None:
         """h <- h + experts(norm(h)) + shared expert(norm(h)) in place; on one rank."""

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from sglang_nemotron.ops._launch_triton import device_wait, float8_values, launch_options, relu2_values
+from sglang_nemotron.ops._launch_triton import device_wait, float8_operand, float8_values, launch_options, relu2_values
 from sglang_nemotron.ops.batch import Float8Scales
 from sglang_nemotron.ops.schedules import ExpertSchedule, Tile
 
@@ -92,9 +92,10 @@ def _up_kernel(
         w2 = w3
         if step + 4 < steps:
             w3 = _weights(w_ptr, expert, True, ns, (step + 4) * BLOCK_K + ks, N, K)
-        x = tl.load(x_at + step * BLOCK_K, mask=step * BLOCK_K + ks < K, other=0.0)
+        inside = step * BLOCK_K + ks < K
+        x = tl.load(x_at + step * BLOCK_K, mask=inside, other=0.0)
         if FLOAT8:
-            x = float8_values(x, tl.load(x_scale_ptr)).to(w_ptr.dtype.element_ty)
+            x = float8_operand(x, tl.load(x_scale_ptr), w_ptr.dtype.element_ty, inside)
         acc = _accumulate(acc, w, x.to(tl.float32), vector)
     out = tl.sum(acc, 1)
     if FLOAT8:

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from sglang_nemotron.ops._launch_triton import float8_values
+from sglang_nemotron.ops._launch_triton import float8_operand
 
 __all__ = ["accumulated", "next_in_then_wait", "normed_row", "row_scale", "scaled", "streamed", "weight_tile"]
 
@@ -67,7 +67,7 @@ def _operand(
 ):  # fmt: skip
     x = normed_row(x_at, norm_ptr, scale, ks, K) if NORM else tl.load(x_at + ks, mask=ks < K, other=0.0)
     if FLOAT8:
-        x = float8_values(x, tl.load(x_scale_ptr)).to(float8)
+        x = float8_operand(x, tl.load(x_scale_ptr), float8, ks < K)
     return x.to(tl.float32)
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "capability",
     "check_device",
     "device_wait",
+    "float8_operand",
     "float8_values",
     "launch_options",
     "relu2_values",
@@ -54,6 +55,16 @@ def float8_values(x, scale):
     x = x.to(tl.float32) * tl.div_rn(1.0, scale.to(tl.float32))
     x = tl.minimum(x, 448.0, propagate_nan=tl.PropagateNan.ALL)
     return tl.maximum(x, -448.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def float8_operand(x, scale, float8, inside):
+    """x as an FP8 linear reads it, in fp32: times 1 / scale, clamped, rounded to FP8; 0 where it is not `inside`.
+
+    The zero comes after the rounding. ptxas 12.9 (Triton 3.8's for Hopper; 13.3 is right) packs two equal pairs of FP8
+    numbers into a word with a register that nothing has written, and pairs outside a row are equal.
+    """
+    return tl.where(inside, float8_values(x, scale).to(float8).to(tl.float32), 0.0)
 
 
 @functools.cache
