@@ -38,7 +38,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Launch:
-    """values: every choice with its answer. changed: what differs from the published pages. evidence: what was tried."""
+    """values: an answer to every choice. changed: what the published page has otherwise. evidence: what was tried."""
 
     values: Mapping[str, str]
     flags: tuple[Chosen, ...]

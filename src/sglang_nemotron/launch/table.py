@@ -238,7 +238,7 @@ CHANGED = (
         {"variant": ("nvfp4",), "hardware": _HOPPER},
     ),
     Note(
-        "The Omni page counts on flashinfer where nothing is said on a B200; SGLang 0.5.23 takes another, so it is said.",
+        "The Omni page leaves flashinfer on a B200 to SGLang, which takes another since; so it is named.",
         {"hardware": ("b200",), **_OMNI},
     ),
     Note("Media need this package's extra: pip install '.[omni]' in a clone.", _OMNI),
