@@ -8,9 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from sglang.srt.arg_groups.model_overrides import nemotron_h
 from sglang.srt.arg_groups.overrides import resolving_view
 from sglang.srt.layers.quantization.modelopt_quant import ModelOptFp8Config
 from sglang.srt.server_args import ServerArgs, prepare_server_args
@@ -18,11 +22,13 @@ from sglang.srt.server_args import ServerArgs, prepare_server_args
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.config.decoder import check_parallel, decoder_spec
-from sglang_nemotron.host import startup, startup_omni
+from sglang_nemotron.family import TEXT
+from sglang_nemotron.host import kernels, startup, startup_omni
 from sglang_nemotron.host.reply_flags import READ_AS_OURS
 from sglang_nemotron.launch import choose
 from sglang_nemotron.launch.choose import Launch, Refused, launch
 from sglang_nemotron.launch.table import TABLE
+from sglang_nemotron.sglang_api.args import model_config_of
 
 DATA = Path(__file__).parents[1] / "data"
 ASKED = {"host": "127.0.0.1", "port": "31000", "max-running-requests": "1024"}
@@ -87,3 +93,33 @@ def test_sglang_still_refuses_fp8_on_an_a100() -> None:
     least = ModelOptFp8Config.get_min_capability()
     assert f"{least // 10}.{least % 10} on" in refusal.reason and least > 80
     assert refusal.when == {"variant": ("fp8",), "hardware": ("a100",)}
+
+
+def declared(monkeypatch: pytest.MonkeyPatch, folder: Path, capability: tuple[int, int], model: str) -> dict[str, Any]:
+    """What SGLang's own rules for a decoder choose on such a card where no flag says it."""
+    args = prepare_server_args(["--model-path", str(folder)])
+    hf_config = model_config_of(args).hf_config
+    card = SimpleNamespace(
+        is_cuda=True, device_capability=capability, is_sm100=capability[0] == 10, is_blackwell=capability[0] >= 10
+    )
+    for module in (nemotron_h, kernels):
+        monkeypatch.setattr(module, "get_platform", lambda: card)
+    if model == "omni":
+        return startup_omni.defaults_of_text(args, hf_config)
+    return kernels.intree_defaults(args, hf_config, TEXT)
+
+
+def test_nvfp4_runs_through_marlin_on_hopper_without_a_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_checkpoint(replace(OMNI_PRESETS["toy"], quantization="mixed"), tmp_path / "mixed")
+    chosen = declared(monkeypatch, tmp_path / "mixed", (9, 0), "omni")
+    assert (chosen["moe_runner_backend"], chosen["quantization"]) == ("marlin", "modelopt_mixed")
+
+
+@pytest.mark.parametrize("model", ["nano", "omni"])
+def test_sglangs_own_attention_on_a_b200_is_what_the_reason_says(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint((OMNI_PRESETS if model == "omni" else PRESETS)["toy"], tmp_path / model)
+    (flag,) = [row for row in TABLE.flags if row.flag == "--attention-backend"]
+    chosen = declared(monkeypatch, tmp_path / model, (10, 0), model)["attention_backend"]
+    assert chosen != flag.value and f"takes {chosen} there" in flag.why

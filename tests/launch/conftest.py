@@ -1,4 +1,4 @@
-"""One Chromium for all tests of the page; a page of its own for each test."""
+"""One Chromium for the tests of a file; a page of its own for each test."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from support import browser
 from support.browser import COMMITTED, Open
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    # no longer than a file: while playwright runs, nothing else in this process can run an event loop
     with browser.browser() as running:
         yield running
 
