@@ -249,3 +249,15 @@ def test_what_is_not_offered(asked: dict[str, str], said: str) -> None:
     with pytest.raises(ValueError) as error:
         launch(asked)
     assert not isinstance(error.value, Refused) and str(error.value).startswith(said)
+
+
+def test_the_document_lists_every_refusal() -> None:
+    text = (DATA.parents[1] / "docs" / "command.md").read_text()
+    section = text.partition("## What is refused")[2].partition("\n## ")[0]
+    rows = [row for row in section.splitlines() if row.startswith("| ")][1:]
+    labels = {option.id: option.label for choice in TABLE.choices for option in choice.options}
+    labels["omni"] = "Omni"
+    assert len(rows) == len(TABLE.refusals)
+    for refusal, row in zip(TABLE.refusals, rows, strict=True):
+        # a row says "one" for TP 1
+        assert [word for words in refusal.when.values() for word in words if labels[word] not in row] in ([], ["1"])
