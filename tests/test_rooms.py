@@ -23,24 +23,37 @@ MAX_LINES = 400
 # the rooms from the ground floor up: each imports what stands before it, and nothing that stands after it
 ORDER = (
     *("family", "config", "sglang_api", "ops", "state", "encoders", "decoder", "models"),
-    *("prompt", "media", "reader", "processors", "reply", "host", "checkpoint", "parity", "verify"),
+    *("prompt", "media", "reader", "processors", "reply", "host", "checkpoint", "parity", "verify", "launch"),
     # the entry points, and the commands
     *("__init__", "cli", "__main__"),
 )
 # what only the named rooms import; the longest that fits counts
 KEPT = {"host": {"__init__", "cli"}, "processors": {"host"}, "models": {"processors"}}
-# what imports these alone: the ground floor, the grammar of replies, and the refusal, which stands on nothing that
-# could be broken; checkpoints keep lists of their own, so that theirs and ours check each other
+# what imports these alone: the ground floor, the grammar of replies, the launch table, which is data for a browser as
+# well, and the refusal, which stands on nothing that could be broken; checkpoints keep lists of their own, so that
+# theirs and ours check each other
 ALONE = {
     "family": set(),
     "sglang_api": {"family"},
     "reply": set(),
     "checkpoint": set(),
+    "launch": set(),
     "host.refusal": {"family"},
 }
 SAYS_SGLANG = ("sglang_api", "host")
 # imported with SGLang and Triton blocked
-PURE = ("family", "config", "prompt", "media", "reader", "reply", "state.layout", "state.capacity", "checkpoint") + (
+PURE = (
+    "family",
+    "config",
+    "prompt",
+    "media",
+    "reader",
+    "reply",
+    "state.layout",
+    "state.capacity",
+    "checkpoint",
+    "launch",
+) + (
     # what the main process checks a checkpoint by, before SGLang has loaded its engine
     *("decoder.kinds", "decoder.tensors", "decoder.weights"),
 )
@@ -249,6 +262,7 @@ RULES: dict[Callable[[Path], list[str]], list[tuple[str, str]]] = {
         ("processors/nemotron_omni.py", "if TYPE_CHECKING:\n    from sglang_nemotron.host.http import media\n"),
         ("parity/report.py", "from sglang_nemotron.host import doors\n"),
         ("verify/modes.py", "from sglang_nemotron.cli import console\n"),
+        ("launch/table.py", "from sglang_nemotron.family import TEXT\n"),
         ("config/decoder.py", "from .. import ops\n"),
         ("config/faults.py", "from sglang_nemotron import checkpoint\n"),
         ("sglang_api/args.py", "from sglang_nemotron.config import decoder\n"),

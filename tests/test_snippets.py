@@ -112,6 +112,24 @@ def test_make_knows_its_targets(snippet: Snippet) -> None:
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
 
 
+@pytest.mark.parametrize("snippet", by_key("launch"))
+def test_a_launch_command_is_printed(
+    snippet: Snippet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """tests/host/test_launch_commands.py shows that SGLang takes it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    _, *words = shlex.split(snippet.key)
+    assert cli.main(words) == 0
+    out, err = capsys.readouterr()
+    if "--page" in words:
+        file = words[words.index("--page") + 1]
+        assert (tmp_path / file).read_text().startswith("<!doctype html>") and err == f"  wrote {file}\n"
+    else:
+        command = json.loads(out)["command"] if "--json" in words else out
+        assert command.startswith("sglang serve ") and "--model-path nvidia/" in command
+
+
 @pytest.mark.parametrize("snippet", by_key("fragment"))
 def test_flags_are_there(snippet: Snippet) -> None:
     name, *words = shlex.split(snippet.key)

@@ -47,6 +47,16 @@ HEAVY = ("torch", "transformers", "sglang", "openai", "numpy", "rich", "huggingf
         "verify http://127.0.0.1:9",
         "verify http://127.0.0.1:9 --longest 0",
         "doctor --nonsense",
+        "command --model",
+        "command --model other",
+        "command --tp 3",
+        "command --variant reasoning",
+        "command --port 70000",
+        "command --host a;b",
+        "command --model omni --hardware l40s --tp 1",
+        "command --variant fp8 --hardware a100",
+        "command --page OUT --tp 2",
+        "command --page /proc/none/x",
     ],
 )
 def test_errors_are_two_lines(words: str, tmp_path: Path) -> None:

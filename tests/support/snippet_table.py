@@ -32,10 +32,12 @@ SHOWN: dict[str, str] = {
 
 # a test that does it already, or a name of a command rather than a command
 _NAMED = "tests/test_docs.py::test_commands_exist"
+_COMMAND = "tests/cli/test_command.py::test_on_stdout_there_is_the_command_alone"
 ELSEWHERE: dict[str, str] = {
     "sglang-nemotron demo": "tests/e2e/test_demo.py::test_demo_shows_every_request_and_cleans_up",
     "sglang-nemotron parity": _NAMED,
     "sglang-nemotron verify": _NAMED,
+    "sglang-nemotron command": _COMMAND,
     "sglang serve": "tests/e2e/test_ids.py::test_the_readmes_command",
     "sh .ci/contract": "tests/test_habits.py::test_contract_is_checked_with_the_installed_sglang",
     "sh .ci/tag-ready": "tests/test_habits.py::test_what_may_be_tagged",
@@ -64,6 +66,7 @@ RULES: dict[str, str] = {
     "tests": r"(?:\S+/python -m )?pytest .+",
     "hook": r"\.venv/bin/pre-commit install",
     "doctor": r"sglang-nemotron doctor.*",
+    "launch": r"sglang-nemotron command .+",
     "serve": r"(?:[A-Z_]+=\S+ )?sglang serve .+",
     "curl": r"curl .+",
     # of a server that runs, and with one that the command starts itself
