@@ -52,6 +52,34 @@ def check(folder: Path) -> None:
     startup.check_checkpoint(spec_of(folder), str(folder), "auto")
 
 
+# ---- splits
+
+
+@pytest.mark.parametrize("layout", ["nvfp4", "mixed"])
+@pytest.mark.parametrize(("tp_size", "ep_size", "refused"), [(4, 1, False), (8, 1, True), (8, 2, False), (8, 8, False)])
+def test_groups_of_nvfp4_experts_stay_whole(
+    monkeypatch: pytest.MonkeyPatch, layout: str, tp_size: int, ep_size: int, refused: bool
+) -> None:
+    monkeypatch.setattr(startup, "on_our_cpu", lambda: False)
+    written = config_json(dataclasses.replace(PRESETS["full"], quantization=layout))
+    view, spec = SimpleNamespace(tp_size=tp_size, ep_size=ep_size), decoder_spec(written)
+    hf_config = SimpleNamespace(quantization_config=written["quantization_config"])
+    if not refused:
+        startup.check_groups(view, spec, hf_config)
+        return
+    with pytest.raises(ValueError, match="moe_intermediate_size=1856 leaves 232 columns .* groups of 16; choose a sm"):
+        startup.check_groups(view, spec, hf_config)
+
+
+def test_other_weights_have_no_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "on_our_cpu", lambda: False)
+    view = SimpleNamespace(tp_size=8, ep_size=1)
+    for layout in ("none", "fp8"):
+        written = config_json(dataclasses.replace(PRESETS["full"], quantization=layout))
+        hf_config = SimpleNamespace(quantization_config=written.get("quantization_config"))
+        startup.check_groups(view, decoder_spec(written), hf_config)
+
+
 # ---- flags
 
 

@@ -57,6 +57,7 @@ def resolve(server_args: Any, hf_config: Any, *, http_app: str) -> dict[str, Any
     view = resolving_view(server_args)
     spec = omni_spec_of(hf_config)
     startup.check_server(view, spec.decoder, http_app=http_app, limits=(*OMNI_LIMITS, *LIMITS))
+    startup.check_groups(view, spec.decoder, hf_config)
     startup.check_checkpoint(
         spec.decoder,
         view.model_path,
