@@ -11,6 +11,7 @@ from typing import Any
 from sglang_nemotron.config.decoder import DecoderSpec, decoder_spec, is_nano
 from sglang_nemotron.config.layers import MambaSpec
 from sglang_nemotron.family import STATE_DTYPES, TEXT_MODEL_TYPES
+from sglang_nemotron.host.context import CONTEXT
 from sglang_nemotron.host.layouts import dtype_of
 from sglang_nemotron.sglang_api.args import Mamba2CacheParams, NemotronHConfig, envs, get_model, get_parallel
 from sglang_nemotron.state.layout import state_layout
@@ -33,6 +34,8 @@ class NanoConfig(NemotronHConfig):
             super().__init__(**kwargs)
             return
         spec = decoder_spec(fields)
+        # SGLang reads a config on the way to its length, and what the row wraps is there by now
+        CONTEXT.open()
         mamba = spec.find(MambaSpec)
         num_groups, chunk_size = (mamba.num_groups, mamba.chunk_size) if mamba else (0, 0)
         kept = {name: value for name, value in kwargs.items() if name not in _TRANSLATED}
