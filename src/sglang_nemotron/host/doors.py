@@ -19,6 +19,7 @@ from sglang_nemotron.host import (
     config_tables,
     ending,
     fetching,
+    metrics,
     packages,
     parsers,
     platform,
@@ -73,9 +74,11 @@ DOORS: tuple[Door, ...] = (
     history.HISTORIES,
     stop_requests.STOP_SEQUENCES,
     media.MEDIA,
+    metrics.IN_HTTP,
     body_spool.MEDIA_BODIES,
     counting.COUNTING,
     budgets.BUDGETS,
+    metrics.IN_SCHEDULER,
     stopping.STOPS,
 )
 
