@@ -65,8 +65,9 @@ def _report(original: Callable[..., Any]) -> Callable[..., Any]:
         if counts.counts(counts.HIT_TOKENS):
             counts.add(counts.HIT_TOKENS, prefill_stats.log_hit_tokens)
             counts.add(counts.COMPUTED_TOKENS, prefill_stats.log_input_tokens)
+            reqs = batch.reqs if batch is not None else ()
             # the first chunk of a prompt tells of its match
-            counts.add(counts.RECOMPUTED_TOKENS, sum(vars(req).pop(_UNUSED, 0) for req in batch.reqs if batch))
+            counts.add(counts.RECOMPUTED_TOKENS, sum(vars(req).pop(_UNUSED, 0) for req in reqs))
         return original(self, batch, prefill_stats, *args, **kwargs)
 
     return report
