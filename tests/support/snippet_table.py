@@ -24,6 +24,7 @@ SHOWN: dict[str, str] = {
     "docker build -t sglang-nemotron .": _DOCKER,
     "docker run --gpus all --shm-size 16g -p 127.0.0.1:30000:30000 -v models:/models sglang-nemotron": _DOCKER,
     "docker run ... sglang-nemotron --model-path nvidia/... --tp 2": _DOCKER,
+    "docker compose up": _DOCKER,
     "MODEL=nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-FP8 docker compose up": _DOCKER,
     "sh .ci/release": _DOWNLOADS + "; .github/workflows/release.yml runs it for each tag",
     "docs/route.md: sglang serve --model-path DIR": _DRAWING,
