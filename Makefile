@@ -13,7 +13,7 @@ export PYTHONUNBUFFERED := 1
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test matrix contract lint format bench-cpu fuzz lock clean
+.PHONY: help venv demo test matrix contract lint format bench-cpu fuzz site lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -54,9 +54,17 @@ bench-cpu: $(READY) ## time the toy on this CPU, and write benchmarks/cpu_toy.js
 fuzz: $(READY) ## parse made-up replies for ten minutes (MINUTES=n)
 	$(BIN)/python -m tests.reply.fuzz --minutes $(or $(MINUTES),10)
 
+site: .site-venv/.ready ## build the site into .site, strictly; seconds, in an environment of its own (.site-venv)
+	@NO_MKDOCS_2_WARNING=1 .site-venv/bin/mkdocs build --strict --quiet
+	@.site-venv/bin/python benchmarks/plots.py --check
+
+.site-venv/.ready: requirements/site.sh requirements/site.txt
+	@sh requirements/site.sh
+	@touch $@
+
 lock: ## write the lock files anew with the newest releases that fit (needs uv)
 	sh requirements/lock.sh
 
 clean: ## remove .venv and everything that was made here
-	rm -rf $(VENV) .demo .checkpoints .contract .release dist build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .site .site-venv .demo .checkpoints .contract .release dist build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

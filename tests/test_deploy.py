@@ -36,6 +36,7 @@ COMPOSE = {
                 "additionalProperties": False,
                 "properties": {
                     "build": {"type": "string"},
+                    "profiles": TEXTS,
                     # a tag of its own, unless it is built here
                     "image": {"type": "string", "pattern": r"^(sglang-nemotron|[\w/-]+:v?\d+\.\d+\.\d+)$"},
                     "command": TEXTS,
@@ -195,6 +196,9 @@ def test_compose_is_well_formed_and_names_what_is_there() -> None:
             source, target = volume.split(":")[:2]
             assert target.startswith("/")
             assert (ROOT / source).exists() if source.startswith(".") else source in compose["volumes"], volume
+    # a server alone by default; what watches it together
+    profiles = {name: service.get("profiles") for name, service in compose["services"].items()}
+    assert profiles == {"server": None, "prometheus": ["watch"], "grafana": ["watch"]}
     server = compose["services"]["server"]
     found = dict(instructions((ROOT / "Dockerfile").read_text()))
     assert server["build"] == "." and port_of(server) == found["EXPOSE"] and "models:/models" in server["volumes"]
@@ -247,4 +251,4 @@ def test_docs_say_the_commands() -> None:
     text = (ROOT / "docs" / "docker.md").read_text()
     lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in block.splitlines()]
     assert [shlex.split(line)[:2] for line in lines[:2]] == [["docker", "build"], ["docker", "run"]]
-    assert lines[2].endswith("docker compose up") and "Not run:" in text
+    assert lines[2].endswith("docker compose --profile watch up") and "Not run:" in text

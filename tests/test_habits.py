@@ -96,19 +96,20 @@ def test_workflows_run_what_anybody_can(path: Path) -> None:
         assert used[0].startswith("actions/checkout@") and all(re.fullmatch(r"actions/[a-z-]+@v\d+", u) for u in used)
 
 
-def test_the_five_workflows_are_there() -> None:
+def test_the_six_workflows_are_there() -> None:
     assert {path.stem: commands(path) for path in WORKFLOWS} == {
         "parity": [
             *("make venv", USE_VENV),
             *("sglang-nemotron make-checkpoint toy", "sglang-nemotron parity toy --json parity.json"),
         ],
         "lint": ["make lint"],
+        "site": ["make site"],
         "tests": ["make test"],
         "contract": ["sh .ci/contract"],
         "release": ["sh .ci/release"],
     }
     assert read(GITHUB / "workflows" / "release.yml")["on"]["push"] == {"tags": ["v*"]}
-    for name in ("lint", "tests", "parity"):
+    for name in ("lint", "site", "tests", "parity"):
         assert set(read(GITHUB / "workflows" / f"{name}.yml")["on"]) == {"push", "pull_request"}
     ((schedule,),) = (read(GITHUB / "workflows" / "contract.yml")["on"]["schedule"],)
     # minute, hour, any day of a month, any month, one day of the week

@@ -11,7 +11,8 @@ from sglang_nemotron.ops.forms import FORMS, LAYER
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "sglang_nemotron"
-RECIPES = sorted((ROOT / "docs" / "recipes").glob("*.md"))
+# README.md lists them
+RECIPES = sorted(set((ROOT / "docs" / "recipes").glob("*.md")) - {ROOT / "docs" / "recipes" / "README.md"})
 
 
 def section(text: str, name: str) -> str:

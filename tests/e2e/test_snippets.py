@@ -19,16 +19,16 @@ from typing import Any
 
 import pytest
 
-from sglang_nemotron.checkpoint.spec import PRESETS
+from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS
 from sglang_nemotron.cli import main
 from sglang_nemotron.cli.demo_media import clip, photo, speech
 from sglang_nemotron.cli.server import ServerProcess
 from sglang_nemotron.reader.settings import WorkerConfig
-from support.hub import TEXT_IDS
+from support.hub import OMNI_IDS, TEXT_IDS
 from support.omni_media import recording
 from support.omni_requests import part, text
 from support.serving import MAIN, OFFLINE, OMNI, TEXT_EXAMPLES, Served, Servers, post
-from support.snippets import PORT_30000, Snippet, adapted, of, shape, shell
+from support.snippets import PORT_30000, Snippet, adapted, found, of, shape, shell
 
 pytestmark = pytest.mark.matrix
 
@@ -46,13 +46,20 @@ def served(snippet: Snippet) -> Served:
     if model in TEXT_IDS:
         # keeps sampled replies of random weights to words
         return Served(args=rest, env=(*env, *TEXT_EXAMPLES.env), name=model)
+    if model in OMNI_IDS:
+        return Served(OMNI_PRESETS["tiny"], rest, (*env, *TEXT_EXAMPLES.env), name=model)
     # what `sglang-nemotron make-checkpoint /tmp/toy` writes
     assert model in ("/tmp/toy", "DIR"), model
     return Served(PRESETS["toy"], rest, env)
 
 
 SERVES = of("serve")
-(README,) = {served(snippet) for snippet in SERVES if snippet.key.startswith("sglang serve --model-path nvidia/")}
+# of a command that several pages show, any of them
+(README,) = {
+    served(snippet)
+    for snippet in found()
+    if snippet.place == "README.md" and "sglang serve --model-path" in snippet.key
+}
 
 
 @pytest.mark.parametrize(

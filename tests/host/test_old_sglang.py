@@ -41,7 +41,9 @@ def test_the_release_is_told_once_and_with_every_fault(
     monkeypatch: pytest.MonkeyPatch, clean_refusal: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(refusal, "_suspected", "")
-    monkeypatch.delenv("SGLANG_NEMOTRON_WARNED_VERSION", raising=False)
+    # set first, so that what is set meanwhile goes with the test
+    monkeypatch.setenv("SGLANG_NEMOTRON_WARNED_VERSION", "")
+    monkeypatch.delenv("SGLANG_NEMOTRON_WARNED_VERSION")
     announced.announce()
     refusal.refuse("a", "has no X", "mend it")
     assert caplog.messages[:-1] == [] and refusal.faults()[-1].remedy == "mend it"

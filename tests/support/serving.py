@@ -216,7 +216,7 @@ def usage(server: ServerProcess, until: Usage | None = None) -> Usage:
 
 def _usage_now(url: str) -> Usage:
     gauges = {}
-    for line in _get(url + "/metrics").splitlines():
+    for line in get(url + "/metrics").splitlines():
         match = re.match(r"sglang:(\w+)(?:\{[^}]*\})? (\S+)$", line)
         if match:
             gauges[match[1]] = float(match[2])
@@ -232,7 +232,7 @@ def _usage_now(url: str) -> Usage:
 
 def running(url: str) -> int:
     """Requests that the server runs or keeps waiting."""
-    loads = json.loads(_get(url + "/v1/loads"))["loads"]
+    loads = json.loads(get(url + "/v1/loads"))["loads"]
     return sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
 
 
@@ -251,7 +251,7 @@ def post(address: str, path: str, body: dict[str, Any]) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-def _get(url: str) -> str:
+def get(url: str) -> str:
     with urllib.request.urlopen(url, timeout=NET_S) as reply:
         return reply.read().decode()
 

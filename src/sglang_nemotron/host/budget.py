@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import torch
 
+from sglang_nemotron.host import counts
 from sglang_nemotron.host.reply_flags import BUDGET, TOOLS, prompt_tail
 from sglang_nemotron.reply.budget import Budget, BudgetAutomaton, Vocabulary
 from sglang_nemotron.reply.markup import THINK_CLOSE
@@ -37,12 +38,18 @@ class BudgetGrammar(BaseGrammarObject):
         self._packed = packed
         self._backend = backend
         self.grammar_stats = getattr(inner, "grammar_stats", None)
+        # tokens that are taken back may close the block again
+        self._was_closed = False
 
     def accept_token(self, token: int) -> None:
         self.current_token = token
         if self.inner is not None:
             self.inner.accept_token(token)
+        forced = self.automaton.forced()
         self.automaton.accept(token)
+        if forced is not None and forced == token and not (self._was_closed or self.automaton.thinking):
+            self._was_closed = True
+            counts.add(counts.BUDGETS_CLOSED)
 
     def rollback(self, k: int) -> None:
         if self.inner is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sglang_nemotron.host import counts
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.reply_flags import BUDGET
 from sglang_nemotron.sglang_api.wrapping import Wrap
@@ -21,6 +22,7 @@ def _attach_or_end(manager: Any, req: Any) -> None:
     try:
         attach(manager, req)
     except ValueError as error:
+        counts.refused(error, "budget")
         req.set_finish_with_abort(str(error))
 
 

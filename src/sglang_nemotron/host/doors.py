@@ -20,6 +20,7 @@ from sglang_nemotron.host import (
     context,
     ending,
     fetching,
+    metrics,
     packages,
     parsers,
     platform,
@@ -75,9 +76,11 @@ DOORS: tuple[Door, ...] = (
     history.HISTORIES,
     stop_requests.STOP_SEQUENCES,
     media.MEDIA,
+    metrics.IN_HTTP,
     body_spool.MEDIA_BODIES,
     counting.COUNTING,
     budgets.BUDGETS,
+    metrics.IN_SCHEDULER,
     stopping.STOPS,
 )
 

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
 
-from sglang_nemotron.media.features import MediaFeatures, ReadRequest
+from sglang_nemotron.media.features import Kind, MediaFeatures, ReadRequest
 from sglang_nemotron.prompt.errors import MediaError
 from sglang_nemotron.reader.arena import SharedTensor, clear_after
 from sglang_nemotron.reader.settings import WorkerConfig
@@ -96,12 +96,20 @@ class _IdleWorkers(queue.LifoQueue["_Worker | None"]):
 class Pool:
     """`num_workers` workers, started one after the other from the first moment on; an item takes what is ready first.
 
-    receive: makes a tensor, or what stands for one, out of a worker's file, and owns the file.
+    receive: makes a tensor, or what stands for one, out of a worker's file, and owns the file. reading: entered while
+    a worker reads an item, with the item's kind, by whoever counts that.
     """
 
-    def __init__(self, config: WorkerConfig, num_workers: int, receive: Callable[[SharedTensor], Any]) -> None:
+    def __init__(
+        self,
+        config: WorkerConfig,
+        num_workers: int,
+        receive: Callable[[SharedTensor], Any],
+        reading: Callable[[Kind], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
         self._config = config
         self._receive = receive
+        self._reading = reading
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="nemotron-media")
         # one at a time: their imports must not take every core of a server that is starting, or has just lost one
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="nemotron-media-start")
@@ -204,7 +212,8 @@ class Pool:
     def _measure(self, request: ReadRequest, path: str) -> list[MediaFeatures]:
         worker = self._take()
         try:
-            answer = self._ask(worker, request, path)
+            with self._reading(request.kind):
+                answer = self._ask(worker, request, path)
         except BaseException:
             worker.kill()
             self._refill()

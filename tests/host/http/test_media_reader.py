@@ -22,7 +22,7 @@ def test_a_config_is_read_once_whatever_sglang_changes_in_it_since(monkeypatch: 
     config.norm_mean, config.vision_config, config.llm_config.num_hidden_layers = [0.0, 0.0, 0.0], {}, 1
     # no worker, no tokenizer, no HTTP server
     pools: list[Any] = []
-    monkeypatch.setattr(media_reader, "Pool", lambda terms, workers, receive: pools.append(terms) or SimpleNamespace())
+    monkeypatch.setattr(media_reader, "Pool", lambda terms, *_: pools.append(terms) or SimpleNamespace())
     monkeypatch.setattr(media_reader, "TagEncoder", lambda tokenizer, tokens: tokens)
     monkeypatch.setattr(media_reader, "spool_bodies", lambda stamp: None)
     processor = SimpleNamespace(

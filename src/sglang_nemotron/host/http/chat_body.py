@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from sglang_nemotron.host.counts import refused
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.http.requests import check_num_answers, is_ours
 from sglang_nemotron.sglang_api.wrapping import Wrap
@@ -50,12 +51,13 @@ def _objects(original: Callable[..., Any]) -> Callable[..., Any]:
 def _check(value: Any) -> None:
     from fastapi import HTTPException
 
-    # SGLang makes its usual answer of it; any other error here would lose its text
-    if not isinstance(value, dict):
-        raise HTTPException(400, f"the body is {_KINDS[type(value)]}; a chat is a JSON object")
     try:
+        if not isinstance(value, dict):
+            raise ValueError(f"the body is {_KINDS[type(value)]}; a chat is a JSON object")
         check_num_answers(value)
     except ValueError as error:
+        refused(error, "body")
+        # SGLang makes its usual answer of it; any other error here would lose its text
         raise HTTPException(400, str(error)) from error
 
 

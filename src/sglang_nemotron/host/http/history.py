@@ -14,6 +14,7 @@ from typing import Any
 
 import jinja2
 
+from sglang_nemotron.host.counts import refused, refusing
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.http.chat_body import SERVER
 from sglang_nemotron.host.reply_flags import serves_ours
@@ -42,7 +43,8 @@ def _apply_jinja_template(original: Callable[..., Any]) -> Callable[..., Any]:
     def apply(self: Any, request: Any, tools: list[dict[str, Any]] | None, is_multimodal: bool) -> Any:
         if not serves_ours(self.tokenizer_manager):
             return original(self, request, tools, is_multimodal)
-        return _rendered(self, request, tools, is_multimodal)
+        with refusing("messages"):
+            return _rendered(self, request, tools, is_multimodal)
 
     return apply
 
@@ -181,7 +183,8 @@ def _construct_input_messages(original: Callable[..., Any]) -> Callable[..., Any
             return original(self, request, prev_response, tool_adapter=tool_adapter)
         items = [_plain(item) for item in self._response_input_history(request)]
         notes: list[str] = []
-        messages = [_message_of(self, item, f"input[{number}]", notes) for number, item in enumerate(items)]
+        with refusing("messages"):
+            messages = [_message_of(self, item, f"input[{number}]", notes) for number, item in enumerate(items)]
         _tell_broken(notes)
         if request.instructions:
             messages.insert(0, {"role": "system", "content": request.instructions})
@@ -258,7 +261,8 @@ def _convert(original: Callable[..., Any]) -> Callable[..., Any]:
     def convert(self: Any, anthropic_request: Any) -> Any:
         if not serves_ours(self.openai_serving_chat.tokenizer_manager):
             return original(self, anthropic_request)
-        body, notes = read_body(anthropic_request.model_dump(exclude_unset=True, by_alias=True))
+        with refusing("messages"):
+            body, notes = read_body(anthropic_request.model_dump(exclude_unset=True, by_alias=True))
         go_on = begins_reply(body)
         for note in notes:
             logger.warning("/v1/messages: %s", note)
@@ -305,6 +309,7 @@ def _read_body(original: Callable[..., Any]) -> Callable[..., Any]:
             if isinstance(value, dict):
                 _tell_broken(read_wishes(self.url.path, value))
         except ValueError as error:
+            refused(error, "body")
             # SGLang makes its usual answer of it; any other error here would lose its text
             raise HTTPException(400, str(error)) from error
         setattr(self, _READ, True)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from sglang_nemotron.host.counts import refused, refusing
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.http.body_spool import let_go
 from sglang_nemotron.host.http.history import results_show_media
@@ -102,7 +103,8 @@ def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
         if service is not None and isinstance(obj, GenerateReqInput) and obj.contains_mm_input():
             # the body is parsed and kept by the time a handler runs
             body = getattr(request, "_json", None)
-            take_options(obj, body if isinstance(body, dict) else {}, service)
+            with refusing("media_options"):
+                take_options(obj, body if isinstance(body, dict) else {}, service)
             nest_items(obj)
             held: list[MediaFeatures] = []
             obj.mm_processor_kwargs = {**(obj.mm_processor_kwargs or {}), HELD: held}
@@ -122,7 +124,9 @@ async def _dropping(answers: Any, held: list[MediaFeatures], request: Any) -> As
         async with contextlib.aclosing(answers):
             async for answer in answers:
                 yield answer
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, MediaError):
+            refused(error, "media")
         let_go(request)
         raise
     finally:
@@ -135,7 +139,8 @@ def _validate_one_request(original: Callable[..., Any]) -> Callable[..., Any]:
         service = service_of(self)
         # with media, the processor has counted
         if service is not None and input_ids is not None and not obj.contains_mm_input():
-            check_counts(input_ids, service.encoder.slots, {})
+            with refusing("media"):
+                check_counts(input_ids, service.encoder.slots, {})
         return original(self, obj, input_ids)
 
     return validate
@@ -207,7 +212,8 @@ def _process_messages(original: Callable[..., Any]) -> Callable[..., Any]:
     def process(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, request, *args, **kwargs)
         if service_of(self.tokenizer_manager) is not None and request.input_ids is None:
-            _check_template(self, request, result)
+            with refusing("media"):
+                _check_template(self, request, result)
         return result
 
     return process

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sglang_nemotron.config.omni import omni_spec_of
+from sglang_nemotron.host import counts
 from sglang_nemotron.host.http.body_spool import spool_bodies
 from sglang_nemotron.host.http.fetch import Fetched, fetch
 from sglang_nemotron.host.http.shared_tensor import receive_inline, receive_shared
@@ -82,10 +83,11 @@ def serve(manager: Any) -> None:
     # where SGLang sends features inside messages, it unpacks no shared memory
     inline = processor.transport_mode == "default" or processor.skip_tokenizer_init
     receive = receive_inline if inline else receive_shared
+    counts.put(counts.WORKERS, config.workers)
     processor.nemotron_service = MediaService(
         spec=spec,
         encoder=TagEncoder(processor._tokenizer, spec.tokens),
-        reader=MediaReader(config, Pool(config, config.workers, receive)),
+        reader=MediaReader(config, Pool(config, config.workers, receive, counts.reading)),
         options=config.options,
         limits=config.limits,
         context_length=manager.context_len,

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sglang_nemotron.host.counts import refusing
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.http.answer_format import fit_format
 from sglang_nemotron.host.http.stop_requests import check_request_stops, take_stops
@@ -56,12 +57,15 @@ def _process_messages(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, request, *args, **kwargs)
         from sglang_nemotron.host.detectors import PromptTail
 
-        check_request_tools(request)
-        check_request_stops(request)
+        with refusing("tools"):
+            check_request_tools(request)
+        with refusing("stop"):
+            check_request_stops(request)
         result = original(self, request, *args, **kwargs)
         apart = self.reasoning_parser == PARSER and request.separate_reasoning
         text = prompt_tail(result.prompt_ids or result.prompt, self.tokenizer_manager.tokenizer)
-        answers = fit_format(self, request, result, text, schema_elsewhere=kwargs.get("output_constrained") is True)
+        with refusing("format"):
+            answers = fit_format(self, request, result, text, schema_elsewhere=kwargs.get("output_constrained") is True)
         tail = PromptTail(text, reasoning_apart=apart, one_call=request.parallel_tool_calls is False, answers=answers)
         request._response_parser_prefix = tail
         setattr(result, _TAIL, tail)
@@ -78,8 +82,10 @@ def _make_request(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     async def make(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         if PARSER in (self.reasoning_parser, self.tool_call_parser):
-            check_response_schemas(request)
-            check_request_stops(request)
+            with refusing("tools"):
+                check_response_schemas(request)
+            with refusing("stop"):
+                check_request_stops(request)
         made = await original(self, request, *args, **kwargs)
         tail = getattr(made[-1], _TAIL, None)
         if tail is not None:
@@ -165,10 +171,11 @@ def _generate_request(original: Callable[..., Any]) -> Callable[..., Any]:
             body = getattr(request, "_json", None)
             path = request.url.path if isinstance(body, dict) else ""
             body = body if isinstance(body, dict) else {}
-            take_budget(obj, body, messages_api=path.endswith("/v1/messages"))
-            take_stops(
-                obj, body, path, names=functools.partial(_declared_names, body), apart=_tells_thoughts_apart(self)
-            )
+            names = functools.partial(_declared_names, body)
+            with refusing("budget"):
+                take_budget(obj, body, messages_api=path.endswith("/v1/messages"))
+            with refusing("stop"):
+                take_stops(obj, body, path, names=names, apart=_tells_thoughts_apart(self))
         return original(self, obj, request)
 
     return generate

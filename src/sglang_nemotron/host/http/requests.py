@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from sglang_nemotron.family import ARCHITECTURES
+from sglang_nemotron.host.counts import refusing
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.packages import wants_media
 from sglang_nemotron.host.refusal import Refused
@@ -61,12 +62,13 @@ def _check_first(validate: Callable[..., Any]) -> Callable[..., Any]:
     def checked(self: Any, obj: Any, input_ids: Any) -> Any:
         if is_ours(self):
             vocab_size = self.model_config.vocab_size
-            # a prompt of embeddings has no ids
-            if input_ids is not None:
-                check_token_ids(input_ids, vocab_size)
-            # an embedding request has neither
-            check_logprobs(getattr(obj, "top_logprobs_num", None), vocab_size)
-            check_num_answers(getattr(obj, "sampling_params", None))
+            with refusing("prompt"):
+                # a prompt of embeddings has no ids
+                if input_ids is not None:
+                    check_token_ids(input_ids, vocab_size)
+                # an embedding request has neither
+                check_logprobs(getattr(obj, "top_logprobs_num", None), vocab_size)
+                check_num_answers(getattr(obj, "sampling_params", None))
         return validate(self, obj, input_ids)
 
     return checked
