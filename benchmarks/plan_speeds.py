@@ -49,8 +49,7 @@ def table() -> dict[str, Any]:
             "tp": 1,
             "prompt": PROMPT,
             "source": SOURCE,
-            "measured_with": "one round, prompts of 1,024 tokens, 256 timed tokens, random weights, prefix cache off, "
-            "KV entries in bfloat16, CUDA graphs for every batch",
+            "measured_with": "prompts of 1,024 tokens, 256 timed tokens, random weights, no prefix cache, bfloat16 KV",
             "rows": decode_rows(record, weights),
         }
         for quantization, weights in (("none", "bf16"), ("fp8", "fp8"))

@@ -10,7 +10,7 @@ from sglang_nemotron.plan.server import Server
 from sglang_nemotron.plan.speeds import Speed
 
 # characters of the longest bar
-_WIDTH = 40
+_WIDTH = 32
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 # a part of a server's memory -> what it is, for a reader
 _SAID = {
@@ -81,9 +81,9 @@ def _pools_said(server: Server) -> dict[str, str]:
     own = min(server.max_running_requests, pools.num_slots)
     tracked = own * (server.slots_each - 1)
     return {
-        "state slots": f"{pools.num_slots + 1:,} of {slot:.2f} MiB: {own:,} running, {tracked:,} tracked or kept with "
-        f"them, {pools.num_slots - own - tracked:,} for other prefixes, 1 padding",
-        "KV pages": f"{pools.num_tokens:,} tokens of {token:.2f} KiB, {layout.kv_dtype}",
+        "state slots": f"{pools.num_slots + 1:,} x {slot:.2f} MiB: {own:,} run, {tracked:,} track, "
+        f"{pools.num_slots - own - tracked:,} cached, 1 pad",
+        "KV pages": f"{pools.num_tokens:,} tokens x {token:.2f} KiB, {layout.kv_dtype}",
     }
 
 
@@ -120,4 +120,4 @@ def _show_speed(plan: Plan) -> None:
         ("answers", f"{speed.steady:,.0f}", "with prefills in turn, by arithmetic from these two"),
     ]
     show(table("tokens a second, all requests together", ("", ">", ""), rows))
-    print(f"  source: {speed.source}; {speed.measured_with}\n")
+    print(f"  source: {speed.source}\n  measured with {speed.measured_with}\n")

@@ -176,19 +176,17 @@ def _advised(gpu: Gpu, model: Model, given: Flags, tokens: int, concurrency: int
 def _choices(gpu: Gpu, model: Model, server: Server, tokens: int) -> list[Choice]:
     flags, found = server.flags, []
     if flags.request_tokens is not None:
-        found.append(
-            Choice(HINT, str(tokens), "states and KV pages share memory for requests of this length, 3 slots each")
-        )
+        found.append(Choice(HINT, str(tokens), "states and KV pages share memory for this length; 3 slots a request"))
     if flags.tp_size > 1:
         found.append(Choice("--tp", str(flags.tp_size), "one rank on each GPU"))
     if flags.context != model.decoder.max_positions:
         found.append(Choice("--context-length", str(flags.context), "no longer request is let in"))
     if flags.max_running_requests is not None:
-        why = "no more will come, so that the rest of the slots keeps cached prefixes"
+        why = "no more will come: other slots keep cached prefixes"
         found.append(Choice("--max-running-requests", str(flags.max_running_requests), why))
     if flags.graphs_to is not None:
         usual = of_class(gpu.total_mib, flags.tp_size)[1]
-        why = f"a batch beyond the CUDA graphs is slow; they end at {usual} on this GPU"
+        why = f"CUDA graphs end at {usual} here, and a batch beyond them is slow"
         found.append(Choice("--cuda-graph-max-bs-decode", str(flags.graphs_to), why))
     for name, value in (
         ("--mem-fraction-static", flags.mem_fraction),

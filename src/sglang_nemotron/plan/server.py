@@ -24,6 +24,8 @@ from sglang_nemotron.state.dtypes import kv_dtype_of
 from sglang_nemotron.state.layout import StateLayout, state_layout
 
 GIB = 2**30
+# the parts of memory that "Load weight end" counts
+_LOADED = ("weights", "towers", "loading")
 
 # arg_groups/memory_hook.py, handle_gpu_memory_settings: memory below this (MiB) -> tokens of a prefill chunk, largest
 # batch of the CUDA graphs with less than four ranks, and with more
@@ -45,7 +47,8 @@ _FEWEST_REQUESTS, _MOST_REQUESTS, _TOKENS_A_CONTEXT = 2048, 4096, 512
 # beside the bytes of a checkpoint, "Load weight end" of servers on an H200 counts (rounding, kernels): GiB by
 # (Omni?, quantised?), sources in docs/plan.md
 _LOADED_BESIDE = {(False, False): 0.10, (False, True): 0.13, (True, False): 0.22}
-# between "Memory pool end" and "Capture begin", and for graphs of 36 batches up to 256, on an H200
+# between "Memory pool end" and "Capture begin", and for graphs of 36 batches up to 256: an H200,
+# benchmarks/gpu_server_h200_bf16.log
 _WORKSPACE, _GRAPHS = 0.38, 0.57
 _GRAPHS_MEASURED = 256
 
@@ -98,16 +101,21 @@ class Server:
     def as_reported(self) -> dict[str, float | int | None]:
         """The figures that a server logs or answers under these names, GB as SGLang writes it for GiB."""
         pools, layout = self.pools or Pools(0, 0), self.layout
+        free = sum(self.memory.values()) - self.memory["CUDA and driver"]
+        taken = sum(self.memory[part] for part in (*_LOADED, "state slots", "KV pages", "request table"))
+        graphs = self.memory["CUDA graphs"]
         return {
             "mem_fraction_static": round(self.mem_fraction, 6),
             "chunked_prefill_size": self.chunk_tokens,
             "cuda_graph_max_bs": self.graphs_to,
-            "free_before_weights_gb": round(sum(self.memory.values()) - self.memory["CUDA and driver"], 3),
-            "weights_gb": round(sum(self.memory[part] for part in ("weights", "towers", "loading")), 3),
+            "free_before_weights_gb": round(free, 3),
+            "weights_gb": round(sum(self.memory[part] for part in _LOADED), 3),
             "max_mamba_cache_size": pools.num_slots,
             "states_gb": round(pools.state_bytes(layout) / GIB, 3),
             "max_total_num_tokens": pools.num_tokens,
             "kv_gb": round(pools.kv_bytes(layout) / GIB, 3),
+            "free_after_pools_gb": round(free - taken, 3),
+            "graphs_gb": round(graphs, 3) if graphs else None,
             "max_running_requests": self.max_running_requests,
             "context_len": self.flags.context,
         }
@@ -182,7 +190,7 @@ def start(gpu: Gpu, model: Model, flags: Flags) -> Server:
     ratio = _ratio(gpu, model, flags, layout, share, slots_each)
     free_mib, free_measured = gpu.free_before_weights(flags.tp_size)
     memory = _before_pools(gpu, model, flags.tp_size, free_mib)
-    rest = free_mib / 1024 * share - sum(memory[part] for part in ("weights", "towers", "loading")) - cache_mb / 1024
+    rest = free_mib / 1024 * share - sum(memory[part] for part in _LOADED) - cache_mb / 1024
     pools, reason = _pools(layout, rest, flags, ratio)
     most = _max_requests(flags, pools, layout, slots_each)
     if pools is not None and not most:
