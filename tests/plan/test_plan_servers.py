@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from sglang_nemotron.plan import gpus, models
 from sglang_nemotron.plan.server import Flags, start
+from support.benchmark_scripts import BENCHMARKS, program
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CONTEXT = 262_144
 # what was promised is three in a hundred; what a start by hand comes to is this
 CLOSE = 0.002
-
-
-def program(path: str) -> ModuleType:
-    """A script of benchmarks/, imported."""
-    file = BENCHMARKS / path
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 CHECK = program("gpu/plan_check.py")

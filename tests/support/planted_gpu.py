@@ -35,16 +35,17 @@ def _plant(case: dict[str, Any]) -> None:
 
 
 def resolve(case: dict[str, Any]) -> dict[str, Any]:
-    import sglang.srt.utils
     from sglang.srt.arg_groups import memory_hook
     from sglang.srt.arg_groups.overrides import resolved_view
+    from sglang.srt.model_executor import cuda_graph_config
     from sglang.srt.runtime_context import override_platform
     from sglang.srt.server_args import prepare_server_args
 
     from sglang_nemotron.host import slots, startup_omni
 
     _plant(case)
-    sglang.srt.utils.is_cuda = lambda: True
+    # by what SGLang saw while it was imported, which is no GPU
+    cuda_graph_config.default_prefill_backend = lambda: cuda_graph_config.Backend.BREAKABLE
     for module in (memory_hook, slots, startup_omni):
         module.get_device_memory_capacity = lambda *_: case["mib"]
     os.environ.pop("SGLANG_VLM_CACHE_SIZE_MB", None)

@@ -232,5 +232,8 @@ def _towers(omni: OmniSpec, preset: Any) -> Any:
             "sound_num_attention_heads": sound.num_heads,
             "sound_intermediate_size": sound.intermediate_size,
             "sound_conv_kernel_size": sound.conv_kernel,
+            "sound_projection_hidden_size": sound.projection_hidden_size,
+            "sound_subsampling_conv_channels": sound.subsampling_channels,
+            "num_mel_bins": sound.num_mels,
         }
     return replace(preset, **sizes)
