@@ -9,6 +9,7 @@ variable that it sets changes steps of one and two rows alone.
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,11 @@ def table() -> dict[str, Any]:
 
 
 def main() -> None:
-    OUT.write_text(json.dumps(table(), indent=1) + "\n")
-    print(f"wrote {OUT.name}")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=OUT, help="(default: the file that the package ships)")
+    args = parser.parse_args()
+    args.out.write_text(json.dumps(table(), indent=1) + "\n")
+    print(f"wrote {args.out.name}")
 
 
 if __name__ == "__main__":
