@@ -39,7 +39,7 @@ def show_plan(plan: Plan) -> None:
     show(table(f"memory of {'each' if plan.count > 1 else 'the'} GPU, GiB", ("", ">", "", ""), _bars(plan)))
     print()
     columns = ("requests at once", ">of this workload", ">most", ">state slots", ">a request", ">KV tokens", "strategy")
-    rows = [_row("with the flags below", server, plan.tokens), _row("without them", plan.plain, plan.tokens)]
+    rows = [_row("with the flags below", server, plan.tokens), _row("without hint and limits", plan.plain, plan.tokens)]
     show(table(None, columns, rows))
     print()
     if plan.fits:

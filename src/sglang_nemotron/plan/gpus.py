@@ -56,7 +56,7 @@ GPUS = {
         Gpu("a100-40", "A100 40GB", 40_960, (8, 0), _CARDS_OF_MODAL),
         Gpu("a100-80", "A100 80GB", 81_920, (8, 0), _CARDS_OF_MODAL),
         Gpu("l40s", "L40S", 46_068, (8, 9), _CARDS_OF_MODAL),
-        Gpu("rtx-pro-6000", "RTX PRO 6000 Blackwell", 97_887, (12, 0), "nvidia-smi 570.172.08, a public log"),
+        Gpu("rtx-pro-6000", "RTX PRO 6000 Blackwell", 97_887, (12, 0), "nvidia-smi, in vllm-project/vllm#27542"),
         # nvidia-smi says N/A, so that SGLang takes what CUDA says: all of the host's. free: MemAvailable of an idle one
         Gpu(
             *("dgx-spark", "DGX Spark", 127_600_748 // 1024, (12, 1), "/proc/meminfo, in XuehaiPan/nvitop#208"),

@@ -192,7 +192,7 @@ def start(gpu: Gpu, model: Model, flags: Flags) -> Server:
     memory = _before_pools(gpu, model, flags.tp_size, free_mib)
     rest = free_mib / 1024 * share - sum(memory[part] for part in _LOADED) - cache_mb / 1024
     pools, reason = _pools(layout, rest, flags, ratio)
-    most = _max_requests(flags, pools, layout, slots_each)
+    most = requests_of(flags, pools, layout, slots_each)
     if pools is not None and not most:
         reason = f"{rest:.1f} GiB are left for states and KV entries, and one request takes {slots_each} slots"
     memory |= _after_weights(layout, pools, flags.context, most, cache_mb, graphs_to)
@@ -289,7 +289,7 @@ def _pools(layout: StateLayout, rest: float, flags: Flags, ratio: float | None) 
     return pools, None
 
 
-def _max_requests(flags: Flags, pools: Pools | None, layout: StateLayout, slots_each: int) -> int:
+def requests_of(flags: Flags, pools: Pools | None, layout: StateLayout, slots_each: int) -> int:
     """`max_running_requests` as a server reports it."""
     if pools is None:
         return 0
