@@ -63,6 +63,15 @@ def test_what_comes_is_what_is_made_room_for() -> None:
     assert made.command.startswith(f"{HINT}=2048 sglang serve --model-path nvidia/{BF16} --max-running-requests 100 ")
 
 
+def test_every_slot_has_its_use() -> None:
+    made = plan(load=(1024, 1024, 100))
+    assert made.advised.slots_by_use() == {"running": 100, "tracking": 100, "cached": 1005, "padding": 1}
+    assert made.plain.slots_by_use() == {"running": 138, "tracking": 276, "cached": 276, "padding": 1}
+    for server in (made.advised, made.plain):
+        assert server.pools is not None and sum(server.slots_by_use().values()) == server.pools.num_slots + 1
+    assert sum(plan(gpu="a100-40").advised.slots_by_use().values()) == 0
+
+
 def test_several_gpus_share_the_weights() -> None:
     alone, shared = plan(gpu="h100"), plan(gpu="h100", count=4)
     assert shared.advised.memory["weights"] < alone.advised.memory["weights"] / 3.9

@@ -34,19 +34,20 @@ def show_plan(plan: Plan) -> None:
     each = f"{gpu.total_mib:,} MiB ({gpu.source})"
     many = f"{plan.count} x {gpu.label}, {each} each" if plan.count > 1 else f"{gpu.label}, {each}"
     print(f"{plan.model.name} on {many}")
-    print(f"  weights: {plan.model.quantization}, {plan.model.source}")
+    print(f"  weights: {_format(plan)}, {plan.model.source}")
     print(f"  a request: {_request(plan)}; {plan.workload.concurrency:,} at once; context {server.flags.context:,}\n")
     show(table(f"memory of {'each' if plan.count > 1 else 'the'} GPU, GiB", ("", ">", "", ""), _bars(plan)))
     print()
     columns = ("requests at once", ">of this workload", ">most", ">state slots", ">a request", ">KV tokens", "strategy")
     rows = [_row("with the flags below", server, plan.tokens), _row("without hint and limits", plan.plain, plan.tokens)]
     show(table(None, columns, rows))
-    print()
     if plan.fits:
+        print()
         _show_speed(plan)
-    if plan.fits:
         show(table("flags", ("", "", ""), [(choice.name, choice.value, choice.why) for choice in plan.choices]))
-        print(f"\n  {plan.command}\n")
+        print(f"\n  {plan.command}")
+    if plan.remarks:
+        print()
     for remark in plan.remarks:
         print(f"note: {remark}")
 
@@ -78,11 +79,10 @@ def _pools_said(server: Server) -> dict[str, str]:
     if pools is None:
         return {}
     slot, token = layout.bytes_per_slot / 2**20, layout.kv_bytes_per_token / 2**10
-    own = min(server.max_running_requests, pools.num_slots)
-    tracked = own * (server.slots_each - 1)
+    slots = server.slots_by_use()
     return {
-        "state slots": f"{pools.num_slots + 1:,} x {slot:.2f} MiB: {own:,} run, {tracked:,} track, "
-        f"{pools.num_slots - own - tracked:,} cached, 1 pad",
+        "state slots": f"{pools.num_slots + 1:,} x {slot:.2f} MiB: {slots['running']:,} run, "
+        f"{slots['tracking']:,} track, {slots['cached']:,} cached, 1 pad",
         "KV pages": f"{pools.num_tokens:,} tokens x {token:.2f} KiB, {layout.kv_dtype}",
     }
 
@@ -100,6 +100,11 @@ def _row(name: str, server: Server, tokens: int) -> tuple[str, ...]:
         f"{pools.num_tokens:,}",
         server.strategy or "no prefix cache",
     )
+
+
+def _format(plan: Plan) -> str:
+    quantization = plan.model.quantization
+    return plan.model.dtype if quantization == "none" else f"{quantization} with {plan.model.dtype}"
 
 
 def _request(plan: Plan) -> str:

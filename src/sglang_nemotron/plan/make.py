@@ -253,4 +253,4 @@ def _ways_out(plan: Plan, given: Flags) -> list[str]:
     kin = [name for name, (omni, _) in PUBLISHED.items() if omni == (plan.model.omni is not None)]
     smaller = [model for model in map(of_published, kin) if model.file_bytes < plan.model.file_bytes]
     fitting = [model.name for model in smaller if start(plan.gpu, model, given).max_running_requests]
-    return ways + ([f"on what is there would start: {', '.join(fitting)}"] if fitting else [])
+    return ways + ([f"on this one starts {' or '.join(fitting)}"] if fitting else [])

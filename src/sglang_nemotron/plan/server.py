@@ -39,6 +39,8 @@ _CLASSES = (
 )
 # the same: adjust_mem_fraction_for_vlm, for a tower that says neither layers nor width where it looks, as ours does not
 _WITH_TOWERS = 0.95
+# slots that a running request copies its state to (mem_cache/allocation_sizing.py), of those in state/capacity.py
+_TRACKING = {"extra_buffer": 2, "extra_buffer_lazy": 1}
 # mamba_full_memory_ratio where nobody says one
 _SGLANGS_RATIO = 0.9
 # mem_cache/kv_cache_configurator.py, resolve_max_num_reqs
@@ -98,6 +100,15 @@ class Server:
             return 0
         return min(self.max_running_requests, self.pools.num_tokens // tokens)
 
+    def slots_by_use(self) -> dict[str, int]:
+        """State slots when as many requests run as may: their own, those that they copy to, and what is left for cached
+        prefixes, of which each request holds the one that it started from."""
+        pools = self.pools or Pools(0, 0)
+        running = min(self.max_running_requests, pools.num_slots)
+        tracking = running * _TRACKING.get(self.strategy, 0)
+        cached = pools.num_slots - running - tracking
+        return {"running": running, "tracking": tracking, "cached": cached, "padding": 1 if self.pools else 0}
+
     def as_reported(self) -> dict[str, float | int | None]:
         """The figures that a server logs or answers under these names, GB as SGLang writes it for GiB."""
         pools, layout = self.pools or Pools(0, 0), self.layout
@@ -127,6 +138,7 @@ class Server:
             "memory_gib": {part: round(size, 3) for part, size in self.memory.items()},
             "strategy": self.strategy,
             "slots_per_request": self.slots_each,
+            "slots": self.slots_by_use(),
             "mamba_full_memory_ratio": self.ratio,
             "slot_mib": round(self.layout.bytes_per_slot / 2**20, 3),
             "token_kib": round(self.layout.kv_bytes_per_token / 2**10, 3),
