@@ -120,10 +120,20 @@ def test_the_gpus_of_this_machine(
         (f"{BF16} --gpu h100 --audio nan", "--audio is nan"),
         (f"{BF16} --gpu h100 --memory-mib 1", "--gpu and --memory-mib were both given"),
         (f"{BF16} --gpu h100 --mem-fraction-static 1.5", "--mem-fraction-static is 1.5"),
+        (f"{BF16} --gpu h100 --free-gib 80", "--free-gib is 80.0, and H100 80GB has 79.65 GiB in all"),
+        (f"{BF16} --gpu h100 --free-gib nan", "--free-gib is nan"),
     ],
 )
 def test_mistakes_are_two_lines(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert said in refused(capsys, *words.split())
+
+
+def test_what_a_user_has_seen_free_goes_first(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (("--gpu", "h100"), ("--gpu", "h200", "--count", "4")):
+        found = json.loads(printed(capsys, BF16, *words, "--free-gib", "79", "--json"))
+        server = found["servers"]["plain"]
+        assert server["free_before_weights_measured"] and server["reported"]["free_before_weights_gb"] == 79
+        assert not any("was not measured on" in remark and "CUDA" in remark for remark in found["remarks"])
 
 
 @pytest.mark.parametrize("size", ["1920", "0x4", "axb", "10x0"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sglang_nemotron.cli.console import fail
@@ -54,6 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--gpu", metavar="NAME", help="kind of GPU (default: those of this machine)")
     machine.add_argument("--memory-mib", type=int, metavar="N", help="of another kind: memory.total of nvidia-smi")
     machine.add_argument("--count", type=int, metavar="N", help="GPUs to share one model, --tp (default: 1)")
+    free = (
+        "free on each before weights, as a server's log says (Load weight begin. avail mem); else taken as on an H200"
+    )
+    machine.add_argument("--free-gib", type=float, metavar="X", help=free)
     load = parser.add_argument_group("workload")
     load.add_argument("--input", type=int, default=1024, metavar="N", help="tokens of a prompt's text (default: 1024)")
     load.add_argument("--output", type=int, default=1024, metavar="N", help="tokens of an answer (default: 1024)")
@@ -117,6 +122,8 @@ def _run(args: argparse.Namespace) -> int:
     from sglang_nemotron.plan.server import Flags
 
     gpu, there = _gpu(args)
+    if args.free_gib is not None:
+        gpu = _with_free(gpu, args.free_gib)
     count = args.count or 1
     if there is not None and count > there:
         raise ValueError(f"--count is {count}, and {there} GPUs are here\n  remedy: name the GPU to plan for, --gpu")
@@ -148,6 +155,15 @@ def _gpu(args: argparse.Namespace) -> tuple[Gpu, int | None]:
     if args.memory_mib is not None:
         return gpus.other(args.memory_mib), None
     return gpus.present()
+
+
+def _with_free(gpu: Gpu, gib: float) -> Gpu:
+    whole = gpu.total_mib / 1024
+    if not 0 < gib <= whole:
+        raise ValueError(
+            f"--free-gib is {gib}, and {gpu.label} has {whole:.2f} GiB in all\n  remedy: give what is free of it"
+        )
+    return replace(gpu, said_free_mib=gib * 1024)
 
 
 def _context(args: argparse.Namespace, model: Model) -> int:

@@ -23,7 +23,8 @@ class Gpu:
     """One kind of GPU. total_mib: `memory.total` of nvidia-smi, by which SGLang sizes everything.
 
     free_mib: free before the first weight, where someone has looked; else it is taken as on an H200.
-    capability: of CUDA, None where it is not known. unified: memory is the host's too.
+    capability: of CUDA, None where it is not known. unified: memory is the host's too. said_free_mib: what the user
+    has seen free before weights, on as many ranks as the plan is for; it goes before all else.
     """
 
     name: str
@@ -33,9 +34,12 @@ class Gpu:
     source: str
     free_mib: int | None = None
     unified: bool = False
+    said_free_mib: float | None = None
 
     def free_before_weights(self, tp_size: int) -> tuple[float, bool]:
         """(MiB free on each rank when weights begin to load, whether that was measured on such cards)."""
+        if self.said_free_mib is not None:
+            return self.said_free_mib, True
         if tp_size > 1:
             alone, _ = self.free_before_weights(1)
             return alone - _HELD_FOR_PEERS_MIB, False
