@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,17 @@ def test_an_empty_log_is_no_agreement(plan_json: Path, tmp_path: Path, monkeypat
     (tmp_path / "log").write_text("")
     words = ("--plan", str(plan_json), "--log", str(tmp_path / "log"), "--out", str(tmp_path / "out.json"))
     assert check(monkeypatch, *words) == 1
+
+
+# ---- the page
+
+
+def test_the_page_has_these_figures() -> None:
+    page = (BENCHMARKS.parent / "docs" / "plan.md").read_text()
+    for gpu in gpus.GPUS.values():
+        assert f"| {gpu.label} | `{gpu.name}` | {gpu.total_mib:,} | {gpu.source} |" in page
+    rows = re.findall(r"^\| .+ \| ([\d,]+) \| ([\d,]+) \| [\d.]+% \|$", page, re.M)
+    for (checkpoint, flags, log, _), (planned, reported) in zip(SERVERS.values(), rows, strict=True):
+        made = start(gpus.find("h200"), models.of_published(checkpoint), flags)
+        assert made.pools is not None and f"{made.pools.num_tokens:,}" == planned
+        assert f"#tokens: {reported.replace(',', '')}," in log()

@@ -105,7 +105,7 @@ class Server:
         prefixes, of which each request holds the one that it started from."""
         pools = self.pools or Pools(0, 0)
         running = min(self.max_running_requests, pools.num_slots)
-        tracking = running * _TRACKING.get(self.strategy, 0)
+        tracking = running * _TRACKING.get(self.strategy or "", 0)
         cached = pools.num_slots - running - tracking
         return {"running": running, "tracking": tracking, "cached": cached, "padding": 1 if self.pools else 0}
 
