@@ -23,7 +23,7 @@ MAX_LINES = 400
 # the rooms from the ground floor up: each imports what stands before it, and nothing that stands after it
 ORDER = (
     *("family", "config", "sglang_api", "ops", "state", "encoders", "decoder", "models"),
-    *("prompt", "media", "reader", "processors", "reply", "host", "checkpoint", "parity", "verify", "launch"),
+    *("prompt", "media", "reader", "processors", "reply", "host", "checkpoint", "parity", "verify", "plan", "launch"),
     # the entry points, and the commands
     *("__init__", "cli", "__main__"),
 )
@@ -42,18 +42,9 @@ ALONE = {
 }
 SAYS_SGLANG = ("sglang_api", "host")
 # imported with SGLang and Triton blocked
-PURE = (
-    "family",
-    "config",
-    "prompt",
-    "media",
-    "reader",
-    "reply",
-    "state.layout",
-    "state.capacity",
-    "checkpoint",
-    "launch",
-) + (
+PURE = ("family", "config", "prompt", "media", "reader", "reply", "state.layout", "state.capacity", "checkpoint") + (
+    # sizes of servers that are not there, and commands that start them
+    *("state.dtypes", "plan", "launch"),
     # what the main process checks a checkpoint by, before SGLang has loaded its engine
     *("decoder.kinds", "decoder.tensors", "decoder.weights"),
 )
@@ -263,6 +254,7 @@ RULES: dict[Callable[[Path], list[str]], list[tuple[str, str]]] = {
         ("parity/report.py", "from sglang_nemotron.host import doors\n"),
         ("verify/modes.py", "from sglang_nemotron.cli import console\n"),
         ("launch/table.py", "from sglang_nemotron.family import TEXT\n"),
+        ("plan/server.py", "def f():\n    from sglang_nemotron.host import slots\n"),
         ("config/decoder.py", "from .. import ops\n"),
         ("config/faults.py", "from sglang_nemotron import checkpoint\n"),
         ("sglang_api/args.py", "from sglang_nemotron.config import decoder\n"),
@@ -284,6 +276,7 @@ RULES: dict[Callable[[Path], list[str]], list[tuple[str, str]]] = {
         ("checkpoint/values.py", "from sglang.srt import utils\n"),
         ("state/layout.py", "from sglang_nemotron.sglang_api import args\n"),
         ("state/capacity.py", "import triton\n"),
+        ("plan/make.py", "import sglang\n"),
     ],
     differing_twins: [
         ("ops/router_torch.py", "def extra(x):\n    return x\n"),

@@ -149,6 +149,29 @@ def test_a_module_of_a_fork_has_a_class() -> None:
     assert isinstance(entry, type) and issubclass(entry, NemotronHForCausalLM) and entry is not NemotronHForCausalLM
 
 
+@pytest.fixture
+def no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No model of this machine's own cache is taken for a published name."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "no-hub"))
+
+
+@pytest.mark.parametrize("snippet", by_key("plan"))
+def test_a_plan_is_made(snippet: Snippet, no_cache: None, capsys: pytest.CaptureFixture[str]) -> None:
+    _, *words = shlex.split(snippet.key)
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out)["fits"] is True if "--json" in words else "requests at once" in out
+
+
+def test_the_plan_that_is_shown_is_what_is_printed(no_cache: None, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = of("planned")
+    command = next(snippet for snippet in of("plan") if snippet.place == block.place)
+    assert cli.main(shlex.split(command.key)[1:]) == 0
+    assert capsys.readouterr().out == block.text
+
+
 # ---- what takes a process of its own
 
 

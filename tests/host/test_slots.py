@@ -18,7 +18,8 @@ from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.config import hub
 from sglang_nemotron.config.decoder import decoder_spec
 from sglang_nemotron.host import doors, slots
-from sglang_nemotron.host.layouts import dtype_of, layout_of, stored_kv_dtype
+from sglang_nemotron.host.layouts import dtype_of, layout_of
+from sglang_nemotron.state.dtypes import stored_kv_dtype
 from sglang_nemotron.state.layout import StateLayout, state_layout
 from support.specs import relayered
 

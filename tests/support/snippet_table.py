@@ -38,6 +38,7 @@ _COMMAND = "tests/cli/test_command.py::test_on_stdout_there_is_the_command_alone
 ELSEWHERE: dict[str, str] = {
     "sglang-nemotron demo": "tests/e2e/test_demo.py::test_demo_shows_every_request_and_cleans_up",
     "sglang-nemotron parity": _NAMED,
+    "sglang-nemotron plan": _NAMED,
     "sglang-nemotron verify": _NAMED,
     "sglang-nemotron command": _COMMAND,
     "sglang serve": "tests/e2e/test_ids.py::test_the_readmes_command",
@@ -56,6 +57,8 @@ BLOCKS: dict[str, tuple[str, ...]] = {
         "docs/evidence-omni.md: $ plain/bin/python arch_tables_h100.py omni",
         "docs/evidence-omni.md: $ plain/bin/python cache.py",
     ),
+    # what the first plan of the page prints
+    "planned": ("docs/plan.md: nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-FP8 on H200",),
     # what a 400 says
     "refusals": ("docs/media.md: image 2: not an image",),
 }
@@ -69,6 +72,7 @@ RULES: dict[str, str] = {
     "hook": r"\.venv/bin/pre-commit install",
     "doctor": r"sglang-nemotron doctor.*",
     "launch": r"sglang-nemotron command .+",
+    "plan": r"sglang-nemotron plan .+",
     "serve": r"(?:[A-Z_]+=\S+ )?sglang serve .+",
     "curl": r"curl .+",
     # of a server that runs, and with one that the command starts itself

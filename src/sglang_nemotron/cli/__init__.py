@@ -17,6 +17,7 @@ COMMANDS = {
     "doctor": "doctor",
     "make-checkpoint": "make_checkpoint",
     "parity": "parity",
+    "plan": "plan",
     "verify": "verify",
 }
 

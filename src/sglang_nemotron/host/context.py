@@ -55,9 +55,9 @@ def _lengthen(text_config: Any, wanted: int) -> None:
 # opened once more when the first config of ours is read: SGLang's module is there by then, and not before
 CONTEXT = Door(
     "context",
-    "args",
+    "engine",
     "contexts beyond the config's own length",
     needs=(_MODULE,),
-    wraps=(Wrap(_MODULE, "ModelConfig", "_derive_context_length", _around, takes=("self", "context_length")),),
+    wraps=(Wrap(_MODULE, "ModelConfig", "_derive_context_length", _around, takes=("context_length",)),),
     without="would refuse a context that this model was measured at",
 )

@@ -19,9 +19,10 @@ from sglang_nemotron.config.decoder import DecoderSpec, check_parallel
 from sglang_nemotron.config.layers import MoESpec
 from sglang_nemotron.family import TEXT
 from sglang_nemotron.host import ending, kernels, port, slots
-from sglang_nemotron.host.layouts import layout_of, stored_kv_dtype
+from sglang_nemotron.host.layouts import layout_of
 from sglang_nemotron.ops.forms import check_overrides
 from sglang_nemotron.sglang_api.args import NemotronHConfig, envs, model_config_of, platforms, resolving_view
+from sglang_nemotron.state.dtypes import stored_kv_dtype
 
 if TYPE_CHECKING:
     from sglang_nemotron.config.omni import OmniSpec

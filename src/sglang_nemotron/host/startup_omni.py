@@ -7,7 +7,6 @@ defaults that SGLang gives text, and sizes the cache of embeddings. A ValueError
 from __future__ import annotations
 
 import logging
-import math
 import os
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +17,7 @@ from sglang_nemotron.host import kernels, startup
 from sglang_nemotron.host.startup import LIMITS, Limit, flag
 from sglang_nemotron.media import libraries
 from sglang_nemotron.sglang_api.args import envs, get_device_memory_capacity, override_providers, resolving_view
+from sglang_nemotron.state.capacity import cache_megabytes
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +45,6 @@ OMNI_LIMITS: tuple[Limit, ...] = (
     flag("enable_lora", "adapters of a decoder inside another model are not wired"),
 )
 
-# of the device's memory: what the cache of embeddings may take when the user says nothing
-_LEAST_SHARE, _MOST_SHARE = 0.01, 0.05
 _BYTES = {"float32": 4, "float": 4}
 # the name whose rules SGLang applies to a decoder inside a multimodal config
 _INTREE_OMNI = OMNI[1]
@@ -95,16 +93,6 @@ def defaults_of_text(server_args: Any, hf_config: Any) -> dict[str, Any]:
     if any(kernels.is_intree(provider) for provider in override_providers.get(hf_config.architectures[0], ())):
         return ours
     return declared | ours
-
-
-def cache_megabytes(context_tokens: int, token_bytes: int, device_megabytes: float) -> int:
-    """Room for one request that is all media, and for a hundredth of the device's memory, but never over a twentieth.
-
-    An embedding that does not fit is computed again for every chunk of its prompt.
-    """
-    whole_context = context_tokens * token_bytes / 2**20
-    wanted = max(whole_context, _LEAST_SHARE * device_megabytes)
-    return math.ceil(min(wanted, _MOST_SHARE * device_megabytes))
 
 
 def _size_cache(server_args: Any, view: Any, spec: OmniSpec) -> None:

@@ -6,6 +6,7 @@ or an allocation. All bytes are of one rank.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from sglang_nemotron.state.layout import StateLayout
@@ -15,6 +16,9 @@ from sglang_nemotron.state.layout import StateLayout
 _ADMISSION_SLOTS = 3
 # the same file: with SGLANG_OPT_MAMBA_SKIP_DECODE_LOCK a cached state may go once its request has copied it
 _NOT_LOCKED = 1
+
+# of the device's memory: what the cache of embeddings may take when the user says nothing
+_LEAST_SHARE, _MOST_SHARE = 0.01, 0.05
 
 STRATEGIES = ("no_buffer", "extra_buffer", "extra_buffer_lazy")
 
@@ -122,3 +126,13 @@ def share_of_states(
 def ratio_of(share: float) -> float:
     """`--mamba-full-memory-ratio` for this share below 1, in digits that people can read."""
     return float(f"{share / (1 - share):.5g}")
+
+
+def cache_megabytes(context_tokens: int, token_bytes: int, device_megabytes: float) -> int:
+    """Room for one request that is all media, and for a hundredth of the device's memory, but never over a twentieth.
+
+    An embedding that does not fit is computed again for every chunk of its prompt.
+    """
+    whole_context = context_tokens * token_bytes / 2**20
+    wanted = max(whole_context, _LEAST_SHARE * device_megabytes)
+    return math.ceil(min(wanted, _MOST_SHARE * device_megabytes))
