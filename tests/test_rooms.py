@@ -23,7 +23,7 @@ MAX_LINES = 400
 # the rooms from the ground floor up: each imports what stands before it, and nothing that stands after it
 ORDER = (
     *("family", "config", "sglang_api", "ops", "state", "encoders", "decoder", "models"),
-    *("prompt", "media", "reader", "processors", "reply", "host", "checkpoint", "parity", "verify"),
+    *("prompt", "media", "reader", "processors", "reply", "host", "checkpoint", "parity", "verify", "bench"),
     # the entry points, and the commands
     *("__init__", "cli", "__main__"),
 )
@@ -40,7 +40,18 @@ ALONE = {
 }
 SAYS_SGLANG = ("sglang_api", "host")
 # imported with SGLang and Triton blocked
-PURE = ("family", "config", "prompt", "media", "reader", "reply", "state.layout", "state.capacity", "checkpoint") + (
+PURE = (
+    "family",
+    "config",
+    "prompt",
+    "media",
+    "reader",
+    "reply",
+    "state.layout",
+    "state.capacity",
+    "checkpoint",
+    "bench",
+) + (
     # what the main process checks a checkpoint by, before SGLang has loaded its engine
     *("decoder.kinds", "decoder.tensors", "decoder.weights"),
 )
@@ -249,6 +260,7 @@ RULES: dict[Callable[[Path], list[str]], list[tuple[str, str]]] = {
         ("processors/nemotron_omni.py", "if TYPE_CHECKING:\n    from sglang_nemotron.host.http import media\n"),
         ("parity/report.py", "from sglang_nemotron.host import doors\n"),
         ("verify/modes.py", "from sglang_nemotron.cli import console\n"),
+        ("bench/table.py", "from sglang_nemotron.cli import console\n"),
         ("config/decoder.py", "from .. import ops\n"),
         ("config/faults.py", "from sglang_nemotron import checkpoint\n"),
         ("sglang_api/args.py", "from sglang_nemotron.config import decoder\n"),

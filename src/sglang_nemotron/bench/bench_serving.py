@@ -76,6 +76,17 @@ def run_of(file: Path, *, server: str, concurrency: int, round_: int, count: int
     if not lines:
         raise Unfit(f"{MODULE} wrote no result\n  remedy: see what it said above, or add --client own")
     said = json.loads(lines[-1])
+    try:
+        return _read(said, server=server, concurrency=concurrency, round_=round_, count=count)
+    except KeyError as error:
+        raise Unfit(
+            f"{MODULE} wrote no {error}: this version of SGLang has other names\n  remedy: add --client own"
+        ) from error
+
+
+def _read(
+    said: Mapping[str, Any], *, server: str, concurrency: int, round_: int, count: int
+) -> tuple[Run, dict[str, Any]]:
     details = ("input_lens", "output_lens", "ttfts", "itls", "errors")
     asked = zip(*(said[name] for name in details), strict=True)
     requests = tuple(_timed(*one) for one in asked)
@@ -92,7 +103,12 @@ def _timed(prompt: int, output: int, ttft: float, itl: list[float], error: str) 
 
 
 def _summary(said: Mapping[str, Any], requests: tuple[Timed, ...]) -> Summary:
-    values = {field.name: said[_NAMES.get(field.name, field.name)] for field in fields(Summary)}
+    # it prints the longest gap, and does not write it
+    gap = 1000 * max((gap for one in requests for gap in one.itl_s), default=0.0)
+    values = {
+        field.name: gap if field.name == "max_itl_ms" else said[_NAMES.get(field.name, field.name)]
+        for field in fields(Summary)
+    }
     total = sum(one.prompt_tokens for one in requests if one.error is None)
     values["input_throughput"] *= total / max(1, values["total_input"])
     values["total_throughput"] = values["input_throughput"] + values["output_throughput"]

@@ -5,6 +5,7 @@ A difference within the spread of the rounds says nothing; with one round on eit
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 
@@ -35,6 +36,17 @@ def rows(a: Sequence[Run], b: Sequence[Run]) -> list[tuple[str, ...]]:
             "\n  remedy: measure both with the same --concurrency"
         )
     return [_row(at, label, name, ours[at], theirs[at]) for at in shared for label, name in _NUMBERS]
+
+
+def chance(a: Sequence[Run], b: Sequence[Run]) -> str:
+    """How often ranges of so many rounds lie apart where nothing differs: 2 n! m! / (n + m)!, as all orders are alike."""
+    ours, theirs = _by_concurrency(a), _by_concurrency(b)
+    counts = [(len(ours[at]), len(theirs[at])) for at in ours.keys() & theirs.keys()]
+    first, second = min(counts, key=lambda both: math.comb(sum(both), both[0]))
+    if min(first, second) < 2:
+        return "one round on a side tells no spread: --rounds 4 or more would"
+    share = 2 / math.comb(first + second, first)
+    return f"between two equal servers, ranges of {first} and {second} rounds lie apart for {share:.1%} of numbers"
 
 
 def differences(a: object, b: object, names: Iterable[str]) -> list[str]:

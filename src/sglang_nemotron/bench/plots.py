@@ -57,11 +57,15 @@ def draw(by_name: Mapping[str, Sequence[Run]], path: Path, title: str) -> None:
     figure = Figure(figsize=(13, 4), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=10)
+    measured = sorted({run.concurrency for runs in by_name.values() for run in runs if run.summary})
     for axes, (label, numbers) in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):
         for (field, kind), dashes in zip(numbers, _DASHES, strict=False):
             _lines(axes, by_name, field, kind, dashes)
         axes.set_title(label, fontsize=10)
         axes.set_xlabel("requests at once")
+        # they are usually doubled, and named as they were asked for
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(measured, labels=[str(at) for at in measured], minor=False)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)

@@ -308,7 +308,7 @@ def _write(args: argparse.Namespace, server: Server, said: dict[str, Any]) -> No
     from sglang_nemotron.cli.bench_record import versions, without_key
 
     about = {
-        "command": shlex.join(without_key(sys.argv, args.api_key)),
+        "command": shlex.join(["sglang-nemotron", *without_key(sys.argv[1:], args.api_key)]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "server": server.about(),

@@ -18,8 +18,9 @@ _PROGRAM = "sglang-nemotron bench compare"
 
 _EPILOG = """\
   A number is the median of the rounds of a file, with their range. "B higher" and "B lower" mean that the two ranges do
-  not touch; "within the rounds' spread" that the files do not tell which is which. One round has no spread: measure
-  with --rounds 3 or more. Two servers are better asked in turn, with `bench speed --against`.
+  not touch; "within the rounds' spread" that the files do not tell which is which. Ranges also lie apart by chance; the
+  last line says how often. One round has no spread: measure with --rounds 4 or more. Two servers are better asked in
+  turn, with `bench speed --against`.
 
 examples:
   sglang-nemotron bench compare before.json after.json
@@ -70,6 +71,7 @@ def _run(args: argparse.Namespace) -> int:
         print("NOT THE SAME CLIENT: one side was asked by bench_serving, the other by our own")
     print()
     show(drawn)
+    print(compare.chance(a, b))
     if args.plot:
         plots.draw({f"A {_served(about_a)}": a, f"B {_served(about_b)}": b}, args.plot, "A and B")
         print(f"wrote {args.plot}")

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--concurrency", default="16", metavar="N[,N...]", help="requests under way at once (default: 16)"
     )
     parser.add_argument("--num-prompts", type=int, metavar="N", help="requests a round (default: 16 a place)")
-    parser.add_argument("--rounds", type=int, metavar="N", help="(default: 1; 3 with --against)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="(default: 1; 4 with --against)")
     parser.add_argument("--input-len", type=int, default=1024, metavar="N", help="tokens in, at most (default: 1024)")
     parser.add_argument("--output-len", type=int, default=1024, metavar="N", help="tokens out, at most (default: 1024)")
     parser.add_argument(
@@ -232,7 +232,7 @@ def _plan(args: argparse.Namespace, load: Load, concurrencies: tuple[int, ...], 
     if args.client == "bench_serving" and why:
         raise ValueError(f"--client is bench_serving; {why}\n  remedy: leave it out, or --client own")
     own = args.client == "own" or (args.client == "auto" and why is not None)
-    rounds = args.rounds or (3 if args.against else 1)
+    rounds = args.rounds or (4 if args.against else 1)
     return Plan(load, concurrencies, rounds, args.num_prompts, own, args.tokenizer)
 
 
@@ -257,7 +257,7 @@ def _about(args: argparse.Namespace, load: Load, servers: Sequence[Server]) -> d
     from sglang_nemotron.cli.bench_record import versions, without_key
 
     return {
-        "command": shlex.join(without_key(sys.argv, args.api_key)),
+        "command": shlex.join(["sglang-nemotron", *without_key(sys.argv[1:], args.api_key)]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "load": asdict(load),
@@ -301,6 +301,7 @@ def _show(runs: Sequence[Run], servers: Sequence[Server]) -> None:
     if len(servers) > 1 and {run_.concurrency for run_ in a} & {run_.concurrency for run_ in b}:
         print(f"\nA is {servers[0].url}, B is {servers[1].url}")
         show(table(None, compare.COLUMNS, compare.rows(a, b)))
+        print(compare.chance(a, b))
 
 
 def _verdict(runs: Sequence[Run]) -> int:
