@@ -39,7 +39,7 @@ def rows(a: Sequence[Run], b: Sequence[Run]) -> list[tuple[str, ...]]:
 
 
 def chance(a: Sequence[Run], b: Sequence[Run]) -> str:
-    """How often ranges of so many rounds lie apart where nothing differs: 2 n! m! / (n + m)!, as all orders are alike."""
+    """How often ranges of so many rounds lie apart where nothing differs: 2 n! m! / (n + m)!, all orders alike."""
     ours, theirs = _by_concurrency(a), _by_concurrency(b)
     counts = [(len(ours[at]), len(theirs[at])) for at in ours.keys() & theirs.keys()]
     first, second = min(counts, key=lambda both: math.comb(sum(both), both[0]))

@@ -77,12 +77,12 @@ def first_letter(text: str) -> str | None:
 
 
 def letter_of_chat(text: str) -> str | None:
-    """A to D in an answer of words: the last one that "answer" leads to, else one that stands first, else the last that
-    stands alone.
+    """A to D in an answer of words: the last one that "answer" leads to, else one that stands first with a mark
+    or nothing behind it, else the last that stands alone.
     """
     if led := re.findall(r"[Aa]nswer\b(?:\s+is)?\W{0,12}([A-D])\b", text):
         return led[-1]
-    if first := re.match(r"\W*([A-D])\b(?!')", text):
+    if first := re.match(r"\W*([A-D])(?:[.):,*\n]|\W*$)", text):
         return first[1]
     alone = re.findall(r"(?<![\w'])([A-D])(?![\w'])", text)
     return alone[-1] if alone else None
