@@ -109,7 +109,7 @@ def test_known_replies_of_chats_that_think(server: ServerProcess, tmp_path: Path
     replies = [
         ("It may be 9.</think>The answer is 7", 7),
         ("It is 7.</think>I cannot say", 7),
-        ("It is 7. " * 40 + "</think>So 8", 7),
+        ("It is 7.\n" * 40 + "</think>So 8", 7),
         ("Easy. " * 60 + "</think>7", 7),
     ]
     data, file = written(tmp_path, replies), tmp_path / "x.json"

@@ -105,7 +105,7 @@ def _timed(prompt: int, output: int, ttft: float, itl: list[float], error: str) 
 def _summary(said: Mapping[str, Any], requests: tuple[Timed, ...]) -> Summary:
     # it prints the longest gap, and does not write it
     gap = 1000 * max((gap for one in requests for gap in one.itl_s), default=0.0)
-    values = {
+    values: dict[str, Any] = {
         field.name: gap if field.name == "max_itl_ms" else said[_NAMES.get(field.name, field.name)]
         for field in fields(Summary)
     }
