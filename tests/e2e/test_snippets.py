@@ -97,7 +97,8 @@ def test_a_command_asks_a_running_server(
 
 # a reader's server is larger: the same commands with fewer and shorter requests
 _LITTLE = {
-    "speed": "--rounds 1 --num-prompts 2 --input-len 16 --output-len 4 --image-size 64x48 --audio-seconds 1 --video-size 64x48",
+    "speed": "--rounds 1 --num-prompts 2 --input-len 16 --output-len 4 --image-size 64x48 --audio-seconds 1 "
+    "--video-size 64x48",
     "accuracy": "--num-questions 6 --max-tokens 32",
 }
 # flag -> (what it needs, what is said where that is not installed)
