@@ -90,7 +90,7 @@ def fake_bench(fake: FakeBench) -> Iterator[str]:
             message = {"role": "assistant", "content": content, "reasoning_content": thoughts or None}
             choice = {"text": content} if "prompt" in body else {"message": message}
             usage = {"prompt_tokens": _length(body), "completion_tokens": 3}
-            self.send_json({"choices": [{**choice, "finish_reason": finish}], "usage": usage})
+            self.send_json({"choices": [{**choice, "index": 0, "finish_reason": finish}], "usage": usage})
 
         def _stream(self, body: dict[str, Any]) -> None:
             self.send_response(200)
