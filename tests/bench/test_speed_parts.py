@@ -112,6 +112,20 @@ def test_made_media_differ_and_can_be_read():
     assert len(samples(base64.b64decode(first[2]["input_audio"]["data"]))) == RATE_HZ // 2
 
 
+def test_as_many_connections_as_the_system_allows(monkeypatch: pytest.MonkeyPatch):
+    from sglang_nemotron.bench import server
+
+    limits: list[tuple[int, int]] = [(1024, 4096)]
+    monkeypatch.setattr(server.resource, "getrlimit", lambda kind: limits[-1])
+    monkeypatch.setattr(server.resource, "setrlimit", lambda kind, limit: limits.append(limit))
+    server.make_room(256)
+    assert limits == [(1024, 4096)]
+    server.make_room(2000)
+    assert limits[-1] == (2256, 4096)
+    with pytest.raises(ValueError, match="5000 requests at once need 5256 open files, and the system allows 4096"):
+        server.make_room(5000)
+
+
 # ---- what is read
 
 

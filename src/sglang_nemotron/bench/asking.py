@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sglang_nemotron.bench.media import part
 from sglang_nemotron.bench.questions import Item, Set
 from sglang_nemotron.bench.scoring import Reply
-from sglang_nemotron.bench.server import Server
+from sglang_nemotron.bench.server import Server, make_room
 
 if TYPE_CHECKING:
     import aiohttp
@@ -79,6 +79,7 @@ def ask_all(server: Server, asked: Set, way: Way, tell: Callable[[Item, Reply], 
     What fails is told as a reply with an error, and the others go on. False if ctrl-C ended it: then what was told is
     all there is.
     """
+    make_room(way.parallel)
     try:
         asyncio.run(_all(server, asked, way, tell))
     except KeyboardInterrupt:

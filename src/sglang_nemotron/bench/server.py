@@ -6,6 +6,7 @@ What SGLang offers beside the OpenAI API (/model_info, /server_info, /tokenize) 
 from __future__ import annotations
 
 import json
+import resource
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -19,6 +20,10 @@ _TELLING = (
     *("max_running_requests", "max_total_num_tokens", "chunked_prefill_size", "attention_backend", "mamba_ssm_dtype"),
     *("moe_runner_backend", "disable_radix_cache", "disable_cuda_graph", "reasoning_parser", "device"),
 )
+
+
+# what a process holds open beside its connections, at most
+_OTHER_FILES = 256
 
 
 class Refused(Unfit):
@@ -116,6 +121,19 @@ class Server:
                 f"{self.url}{path} does not answer: {error}"
                 "\n  remedy: start the server, or give the address it listens on, as http://HOST:PORT"
             ) from error
+
+
+def make_room(connections: int) -> None:
+    """Lets this process hold so many connections open. Raises ValueError if the system does not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        if hard != resource.RLIM_INFINITY and hard < wanted:
+            raise ValueError(
+                f"{connections} requests at once need {wanted} open files, and the system allows {hard}"
+                "\n  remedy: ask for fewer at once, or raise the hard limit (ulimit -Hn)"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _remedy(code: int) -> str:

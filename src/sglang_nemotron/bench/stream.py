@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sglang_nemotron.bench.load import Question
 from sglang_nemotron.bench.records import Timed
-from sglang_nemotron.bench.server import Server
+from sglang_nemotron.bench.server import Server, make_room
 from sglang_nemotron.bench.statistics import gaps
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def ask(server: Server, asked: Sequence[Question], concurrency: int, tick: Calla
 
     A connection is made for every request, and its time belongs to the request, as in bench_serving.
     """
+    make_room(concurrency)
     outcome = Outcome()
     began = time.perf_counter()
     try:
