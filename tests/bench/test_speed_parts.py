@@ -82,6 +82,7 @@ def test_chats_and_media():
         (Load(range_ratio=1.5), "--range-ratio is 1.5"),
         (Load(vocab=900), "--vocab is 900"),
         (Load(images=1, image_size=(640, 2)), "--image-size is 2"),
+        (Load(clips=1, clip_size=(640, 361)), "--video-size is 640x361"),
     ],
 )
 def test_what_cannot_be_asked(load: Load, said: str):

@@ -70,6 +70,9 @@ class Load:
         ):
             if value < least:
                 raise ValueError(f"{flag} is {value}; it must be {least} or more")
+        if self.clips and (self.clip_size[0] % 2 or self.clip_size[1] % 2):
+            width, height = self.clip_size
+            raise ValueError(f"--video-size is {width}x{height}\n  remedy: give even numbers, which MPEG-4 wants")
         if not 0 <= self.range_ratio <= 1:
             raise ValueError(f"--range-ratio is {self.range_ratio}; it is a share, from 0 to 1")
 

@@ -202,8 +202,7 @@ def _load(args: argparse.Namespace) -> Load:
 def _size(flag: str, text: str) -> tuple[int, int]:
     if not (found := re.fullmatch(r"(\d+)x(\d+)", text)):
         raise ValueError(f"{flag} is {text!r}\n  remedy: give width and height in pixels, as 1280x720")
-    # MPEG-4 wants even numbers
-    return int(found[1]) // 2 * 2, int(found[2]) // 2 * 2
+    return int(found[1]), int(found[2])
 
 
 def _concurrencies(text: str) -> tuple[int, ...]:
