@@ -23,7 +23,8 @@ MAX_LINES = 400
 # the rooms from the ground floor up: each imports what stands before it, and nothing that stands after it
 ORDER = (
     *("family", "config", "sglang_api", "ops", "state", "encoders", "decoder", "models"),
-    *("prompt", "media", "reader", "processors", "reply", "host", "checkpoint", "parity", "verify", "plan", "launch"),
+    *("prompt", "media", "reader", "processors", "reply", "host", "checkpoint"),
+    *("parity", "verify", "bench", "plan", "launch"),
     # the entry points, and the commands
     *("__init__", "cli", "__main__"),
 )
@@ -43,8 +44,8 @@ ALONE = {
 SAYS_SGLANG = ("sglang_api", "host")
 # imported with SGLang and Triton blocked
 PURE = ("family", "config", "prompt", "media", "reader", "reply", "state.layout", "state.capacity", "checkpoint") + (
-    # sizes of servers that are not there, and commands that start them
-    *("state.dtypes", "plan", "launch"),
+    # sizes of servers that are not there, commands that start them, and what is asked of those that run
+    *("state.dtypes", "plan", "launch", "bench"),
     # what the main process checks a checkpoint by, before SGLang has loaded its engine
     *("decoder.kinds", "decoder.tensors", "decoder.weights"),
 )
@@ -255,6 +256,7 @@ RULES: dict[Callable[[Path], list[str]], list[tuple[str, str]]] = {
         ("verify/modes.py", "from sglang_nemotron.cli import console\n"),
         ("launch/table.py", "from sglang_nemotron.family import TEXT\n"),
         ("plan/server.py", "def f():\n    from sglang_nemotron.host import slots\n"),
+        ("bench/table.py", "from sglang_nemotron.cli import console\n"),
         ("config/decoder.py", "from .. import ops\n"),
         ("config/faults.py", "from sglang_nemotron import checkpoint\n"),
         ("sglang_api/args.py", "from sglang_nemotron.config import decoder\n"),

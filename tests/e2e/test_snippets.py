@@ -7,6 +7,8 @@ random weights under the published id, in a cache of the hub. Nothing else of a 
 from __future__ import annotations
 
 import base64
+import csv
+import importlib.util
 import io
 import itertools
 import json
@@ -19,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from sglang_nemotron.bench import sets
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS
 from sglang_nemotron.cli import main
 from sglang_nemotron.cli.demo_media import clip, photo, speech
@@ -97,6 +100,76 @@ def test_a_command_asks_a_running_server(
     assert done.stdout.rstrip().splitlines()[-1] == ("AGREES" if "verify" in command else "PASS")
     for name in re.findall(r"--json (\S+)", command):
         assert json.loads((tmp_path / name).read_text())["passed"] is True
+
+
+# a reader's server is larger: the same commands with fewer and shorter requests
+_LITTLE = {
+    "speed": "--rounds 1 --num-prompts 2 --input-len 16 --output-len 4 --image-size 64x48 --audio-seconds 1 "
+    "--video-size 64x48",
+    "accuracy": "--num-questions 6 --max-tokens 32",
+}
+# flag -> (what it needs, what is said where that is not installed)
+_EXTRAS = {"--plot": ("matplotlib", "sglang-nemotron[bench]"), "--lm-eval": ("lm_eval", "lm-eval[api]")}
+
+
+def data_of_ones_own(folder: Path) -> None:
+    """Files under the names that the docs give to GSM8K's, MMLU's and media sets."""
+    (folder / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in sets.sums()))
+    for at, kind in enumerate(("dev", "test")):
+        (folder / "data" / kind).mkdir(parents=True)
+        for name, rows in sets.choices().items():
+            with (folder / "data" / kind / f"{name}_{kind}.csv").open("w", newline="") as file:
+                csv.writer(file).writerows(rows[at])
+    (folder / "photo.jpg").write_bytes(photo())
+    line = {
+        "image": "photo.jpg",
+        "question": "What is over the lake? Answer with one word.",
+        "answer": ["sun", "the sun"],
+    }
+    (folder / "pictures.jsonl").write_text(json.dumps(line) + "\n")
+
+
+@pytest.mark.server(OMNI)
+@pytest.mark.parametrize("snippet", [pytest.param(one, id=one.key[:80]) for one in of("bench")])
+def test_a_benchmark_of_a_server(snippet: Snippet, server: ServerProcess, servers: Servers, tmp_path: Path) -> None:
+    data_of_ones_own(tmp_path)
+    # the second server of a reader is this one under another name
+    command = adapted(snippet.key, {PORT_30000: server.url}).replace(
+        "http://127.0.0.1:30001", server.url.replace("127.0.0.1", "localhost")
+    )
+    _, _, kind, *_ = shlex.split(command)
+    done = shell(f"{command} {_LITTLE[kind]}", tmp_path, HF_HUB_CACHE=servers.cached(OMNI), **OFFLINE)
+    lacking = [
+        said for flag, (name, said) in _EXTRAS.items() if flag in command and importlib.util.find_spec(name) is None
+    ]
+    if lacking:
+        assert done.returncode == 2 and f"pip install '{lacking[0]}'" in done.stderr, done.stderr
+        return
+    if "--expect" in command:
+        # random weights are not right that often
+        assert done.returncode == 1 and "BELOW" in done.stdout, done.stdout + done.stderr
+    else:
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert ("Serving Benchmark Result" if kind == "speed" else "Accuracy: ") in done.stdout
+    for name in re.findall(r"--json (\S+)", command):
+        assert json.loads((tmp_path / name).read_text())["date"]
+
+
+@pytest.mark.server(OMNI)
+@pytest.mark.parametrize("snippet", [pytest.param(one, id=one.key[:80]) for one in of("compared")])
+def test_two_benchmarks_are_compared(snippet: Snippet, server: ServerProcess, tmp_path: Path) -> None:
+    little = f"{_LITTLE['speed']} --concurrency 1 --client own --vocab 2048"
+    against = f"--against {server.url.replace('127.0.0.1', 'localhost')} --rounds 1"
+    files = [word for word in shlex.split(snippet.key, comments=True) if word.endswith(".json")]
+    for name in files:
+        more = against if len(files) == 1 else ""
+        done = shell(f"sglang-nemotron bench speed {server.url} {little} --json {name} {more}", tmp_path)
+        assert done.returncode == 0, done.stderr
+    done = shell(snippet.key, tmp_path)
+    if "--plot" in snippet.key and importlib.util.find_spec("matplotlib") is None:
+        assert done.returncode == 2 and "pip install 'sglang-nemotron[bench]'" in done.stderr, done.stderr
+    else:
+        assert done.returncode == 0 and "B/A" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.server

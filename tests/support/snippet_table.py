@@ -16,6 +16,7 @@ SHOWN: dict[str, str] = {
     "pip install '.[omni]'": _DOWNLOADS,
     "pip install sglang-nemotron": _DOWNLOADS + ", where this package is not yet",
     "pip install sglang": _DOWNLOADS,
+    "pip install 'sglang-nemotron[bench]'": _DOWNLOADS + ", where this package is not yet",
     "pip install openai-agents": _DOWNLOADS,
     "pip install langchain langchain-openai": _DOWNLOADS,
     "pip install": "names lines of the Dockerfile: " + _DOCKER,
@@ -36,6 +37,7 @@ SHOWN: dict[str, str] = {
 _NAMED = "tests/test_docs.py::test_commands_exist"
 _COMMAND = "tests/cli/test_command.py::test_on_stdout_there_is_the_command_alone"
 ELSEWHERE: dict[str, str] = {
+    "sglang-nemotron bench": _NAMED,
     "sglang-nemotron demo": "tests/e2e/test_demo.py::test_demo_shows_every_request_and_cleans_up",
     "sglang-nemotron parity": _NAMED,
     "sglang-nemotron plan": _NAMED,
@@ -77,5 +79,7 @@ RULES: dict[str, str] = {
     "curl": r"curl .+",
     # of a server that runs, and with one that the command starts itself
     "asking": r"sglang-nemotron (?:verify|parity) .*(?:http|URL).*",
+    "bench": r"sglang-nemotron bench (?:speed|accuracy) .*http.*",
+    "compared": r"sglang-nemotron bench compare .+",
     "parity": r"(?:sglang-nemotron make-checkpoint \S+(?: --omni)? && )?sglang-nemotron parity (?!.*http).+",
 }

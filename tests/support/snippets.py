@@ -100,8 +100,18 @@ def in_help() -> Iterator[Snippet]:
     for name, module in cli.COMMANDS.items():
         parser = argparse.ArgumentParser()
         importlib.import_module(f"sglang_nemotron.cli.{module}").add_arguments(parser)
-        for line in re.findall(r"^  (sglang-nemotron .+)$", parser.epilog or "", re.M):
-            yield Snippet(f"sglang-nemotron {name} --help", line, True)
+        for words, asked in _with_kinds(f"sglang-nemotron {name}", parser):
+            for line in re.findall(r"^  (sglang-nemotron .+)$", asked.epilog or "", re.M):
+                yield Snippet(f"{words} --help", line, True)
+
+
+def _with_kinds(words: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """A parser, and those of its subcommands, each with what leads to it."""
+    yield words, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, kind in action.choices.items():
+                yield from _with_kinds(f"{words} {name}", kind)
 
 
 def found() -> list[Snippet]:

@@ -12,6 +12,7 @@ from sglang_nemotron.cli.console import Parser
 
 # name -> module; the first line of a module's docstring is its help
 COMMANDS = {
+    "bench": "bench",
     "command": "command",
     "demo": "demo",
     "doctor": "doctor",
