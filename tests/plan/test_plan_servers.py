@@ -28,6 +28,10 @@ def decode_log(checkpoint: str, side: str) -> str:
     return "\n".join(found)
 
 
+def load_log(side: str) -> str:
+    return "\n".join(json.loads((BENCHMARKS / "gpu_load.json").read_text())["sides"][side]["server"])
+
+
 def omni_log() -> str:
     return "\n".join(json.loads((BENCHMARKS / "gpu_omni_workers.json").read_text())["sides"]["ours"]["log"])
 
@@ -41,6 +45,9 @@ SERVERS = {
     "bf16, graphs to 512": (BF16, Flags(**BENCH, graphs_to=512), lambda: decode_log("bf16", "few-rows"), 4),
     # that folder's config asked for no FP8 entries
     "fp8": (FP8, Flags(**BENCH, graphs_to=512, kv_dtype="bfloat16"), lambda: decode_log("fp8", "few-rows"), 4),
+    # as SGLang starts it, and with our hint; neither was there when the rules were written
+    "bf16, plain": (BF16, Flags(context=CONTEXT), lambda: load_log("in-tree"), 9),
+    "bf16, hint": (BF16, Flags(context=CONTEXT, request_tokens=2048, graphs_to=512), lambda: load_log("ours"), 9),
     # SGLang's own share of memory, with towers, a prefix cache and a cache of embeddings
     "omni": (OMNI, Flags(context=65_536, max_running_requests=64, graphs_to=64), omni_log, 4),
 }
@@ -53,8 +60,12 @@ def test_a_plan_is_what_a_server_reported(name: str) -> None:
     rows = CHECK.deviations(planned, CHECK.of_log(log()))
     assert len(rows) >= at_least
     off = {figure: row for figure, row in rows.items() if abs(row["off"]) > CLOSE}
-    # what is left is a small difference of large figures
-    assert set(off) <= {"free_after_pools_gb"} and all(abs(row["off"]) < 0.03 for row in off.values()), off
+    # what is left is a small difference of large figures, and the 16 MiB of docs/plan.md where the KV pool is small
+    assert set(off) <= {"free_after_pools_gb", "kv_gb", "max_total_num_tokens"}, off
+    assert all(abs(row["off"]) < 0.03 for row in off.values()), off
+    if tokens := rows.get("max_total_num_tokens"):
+        server = start(gpus.find("h200"), models.of_published(checkpoint), flags)
+        assert abs(tokens["planned"] - tokens["seen"]) * server.layout.kv_bytes_per_token < 20 * 2**20
 
 
 def test_another_server_is_seen() -> None:

@@ -233,7 +233,7 @@ def _remarks(plan: Plan, given: Flags) -> list[str]:
             f"{gpu.label} has no FP4 units: SGLang repacks NVFP4 weights for Marlin, whose memory was not measured"
         )
     if server.memory["CUDA graphs"] == 0:
-        said.append(f"memory of CUDA graphs up to {server.graphs_to} was not measured; it is part of what is left")
+        said.append(f"memory of CUDA graphs up to {server.captured_to} was not measured; it is part of what is left")
     if plan.media.get("video"):
         said.append("the text between a video's frames is not counted: it needs the tokenizer")
     return said

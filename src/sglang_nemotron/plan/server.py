@@ -7,6 +7,7 @@ with servers that ran. Nothing here may know a device. GiB where nothing else is
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 from sglang_nemotron.plan.gpus import Gpu
 from sglang_nemotron.plan.models import Model
@@ -49,10 +50,10 @@ _FEWEST_REQUESTS, _MOST_REQUESTS, _TOKENS_A_CONTEXT = 2048, 4096, 512
 # beside the bytes of a checkpoint, "Load weight end" of servers on an H200 counts (rounding, kernels): GiB by
 # (Omni?, quantised?), sources in docs/plan.md
 _LOADED_BESIDE = {(False, False): 0.10, (False, True): 0.13, (True, False): 0.22}
-# between "Memory pool end" and "Capture begin", and for graphs of 36 batches up to 256: an H200,
-# benchmarks/gpu_server_h200_bf16.log
-_WORKSPACE, _GRAPHS = 0.38, 0.57
-_GRAPHS_MEASURED = 256
+# between "Memory pool end" and "Capture begin" on an H200: benchmarks/gpu_server_h200_bf16.log
+_WORKSPACE = 0.38
+# largest batch that has a CUDA graph -> GiB of all graphs, on an H200: that log, and benchmarks/gpu_load.json
+_GRAPHS = ((138, 0.39), (256, 0.57), (444, 0.94))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +110,11 @@ class Server:
         cached = pools.num_slots - running - tracking
         return {"running": running, "tracking": tracking, "cached": cached, "padding": 1 if self.pools else 0}
 
+    @property
+    def captured_to(self) -> int:
+        """The largest batch that gets a CUDA graph: none is made for more requests than run."""
+        return min(self.graphs_to, self.max_running_requests)
+
     def as_reported(self) -> dict[str, float | int | None]:
         """The figures that a server logs or answers under these names, GB as SGLang writes it for GiB."""
         pools, layout = self.pools or Pools(0, 0), self.layout
@@ -118,7 +124,7 @@ class Server:
         return {
             "mem_fraction_static": round(self.mem_fraction, 6),
             "chunked_prefill_size": self.chunk_tokens,
-            "cuda_graph_max_bs": self.graphs_to,
+            "cuda_graph_max_bs": self.captured_to,
             "free_before_weights_gb": round(free, 3),
             "weights_gb": round(sum(self.memory[part] for part in _LOADED), 3),
             "max_mamba_cache_size": pools.num_slots,
@@ -267,7 +273,7 @@ def _before_pools(gpu: Gpu, model: Model, tp_size: int, free_mib: float) -> dict
 def _after_weights(
     layout: StateLayout, pools: Pools | None, context: int, most: int, cache_mb: int, graphs_to: int
 ) -> dict[str, float]:
-    """What is taken once weights are there. Graphs of other sizes than the measured one stay in what is left."""
+    """What is taken once weights are there. Graphs beyond the measured sizes stay in what is left."""
     return {
         "state slots": pools.state_bytes(layout) / GIB if pools else 0.0,
         "KV pages": pools.kv_bytes(layout) / GIB if pools else 0.0,
@@ -275,8 +281,16 @@ def _after_weights(
         "request table": most * context * 4 / GIB,
         "embedding cache": cache_mb / 1024,
         "workspace": _WORKSPACE,
-        "CUDA graphs": _GRAPHS if graphs_to == _GRAPHS_MEASURED else 0.0,
+        "CUDA graphs": graphs_gib(min(graphs_to, most)) or 0.0,
     }
+
+
+def graphs_gib(largest: int) -> float | None:
+    """All CUDA graphs of batches up to this one, between those that were measured; None below and above them."""
+    for (few, less), (many, more) in pairwise(_GRAPHS):
+        if few <= largest <= many:
+            return less + (more - less) * (largest - few) / (many - few)
+    return None
 
 
 def _pools(layout: StateLayout, rest: float, flags: Flags, ratio: float | None) -> tuple[Pools | None, str | None]:
