@@ -13,7 +13,7 @@ from typing import Any
 
 from sglang_nemotron.config import hub
 from sglang_nemotron.sglang_api.args import envs, get_device_memory_capacity, get_platform
-from sglang_nemotron.state.capacity import Need, ratio_of, share_of_states, slots_per_request
+from sglang_nemotron.state.capacity import Need, pools_budget, ratio_of, share_of_states, slots_per_request
 from sglang_nemotron.state.layout import StateLayout
 
 logger = logging.getLogger(__name__)
@@ -154,5 +154,5 @@ def _budget(view: Any) -> float | None:
     if folder is None or (hub.is_id(view.model_path) and hub.unfetched(folder)):
         return None
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / view.tp_size
-    budget = capacity * 2**20 * view.mem_fraction_static - weights
+    budget = pools_budget(capacity, fraction=view.mem_fraction_static, weight_bytes=weights)
     return budget if budget > 0 else None

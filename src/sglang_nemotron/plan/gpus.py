@@ -8,9 +8,8 @@ from __future__ import annotations
 import subprocess
 from dataclasses import dataclass, replace
 
-# what CUDA, the driver and torch hold before the first weight: 143,771 MiB in all, 139.11 GiB free at "Load weight
-# begin" (benchmarks/gpu_server_h200_bf16.log); nobody has looked on another card
-_HELD_MIB = round(143_771 - 139.11 * 1024)
+from sglang_nemotron.state.capacity import HELD_MIB
+
 # beside that on each of several GPUs: 137.29 GiB were free on eight H200 (a log in sgl-project/sglang#11716, from an
 # SGLang of 2025)
 _HELD_FOR_PEERS_MIB = round((139.11 - 137.29) * 1024)
@@ -45,7 +44,7 @@ class Gpu:
             return alone - _HELD_FOR_PEERS_MIB, False
         if self.free_mib is not None:
             return self.free_mib, True
-        return self.total_mib - _HELD_MIB, False
+        return self.total_mib - HELD_MIB, False
 
 
 GPUS = {
@@ -54,7 +53,7 @@ GPUS = {
         Gpu("h100", "H100 80GB", 81_559, (9, 0), _CARDS_OF_MODAL),
         Gpu(
             *("h200", "H200", 143_771, (9, 0), "nvidia-smi here, benchmarks/gpu_decode.json"),
-            free_mib=143_771 - _HELD_MIB,
+            free_mib=143_771 - HELD_MIB,
         ),
         Gpu("b200", "B200", 183_359, (10, 0), "nvidia-smi, in NVIDIA/TensorRT-LLM#10278"),
         Gpu("a100-40", "A100 40GB", 40_960, (8, 0), _CARDS_OF_MODAL),

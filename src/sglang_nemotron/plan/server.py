@@ -16,6 +16,7 @@ from sglang_nemotron.state.capacity import (
     Need,
     Pools,
     cache_megabytes,
+    pools_budget,
     pools_of,
     ratio_of,
     share_of_states,
@@ -248,7 +249,7 @@ def _ratio(gpu: Gpu, model: Model, flags: Flags, layout: StateLayout, share: flo
         return None
     if flags.request_tokens is None:
         return _SGLANGS_RATIO
-    budget = gpu.total_mib * 2**20 * share - model.file_bytes / flags.tp_size
+    budget = pools_budget(gpu.total_mib, fraction=share, weight_bytes=model.file_bytes / flags.tp_size)
     states = share_of_states(
         layout,
         Need(slots_each, flags.request_tokens),

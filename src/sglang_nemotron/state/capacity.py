@@ -20,7 +20,19 @@ _NOT_LOCKED = 1
 # of the device's memory: what the cache of embeddings may take when the user says nothing
 _LEAST_SHARE, _MOST_SHARE = 0.01, 0.05
 
+# what CUDA, the driver and torch hold before the first weight, and what loading leaves beside the weights at most, MiB:
+# 143,771 in all and 139.11 GiB free on an H200 (benchmarks/gpu_server_h200_bf16.log), 0.22 GiB for Omni (docs/plan.md)
+HELD_MIB, LOADED_MIB = 1_322, 225
+
 STRATEGIES = ("no_buffer", "extra_buffer", "extra_buffer_lazy")
+
+
+def pools_budget(total_mib: float, *, fraction: float, weight_bytes: float) -> float:
+    """Bytes that SGLang will leave to both pools on a GPU of `total_mib`, about, before anything is loaded.
+
+    fraction: `--mem-fraction-static`, of what is free before the weights. May be negative.
+    """
+    return (total_mib - HELD_MIB) * 2**20 * fraction - weight_bytes - LOADED_MIB * 2**20
 
 
 def slots_per_request(strategy: str | None, *, overlap: bool = True, skip_decode_lock: bool = False) -> int:
