@@ -23,7 +23,7 @@ from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS
 from sglang_nemotron.checkpoint.writer import write_checkpoint
 from sglang_nemotron.config.decoder import check_parallel, decoder_spec
 from sglang_nemotron.family import TEXT
-from sglang_nemotron.host import kernels, startup, startup_omni
+from sglang_nemotron.host import doors, kernels, startup, startup_omni
 from sglang_nemotron.host.reply_flags import READ_AS_OURS
 from sglang_nemotron.launch import choose
 from sglang_nemotron.launch.choose import Launch, Refused, launch
@@ -32,6 +32,12 @@ from sglang_nemotron.sglang_api.args import model_config_of
 
 DATA = Path(__file__).parents[1] / "data"
 ASKED = {"host": "127.0.0.1", "port": "31000", "max-running-requests": "1024"}
+
+
+@pytest.fixture(autouse=True)
+def parsers_have_our_names() -> None:
+    """As in a process that starts a server: SGLang lists its detectors once their module was imported by another test."""
+    doors.open_all()
 
 
 def commands() -> list[Launch]:
