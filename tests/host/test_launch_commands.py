@@ -36,7 +36,7 @@ ASKED = {"host": "127.0.0.1", "port": "31000", "max-running-requests": "1024"}
 
 @pytest.fixture(autouse=True)
 def parsers_have_our_names() -> None:
-    """As in a process that starts a server: SGLang lists its detectors once their module was imported by another test."""
+    """As in a process that starts a server: once another test has imported SGLang's detectors, it lists those alone."""
     doors.open_all()
 
 
