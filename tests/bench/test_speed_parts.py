@@ -263,8 +263,19 @@ def test_the_middle_round_stands_for_all():
 def test_what_is_kept_is_read_again(tmp_path: Path):
     runs = [some_run(), replace(some_run(round_=1), requests=(Timed(error="x"),), summary=None)]
     file = tmp_path / "x.json"
-    file.write_text(json.dumps(records.raw(runs, {"date": "today"})))
-    assert records.read(file) == ({"format": records.FORMAT, "date": "today"}, runs)
+    about = {"date": "today", "servers": [{"url": "http://x", "model": "m"}]}
+    file.write_text(json.dumps(records.raw(runs, about)))
+    assert records.read(file) == ({"format": records.FORMAT, **about}, runs)
+
+
+@pytest.mark.parametrize(
+    "about", [{}, {"date": "today"}, {"date": "today", "servers": "x"}, {"date": "today", "servers": [{}]}]
+)
+def test_a_file_that_does_not_say_of_whom_it_is(about: dict, tmp_path: Path):
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps(records.raw([some_run()], about)))
+    with pytest.raises(ValueError, match=r"does not say when and of whom it is\n  remedy: measure again"):
+        records.read(file)
 
 
 @pytest.mark.parametrize(

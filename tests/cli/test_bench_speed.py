@@ -64,6 +64,18 @@ def test_many_concurrencies_and_rounds(tmp_path: Path, capsys):
     assert len(set(prompts)) == len(prompts) == 24
 
 
+def test_a_second_measurement_asks_something_else():
+    """What the first asked may be in the server's cache."""
+    with fake_bench(fake := FakeBench()) as url:
+        assert main(["bench", "speed", url, *FEW]) == main(["bench", "speed", url, *FEW]) == 0
+        asked = [tuple(body["prompt"]) for body in fake.asked("/v1/completions")]
+        assert len(set(asked)) == len(asked)
+        fake.bodies.clear()
+        assert [main(["bench", "speed", url, *FEW, "--seed", "7"]) for _ in range(2)] == [0, 0]
+        asked = [tuple(body["prompt"]) for body in fake.asked("/v1/completions")]
+        assert len(set(asked)) == len(asked) / 2
+
+
 def test_two_servers_are_asked_the_same_in_turn(tmp_path: Path, capsys):
     file = tmp_path / "x.json"
     with fake_bench(a := FakeBench()) as url, fake_bench(b := FakeBench()) as other:
@@ -125,6 +137,11 @@ def test_all_fail(capsys):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
+        (["--audios", "1", "--audio-seconds", "inf"], "--audio-seconds is inf"),
+        (["--videos", "1", "--video-seconds", "nan"], "--video-seconds is nan"),
+        (["--timeout", "0"], "--timeout is 0"),
+        (["--timeout", "nan"], "--timeout is nan"),
+        (["--json", "/"], "--json / is a folder"),
         (["--concurrency", "0"], "--concurrency is '0'"),
         (["--concurrency", "a,b"], "--concurrency is 'a,b'"),
         (["--num-prompts", "0"], "--num-prompts is 0"),

@@ -105,7 +105,6 @@ def test_a_whole_context_that_does_not_fit_is_said() -> None:
 @pytest.mark.parametrize(
     ("name", "gpu", "said"),
     [
-        (FP8, "a100-80", "has no FP8 units"),
         (NVFP4, "l40s", "has no FP4 units"),
         (BF16, "h100", "was not measured on 1 x H100"),
         (FP8, "l40s", "CUDA graphs up to"),
@@ -115,6 +114,24 @@ def test_what_nobody_measured_is_said(name: str, gpu: str, said: str) -> None:
     assert any(said in remark for remark in plan(name, gpu).remarks)
 
 
+@pytest.mark.parametrize(
+    ("name", "gpu", "count", "message"),
+    [
+        (NVFP4, "b200", 8, r"232 columns of an NVFP4 expert(.|\n)*remedy: give --count one of 1, 2, 4$"),
+        (FP8, "a100-80", 1, r"A100 80GB has no FP8 units(.|\n)*remedy: take the BF16 checkpoint"),
+    ],
+)
+def test_what_no_server_would_load_is_refused(name: str, gpu: str, count: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(gpus.find(gpu), count, models.of_published(name), Workload(1024, 1024, 8), Flags(context=CONTEXT))
+
+
+@pytest.mark.parametrize("total_mib", [1, 500, 1_322, 1_400])
+def test_a_card_with_nothing_to_give_starts_nothing(total_mib: int) -> None:
+    planned = start(gpus.other(total_mib), models.of_published(FP8), Flags(context=CONTEXT))
+    assert planned.pools is None and planned.max_running_requests == 0 and planned.reason
+
+
 def test_on_an_h200_nothing_needs_to_be_said() -> None:
     assert plan().remarks == () and plan(FP8).remarks == ()
 
@@ -122,6 +139,10 @@ def test_on_an_h200_nothing_needs_to_be_said() -> None:
 @pytest.mark.parametrize("gpu", gpus.GPUS)
 @pytest.mark.parametrize("name", models.PUBLISHED)
 def test_every_gpu_with_every_checkpoint(name: str, gpu: str) -> None:
+    if gpu.startswith("a100") and models.of_published(name).quantization in ("fp8", "mixed"):
+        with pytest.raises(ValueError, match="has no FP8 units"):
+            plan(name, gpu, load=(1024, 256, 8), context=32_768)
+        return
     made = plan(name, gpu, load=(1024, 256, 8), context=32_768)
     assert sum(made.advised.memory.values()) == pytest.approx(made.gpu.total_mib / 1024)
     assert isinstance(made.speed, str) == (gpu != "h200" or "Omni" in name)

@@ -6,6 +6,7 @@ that somebody else makes.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class Load:
             ("--audio-seconds", self.sound_s, 0.1),
             ("--video-seconds", self.clip_s, 0.5),
         ):
-            if value < least:
+            if not (math.isfinite(value) and value >= least):
                 raise ValueError(f"{flag} is {value}; it must be {least} or more")
         if self.clips and (self.clip_size[0] % 2 or self.clip_size[1] % 2):
             width, height = self.clip_size

@@ -120,6 +120,11 @@ def read(path: Path) -> tuple[dict[str, Any], list[Run]]:
         raise ValueError(
             f"{path} holds {found!r}, not {FORMAT!r}\n  remedy: name a file that `bench speed --json` wrote"
         )
+    servers = said.get("servers")
+    if not isinstance(said.get("date"), str) or not (
+        isinstance(servers, list) and all(isinstance(one, dict) and {"url", "model"} <= one.keys() for one in servers)
+    ):
+        raise ValueError(f"{path} does not say when and of whom it is\n  remedy: measure again with this version")
     try:
         return {name: value for name, value in said.items() if name != "runs"}, [_run(one) for one in said["runs"]]
     except (KeyError, TypeError) as error:

@@ -142,6 +142,10 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(
             f"--thinking-budget is {args.thinking_budget} where --thinking is off\n  remedy: leave out one of them"
         )
+    if args.json and args.json.is_dir():
+        raise ValueError(f"--json {args.json} is a folder\n  remedy: name a file in it")
+    if not 0 < args.timeout < float("inf"):
+        raise ValueError(f"--timeout is {args.timeout:g}\n  remedy: give seconds above 0 that a request may take")
     if args.json and not args.json.resolve().parent.is_dir():
         raise ValueError(f"{args.json.parent} is no folder\n  remedy: make it, or name another file")
 

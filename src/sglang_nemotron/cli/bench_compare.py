@@ -30,7 +30,10 @@ examples:
 Exit code: 0, or 2 if they cannot be compared.
 """
 # what makes two measurements different questions
-_ASKED = ("input_len", "output_len", "range_ratio", "images", "image_size", "sounds", "sound_s", "clips", "clip_s")
+_ASKED = (
+    *("input_len", "output_len", "range_ratio", "chat", "vocab", "images", "image_size", "sounds", "sound_s"),
+    *("clips", "clip_s", "clip_size"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +72,9 @@ def _run(args: argparse.Namespace) -> int:
         print(f"NOT THE SAME QUESTION: {difference}")
     if {run_.client for run_ in a} != {run_.client for run_ in b}:
         print("NOT THE SAME CLIENT: one side was asked by bench_serving, the other by our own")
+    for name, runs in (("A", a), ("B", b)):
+        if failed := sum(run_.failed for run_ in runs):
+            print(f"FAILED: {failed} of {sum(run_.asked for run_ in runs)} requests of {name}")
     print()
     show(drawn)
     print(compare.chance(a, b))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import secrets
 import shlex
 import signal
 import sys
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--range-ratio", type=float, default=0.0, metavar="R", help="lengths from R times that (default: 0)"
     )
-    parser.add_argument("--seed", type=int, default=42, metavar="N", help="of what is asked (default: 42)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of what is asked (default: another one each time)")
     parser.add_argument(
         "--client",
         choices=("auto", "own", "bench_serving"),
@@ -109,6 +110,10 @@ def _run(args: argparse.Namespace) -> int:
     load, concurrencies = _load(args), _concurrencies(args.concurrency)
     if args.plot:
         plots.check(args.plot)
+    if args.json and args.json.is_dir():
+        raise ValueError(f"--json {args.json} is a folder\n  remedy: name a file in it")
+    if not 0 < args.timeout < float("inf"):
+        raise ValueError(f"--timeout is {args.timeout:g}\n  remedy: give seconds above 0 that a request may take")
     if args.json and not args.json.resolve().parent.is_dir():
         raise ValueError(f"{args.json.parent} is no folder\n  remedy: make it, or name another file")
     key = args.api_key or os.environ.get("OPENAI_API_KEY")
@@ -177,7 +182,8 @@ def _load(args: argparse.Namespace) -> Load:
         output_len=args.output_len,
         range_ratio=args.range_ratio,
         vocab=args.vocab,
-        seed=args.seed,
+        # a server's cache may still hold what an earlier measurement asked
+        seed=secrets.randbelow(1 << 31) if args.seed is None else args.seed,
         images=args.images,
         image_size=_size("--image-size", args.image_size),
         sounds=args.audios,

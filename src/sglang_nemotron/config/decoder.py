@@ -22,6 +22,8 @@ from sglang_nemotron.config.layers import (
 from sglang_nemotron.config.values import ABSENT, Fields, count, dtype_name, flag, positive, tokens
 from sglang_nemotron.family import OMNI_MODEL_TYPES, STATE_DTYPES, TEXT_KEYS, TEXT_MODEL_TYPES
 
+# NVFP4 keeps one scale per 16 neighbours along the input dimension (NVIDIA ModelOpt's `group_size`)
+NVFP4_GROUP = 16
 # what we implement of the fields that change the maths; None stands for a field that is absent or null
 _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "mlp_hidden_act": ("relu2", None),
@@ -170,6 +172,21 @@ def check_parallel(spec: DecoderSpec, tp_size: int, *, ep_size: int = 1, pp_size
         raise ValueError(f"pp_size={pp_size} exceeds num_hidden_layers={spec.num_layers}")
     for layer in dict.fromkeys(spec.layers):
         layer.check_parallel(tp_size, ep_size)
+
+
+def check_groups(spec: DecoderSpec, tp_size: int, *, ep_size: int = 1) -> None:
+    """ValueError where NVFP4 experts would be split inside a group of numbers that share a scale.
+
+    SGLang's loader rounds the groups of a rank down and counts from there, so that later ranks get others' scales and
+    the last groups are never read (layers/moe/fused_moe_triton, `_load_w2`).
+    """
+    each = tp_size // ep_size
+    for size in {layer.expert_intermediate_size for layer in spec.layers if isinstance(layer, MoESpec)}:
+        if size // each % NVFP4_GROUP:
+            raise ValueError(
+                f"moe_intermediate_size={size} leaves {size // each} columns of an NVFP4 expert to a rank at tp_size / "
+                f"ep_size={each}, no whole number of groups of {NVFP4_GROUP}; choose a smaller --tp"
+            )
 
 
 def _outer_and_text(config: Mapping[str, Any] | object) -> tuple[Fields, Fields]:

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sglang_nemotron.config import hub
+from sglang_nemotron.config import decoder, hub
 from sglang_nemotron.config.decoder import DecoderSpec, check_parallel
-from sglang_nemotron.config.layers import MoESpec
 from sglang_nemotron.family import TEXT
 from sglang_nemotron.host import ending, kernels, port, slots
 from sglang_nemotron.host.layouts import layout_of
@@ -111,9 +110,6 @@ UNTRIED: tuple[tuple[str, Any], ...] = (
     ("moe_dp_size", 1),
 )
 
-# numbers that share a scale (NVIDIA ModelOpt's `group_size`)
-_NVFP4_GROUP = 16
-
 
 def resolve(server_args: Any, hf_config: Any, *, http_app: str) -> dict[str, Any]:
     """The fields that our architectures set while arguments resolve; ValueError for what we do not serve.
@@ -167,22 +163,12 @@ def check_server(view: Any, spec: DecoderSpec, *, http_app: str, limits: tuple[L
 
 
 def check_groups(view: Any, spec: DecoderSpec, hf_config: Any) -> None:
-    """ValueError where NVFP4 experts are split inside a group of numbers that share a scale.
-
-    SGLang's loader rounds the groups of a rank down and counts from there, so that later ranks get others' scales and
-    the last groups are never read (layers/moe/fused_moe_triton, `_load_w2`). A CPU splits what it has dequantised.
-    """
+    """ValueError for a split that NVFP4 experts do not allow; a CPU splits what it has dequantised."""
     quantised = getattr(hf_config, "quantization_config", None) or {}
-    each, layers = view.tp_size // view.ep_size, quantised.get("quantized_layers") or {}
+    layers = quantised.get("quantized_layers") or {}
     found = {str(layer.get("quant_algo")) for name, layer in layers.items() if ".experts." in name}
-    if on_our_cpu() or "NVFP4" not in found | {str(quantised.get("quant_algo"))}:
-        return
-    for size in {layer.expert_intermediate_size for layer in spec.layers if isinstance(layer, MoESpec)}:
-        if size // each % _NVFP4_GROUP:
-            raise ValueError(
-                f"moe_intermediate_size={size} leaves {size // each} columns of an NVFP4 expert to a rank at tp_size / "
-                f"ep_size={each}, no whole number of groups of {_NVFP4_GROUP}; choose a smaller --tp"
-            )
+    if not on_our_cpu() and "NVFP4" in found | {str(quantised.get("quant_algo"))}:
+        decoder.check_groups(spec, view.tp_size, ep_size=view.ep_size)
 
 
 def on_our_cpu() -> bool:

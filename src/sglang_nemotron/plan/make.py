@@ -7,10 +7,11 @@ with its reason. Arithmetic and committed measurements alone.
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sglang_nemotron.config.decoder import check_parallel
+from sglang_nemotron.config.decoder import check_groups, check_parallel
 from sglang_nemotron.plan import media as media_tokens
 from sglang_nemotron.plan import speeds
 from sglang_nemotron.plan.gpus import Gpu
@@ -107,9 +108,14 @@ def make(gpu: Gpu, count: int, model: Model, workload: Workload, given: Flags) -
     ValueError of two lines for a split that does not divide, and for a request longer than the context.
     """
     try:
-        check_parallel(model.decoder, count)
+        _check_split(model, count)
     except ValueError as error:
-        raise ValueError(f"{error}\n  remedy: give --count one of {_dividing(model)}") from None
+        raise ValueError(f"{error}\n  remedy: give --count one of {', '.join(map(str, _dividing(model)))}") from None
+    if gpu.capability is not None and model.quantization in ("fp8", "mixed") and gpu.capability < _FP8:
+        raise ValueError(
+            f"{gpu.label} has no FP8 units: SGLang serves FP8 checkpoints of ModelOpt from compute capability 8.9 on\n"
+            "  remedy: take the BF16 checkpoint, or another card"
+        )
     tokens_by_kind = media_tokens.tokens_of(workload.media, model.omni, given.context)
     tokens = workload.prompt + sum(tokens_by_kind.values()) + workload.answer
     if tokens > given.context:
@@ -148,15 +154,19 @@ def make(gpu: Gpu, count: int, model: Model, workload: Workload, given: Flags) -
     return replace(made, remarks=tuple(_remarks(made, given)))
 
 
-def _dividing(model: Model) -> str:
+def _check_split(model: Model, count: int) -> None:
+    check_parallel(model.decoder, count)
+    if model.quantization in ("nvfp4", "mixed"):
+        check_groups(model.decoder, count)
+
+
+def _dividing(model: Model) -> list[int]:
     fitting = []
     for count in _COUNTS:
-        try:
-            check_parallel(model.decoder, count)
-        except ValueError:
-            continue
-        fitting.append(str(count))
-    return ", ".join(fitting)
+        with suppress(ValueError):
+            _check_split(model, count)
+            fitting.append(count)
+    return fitting
 
 
 def _advised(gpu: Gpu, model: Model, given: Flags, tokens: int, concurrency: int) -> Flags:
@@ -242,7 +252,7 @@ def _remarks(plan: Plan, given: Flags) -> list[str]:
 def _ways_out(plan: Plan, given: Flags) -> list[str]:
     """Counts of this GPU on which the checkpoint starts, and published formats that start on what is there."""
     ways = []
-    for count in (count for count in _COUNTS if count > plan.count):
+    for count in (count for count in _dividing(plan.model) if count > plan.count):
         try:
             found = start(plan.gpu, plan.model, replace(given, tp_size=count))
         except ValueError:

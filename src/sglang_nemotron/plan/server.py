@@ -209,7 +209,8 @@ def start(gpu: Gpu, model: Model, flags: Flags) -> Server:
     ratio = _ratio(gpu, model, flags, layout, share, slots_each)
     free_mib, free_measured = gpu.free_before_weights(flags.tp_size)
     memory = _before_pools(gpu, model, flags.tp_size, free_mib)
-    rest = free_mib / 1024 * share - sum(memory[part] for part in _LOADED) - cache_mb / 1024
+    # a card that has nothing to give has a share below 0 as well
+    rest = max(free_mib, 0) / 1024 * max(share, 0) - sum(memory[part] for part in _LOADED) - cache_mb / 1024
     pools, reason = _pools(layout, rest, flags, ratio)
     most = requests_of(flags, pools, layout, slots_each)
     if pools is not None and not most:
