@@ -205,7 +205,9 @@ def _choices(gpu: Gpu, model: Model, server: Server, tokens: int) -> list[Choice
     ):
         if value is not None:
             found.append(Choice(name, str(value), "as given"))
-    found.append(Choice("--reasoning-parser", "nano_v3", "thinking comes apart from the answer"))
+    # the names of SGLang's two pages; both get our parser
+    parser = "nano_v3" if model.omni is None else "deepseek-r1"
+    found.append(Choice("--reasoning-parser", parser, "thinking comes apart from the answer"))
     found.append(Choice("--tool-call-parser", "qwen3_coder", "tool calls come as such"))
     return found
 
