@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sglang_nemotron.cli.console import fail
+from sglang_nemotron.family import STATE_DTYPES
 
 if TYPE_CHECKING:
     from sglang_nemotron.plan.gpus import Gpu
@@ -78,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     server.add_argument(
         "--mamba-ssm-dtype",
-        choices=("float32", "bfloat16", "float16"),
+        choices=STATE_DTYPES,
         help="of the states (default: the checkpoint's)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of tables")
