@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import datetime
 import json
 import random
 import sys
@@ -140,10 +139,7 @@ def main() -> int:
     for name, distance in distances.items():
         print(f"logits of {name} against {yardstick}:", {key: round(value, 4) for key, value in distance.items()})
     record = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": args.commit,
-        "machine": text.machine(),
-        "argv": sys.argv[1:],
+        **text.about(args.commit),
         "sides": sides,
         "logits against": yardstick,
         "logits": distances,

@@ -11,7 +11,6 @@ with a tokenizer that was not made for them.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import re
 import subprocess
@@ -74,10 +73,7 @@ def main() -> int:
             figures = [f"{row[key]:.1f}" for key in ("output_throughput", "median_itl_ms", "p99_itl_ms")]
             print(side, row["max_concurrency"], "tok/s, median and p99 gap in ms:", *figures, flush=True)
     record = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": args.commit,
-        "machine": text.machine(),
-        "argv": sys.argv[1:],
+        **text.about(args.commit),
         "sides": sides,
     }
     args.out.write_text(json.dumps(record, indent=1) + "\n")

@@ -116,6 +116,16 @@ def report(sides: dict[str, dict], batches: list[int]) -> list[dict]:
     return table
 
 
+def about(commit: str) -> dict[str, object]:
+    """When, of what, where and how a record was made."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        "machine": machine(),
+        "argv": sys.argv[1:],
+    }
+
+
 def machine() -> dict[str, str]:
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     packages = ("sglang", "torch", "triton", "transformers", "sglang-kernel", "flashinfer-python")
@@ -153,12 +163,8 @@ def main() -> int:
             sides[side] = {"command": command, "ready_s": server.ready_s, "rows": rows, "log": class_lines(server.log)}
         print("\n".join(sides[side]["log"]), flush=True)
     table = report(sides, args.batch)
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record = {
-        "date": now,
-        "commit": args.commit,
-        "machine": machine(),
-        "argv": sys.argv[1:],
+        **about(args.commit),
         "table": table,
         "sides": sides,
     }

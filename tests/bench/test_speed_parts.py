@@ -11,10 +11,11 @@ import pytest
 
 from sglang_nemotron.bench import bench_serving, compare, plots, records, table
 from sglang_nemotron.bench.load import Load, questions
-from sglang_nemotron.bench.records import Run, Timed, Unfit
+from sglang_nemotron.bench.records import Run, Timed
 from sglang_nemotron.bench.statistics import summarise
 from sglang_nemotron.bench.stream import Heard
 from sglang_nemotron.bench.sweep import order
+from sglang_nemotron.verify.server import Unfit
 
 # of the Omni cookbook's section 5.2, beside the line about texts that media add to
 COOKBOOK = (

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from sglang_nemotron.verify.conversations import built_in, shortened, strangers, with_media
-from sglang_nemotron.verify.endpoint import Chat, Unfit
+from sglang_nemotron.verify.endpoint import Chat
+from sglang_nemotron.verify.server import Unfit
 
 
 def text(chat: Chat) -> str:

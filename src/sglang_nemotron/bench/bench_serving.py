@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from sglang_nemotron.bench.load import Load
-from sglang_nemotron.bench.records import Run, Summary, Timed, Unfit
+from sglang_nemotron.bench.records import Run, Summary, Timed
 from sglang_nemotron.bench.server import Server
+from sglang_nemotron.verify.server import Unfit
 
 MODULE = "sglang.benchmark.serving"
 # its names, where they are not those of Summary

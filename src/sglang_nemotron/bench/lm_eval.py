@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sglang_nemotron.bench.questions import Set
-from sglang_nemotron.bench.records import Unfit
 from sglang_nemotron.bench.server import Server
+from sglang_nemotron.verify.server import Unfit
 
 TASK = "nemotron_bench"
 # what a reply's answer looks like, which of them counts, and what is ignored when it is compared: as of scoring.py

@@ -15,10 +15,6 @@ from typing import Any
 FORMAT = "sglang-nemotron bench speed 1"
 
 
-class Unfit(RuntimeError):
-    """The server cannot be asked or does not tell what is needed; the message is for the user, remedy included."""
-
-
 @dataclass(frozen=True)
 class Timed:
     """One request. Seconds throughout.

@@ -5,14 +5,11 @@ What SGLang offers beside the OpenAI API (/model_info, /server_info, /tokenize) 
 
 from __future__ import annotations
 
-import json
 import resource
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-from sglang_nemotron.bench.records import Unfit
+from sglang_nemotron.verify.server import OpenAIServer
 
 # of what a server says of itself, what a reader of a measurement wants to know; keys and tokens are none of it
 _TELLING = (
@@ -26,16 +23,8 @@ _TELLING = (
 _OTHER_FILES = 256
 
 
-class Refused(Unfit):
-    """The server answered with an error status. `code`: which."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class Server:
-    """One server. Raises Unfit if it is away, or is none of OpenAI's kind."""
+class Server(OpenAIServer):
+    """One server, asked for one of its models."""
 
     def __init__(
         self, url: str, *, model: str | None = None, key: str | None = None, timeout_s: float = 3600.0
@@ -43,14 +32,9 @@ class Server:
         """url: http://HOST:PORT, with /v1 or without. model: where it serves several; its first else."""
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"{url!r} is no address of a server\n  remedy: give http://HOST:PORT")
-        self.url = url.rstrip("/").removesuffix("/v1")
-        self.headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        self.timeout_s = timeout_s
-        said = self._parsed("/v1/models", self._request("/v1/models"))
-        models = said.get("data") if isinstance(said, dict) else None
-        if not models or "id" not in models[0]:
-            raise self._foreign("/v1/models")
-        self.model: str = model or models[0]["id"]
+        super().__init__(url, key=key, timeout_s=timeout_s)
+        served = self.first_model()
+        self.model: str = model or served["id"]
         self.info: dict[str, Any] = self.optional("/model_info") or {}
         # what bench_serving needs is asked of SGLang alone
         self.is_sglang = "model_path" in self.info
@@ -67,8 +51,8 @@ class Server:
         return {"url": self.url, "model": self.model, **told}
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """JSON in, JSON out. Raises Unfit, Refused for an error status."""
-        return self._parsed(path, self._request(path, json.dumps({"model": self.model, **body}).encode()))
+        """As any server's, with the model's name."""
+        return super().post(path, {"model": self.model, **body})
 
     def words_per_token(self, text: str) -> float:
         """Of a text of many words, by the server's count of a chat with it and of one without."""
@@ -77,7 +61,7 @@ class Server:
             body = {"messages": [{"role": "user", "content": content}], "max_tokens": 1, "temperature": 0.0}
             usage = self.post("/v1/chat/completions", body).get("usage") or {}
             if not usage.get("prompt_tokens"):
-                raise self._foreign("/v1/chat/completions")
+                raise self.foreign("/v1/chat/completions")
             counts.append(usage["prompt_tokens"])
         return len(text.split()) / max(1, counts[0] - counts[1] + 1)
 
@@ -86,41 +70,6 @@ class Server:
         said = self.optional("/tokenize", {"model": self.model, "prompt": text})
         count = said.get("count") if isinstance(said, dict) else None
         return count if isinstance(count, int) else None
-
-    def optional(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """JSON of what a server need not have; None if it refuses."""
-        try:
-            return json.loads(self._request(path, None if body is None else json.dumps(body).encode()))
-        except (Unfit, ValueError):
-            return None
-
-    def _parsed(self, path: str, text: bytes) -> Any:
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise self._foreign(path) from error
-
-    def _foreign(self, path: str) -> Unfit:
-        return Unfit(
-            f"{self.url}{path} answers in a form that is not OpenAI's"
-            "\n  remedy: give the root of an OpenAI-compatible server, http://HOST:PORT"
-        )
-
-    def _request(self, path: str, body: bytes | None = None) -> bytes:
-        """GET, or POST if there is a body."""
-        try:
-            asked = urllib.request.Request(self.url + path, body, self.headers)
-            with urllib.request.urlopen(asked, timeout=self.timeout_s) as reply:
-                return reply.read()
-        except urllib.error.HTTPError as error:
-            text = " ".join(error.read().decode(errors="replace")[:300].split())
-            said = f"{self.url}{path} answered {error.code}: {text}"
-            raise Refused(f"{said}\n  remedy: {_remedy(error.code)}", error.code) from error
-        except (OSError, ValueError) as error:
-            raise Unfit(
-                f"{self.url}{path} does not answer: {error}"
-                "\n  remedy: start the server, or give the address it listens on, as http://HOST:PORT"
-            ) from error
 
 
 def make_room(connections: int) -> None:
@@ -134,9 +83,3 @@ def make_room(connections: int) -> None:
                 "\n  remedy: ask for fewer at once, or raise the hard limit (ulimit -Hn)"
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _remedy(code: int) -> str:
-    if code == 404:
-        return "give the root of an OpenAI-compatible server, http://HOST:PORT, and --model if it serves several"
-    return "give its key with --api-key" if code in (401, 403) else "see what the server's log says of this request"

@@ -17,9 +17,10 @@ from typing import Any
 
 from sglang_nemotron.bench import bench_serving, stream
 from sglang_nemotron.bench.load import Load, MakeMedia, questions, words
-from sglang_nemotron.bench.records import Run, Unfit
+from sglang_nemotron.bench.records import Run
 from sglang_nemotron.bench.server import Server
 from sglang_nemotron.bench.statistics import summarise
+from sglang_nemotron.verify.server import Unfit
 
 # beside each place, so that 4,096 requests meet a concurrency of 256, as in the cookbooks
 PER_PLACE = 16

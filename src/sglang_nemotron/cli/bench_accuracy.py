@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sglang_nemotron.cli import bench_record
 from sglang_nemotron.cli.console import Bar, fail
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ask and score. Returns 0, 1 below --expect, 2 if nothing could be asked, 130 if it was interrupted."""
-    from sglang_nemotron.bench.records import Unfit
+    from sglang_nemotron.verify.server import Unfit
 
     try:
         return _run(args)
@@ -102,8 +103,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from sglang_nemotron.bench import accuracy
-    from sglang_nemotron.bench.records import Unfit
     from sglang_nemotron.bench.server import Server
+    from sglang_nemotron.verify.server import Unfit
 
     _check(args)
     way = way_of(args)
@@ -142,12 +143,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(
             f"--thinking-budget is {args.thinking_budget} where --thinking is off\n  remedy: leave out one of them"
         )
-    if args.json and args.json.is_dir():
-        raise ValueError(f"--json {args.json} is a folder\n  remedy: name a file in it")
-    if not 0 < args.timeout < float("inf"):
-        raise ValueError(f"--timeout is {args.timeout:g}\n  remedy: give seconds above 0 that a request may take")
-    if args.json and not args.json.resolve().parent.is_dir():
-        raise ValueError(f"{args.json.parent} is no folder\n  remedy: make it, or name another file")
+    bench_record.check(args)
 
 
 def way_of(args: argparse.Namespace) -> Way:
@@ -277,7 +273,7 @@ def _through_lm_eval(args: argparse.Namespace, server: Server, asked: Set) -> in
     import tempfile
 
     from sglang_nemotron.bench import lm_eval
-    from sglang_nemotron.bench.records import Unfit
+    from sglang_nemotron.verify.server import Unfit
 
     try:
         version = importlib.metadata.version("lm_eval")
@@ -309,12 +305,11 @@ def _through_lm_eval(args: argparse.Namespace, server: Server, asked: Set) -> in
 
 
 def _write(args: argparse.Namespace, server: Server, said: dict[str, Any]) -> None:
-    from sglang_nemotron.cli.bench_record import versions, without_key
 
     about = {
-        "command": shlex.join(["sglang-nemotron", *without_key(sys.argv[1:], args.api_key)]),
+        "command": shlex.join(["sglang-nemotron", *bench_record.without_key(sys.argv[1:], args.api_key)]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
+        "versions": bench_record.versions(),
         "server": server.about(),
     }
     args.json.write_text(json.dumps(about | said) + "\n")

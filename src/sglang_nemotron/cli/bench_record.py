@@ -1,12 +1,23 @@
-"""What a measurement's file says of how it came about: versions, and the command without its secret."""
+"""The file of a measurement: whether it can be written, and what it says of how it came about, without its secret."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import platform
 from collections.abc import Sequence
 
 _PACKAGES = ("sglang-nemotron", "sglang", "torch", "transformers", "aiohttp", "numpy")
+
+
+def check(args: argparse.Namespace) -> None:
+    """ValueError for a --json that could not be written after a long measurement, and for a --timeout that is none."""
+    if not 0 < args.timeout < float("inf"):
+        raise ValueError(f"--timeout is {args.timeout:g}\n  remedy: give seconds above 0 that a request may take")
+    if args.json and args.json.is_dir():
+        raise ValueError(f"--json {args.json} is a folder\n  remedy: name a file in it")
+    if args.json and not args.json.resolve().parent.is_dir():
+        raise ValueError(f"{args.json.parent} is no folder\n  remedy: make it, or name another file")
 
 
 def versions() -> dict[str, str]:

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sglang_nemotron.cli import bench_record
 from sglang_nemotron.cli.console import Bar, fail, show, table
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure. Returns 0, 1 if requests failed, 2 if nothing could be asked, 130 if it was interrupted."""
-    from sglang_nemotron.bench.records import Unfit
+    from sglang_nemotron.verify.server import Unfit
 
     try:
         return _run(args)
@@ -105,17 +106,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from sglang_nemotron.bench import plots
-    from sglang_nemotron.bench.records import Unfit
+    from sglang_nemotron.verify.server import Unfit
 
     load, concurrencies = _load(args), _concurrencies(args.concurrency)
     if args.plot:
         plots.check(args.plot)
-    if args.json and args.json.is_dir():
-        raise ValueError(f"--json {args.json} is a folder\n  remedy: name a file in it")
-    if not 0 < args.timeout < float("inf"):
-        raise ValueError(f"--timeout is {args.timeout:g}\n  remedy: give seconds above 0 that a request may take")
-    if args.json and not args.json.resolve().parent.is_dir():
-        raise ValueError(f"{args.json.parent} is no folder\n  remedy: make it, or name another file")
+    bench_record.check(args)
     key = args.api_key or os.environ.get("OPENAI_API_KEY")
     servers = _servers(args, key)
     plan = _plan(args, load, concurrencies, servers)
@@ -259,12 +255,10 @@ def _asked(load: Load) -> str:
 def _about(args: argparse.Namespace, load: Load, servers: Sequence[Server]) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from sglang_nemotron.cli.bench_record import versions, without_key
-
     return {
-        "command": shlex.join(["sglang-nemotron", *without_key(sys.argv[1:], args.api_key)]),
+        "command": shlex.join(["sglang-nemotron", *bench_record.without_key(sys.argv[1:], args.api_key)]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
+        "versions": bench_record.versions(),
         "load": asdict(load),
         "servers": [server.about() for server in servers],
     }
@@ -310,7 +304,7 @@ def _show(runs: Sequence[Run], servers: Sequence[Server]) -> None:
 
 
 def _verdict(runs: Sequence[Run]) -> int:
-    from sglang_nemotron.bench.records import Unfit
+    from sglang_nemotron.verify.server import Unfit
 
     failed = [one for one in runs if one.failed]
     if not failed:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,13 +87,7 @@ def whose(folder: Path) -> str | None:
     from sglang_nemotron.config.omni import is_nano_omni
     from sglang_nemotron.family import OMNI, TEXT
 
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}\n  remedy: fetch or copy it again") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{file} is no config of a model\n  remedy: give the folder of a checkpoint")
+    config = hub.fields_of(folder / "config.json")
     names = config.get("architectures") or []
     if TEXT in names:
         return is_nano(config) or "text"

@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare. Returns 0, 1 if something disagrees, 2 if nothing can be said."""
-    from sglang_nemotron.verify.endpoint import Unfit
+    from sglang_nemotron.verify.server import Unfit
 
     try:
         _check(args)
@@ -113,7 +113,8 @@ def _run(args: argparse.Namespace) -> int:
     from sglang_nemotron.verify import bound as bounds
     from sglang_nemotron.verify import modes, report
     from sglang_nemotron.verify.compare import compare, unproved
-    from sglang_nemotron.verify.endpoint import Endpoint, Unfit
+    from sglang_nemotron.verify.endpoint import Endpoint
+    from sglang_nemotron.verify.server import Unfit
 
     endpoint = Endpoint(
         args.url,
@@ -199,7 +200,8 @@ def _own_answer(endpoint: Endpoint, found: Sequence[Conversation], longest: int)
 
 def _media(wish: str, endpoint: Endpoint) -> dict[str, Mapping[str, Any]]:
     """Message parts by name; none if the model takes no media, or nobody asked."""
-    from sglang_nemotron.verify.endpoint import Chat, Unfit
+    from sglang_nemotron.verify.endpoint import Chat
+    from sglang_nemotron.verify.server import Unfit
 
     if wish == "no" or (wish == "auto" and endpoint.takes_images is False):
         return {}

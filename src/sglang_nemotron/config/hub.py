@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sglang_nemotron.config import modelscope
 
@@ -126,6 +127,17 @@ def config_folder(model: str | Path, revision: str | None = None) -> Path:
         )
     named = f"{model} at revision {revision}" if revision else str(model)
     raise ValueError(f"{named} is not in the cache of this machine\n  remedy: {fetch_first(model, revision)}")
+
+
+def fields_of(file: Path) -> dict[str, Any]:
+    """What a JSON file of a checkpoint says. ValueError of two lines where it is damaged or says something else."""
+    try:
+        fields = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}\n  remedy: fetch or copy it again") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{file} is no config of a model\n  remedy: give the folder of a checkpoint")
+    return fields
 
 
 def is_id(model: str | Path) -> bool:

@@ -47,7 +47,7 @@ class BudgetGrammar(BaseGrammarObject):
             self.inner.accept_token(token)
         forced = self.automaton.forced()
         self.automaton.accept(token)
-        if forced is not None and forced == token and not (self._was_closed or self.automaton.thinking):
+        if forced == token and not (self._was_closed or self.automaton.thinking):
             self._was_closed = True
             counts.add(counts.BUDGETS_CLOSED)
 

@@ -5,7 +5,6 @@ A published name needs no network and no file: the checkpoint room knows the pub
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,7 +95,7 @@ def of_published(name: str) -> Model:
 
 def of_folder(name: str, folder: Path) -> Model:
     """A checkpoint in a folder: its tensors from file headers, or by its config where it holds no weights."""
-    config = _config(folder / "config.json")
+    config = hub.fields_of(folder / "config.json")
     decoder, omni = _specs(config, name)
     said = config.get("quantization_config") or {}
     quantization = _quantization(folder, said)
@@ -128,16 +127,6 @@ def _plain(name: str) -> str:
     return next((known for known in PUBLISHED if known.lower() == wanted), name)
 
 
-def _config(file: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}\n  remedy: fetch or copy it again") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{file} is no config of a model\n  remedy: give the folder of a checkpoint")
-    return config
-
-
 def _specs(config: dict[str, Any], name: str) -> tuple[DecoderSpec, OmniSpec | None]:
     """Decoder and whole model, or ValueError for another family."""
     names = config.get("architectures") or []
@@ -160,7 +149,7 @@ def _quantization(folder: Path, said: dict[str, Any]) -> str:
     algorithm = said.get("quant_algo")
     beside = folder / "hf_quant_config.json"
     if algorithm is None and beside.is_file():
-        algorithm = _config(beside).get("quantization", {}).get("quant_algo")
+        algorithm = hub.fields_of(beside).get("quantization", {}).get("quant_algo")
     if algorithm is None:
         return "none"
     if algorithm not in _FORMATS:

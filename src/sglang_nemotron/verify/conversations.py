@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sglang_nemotron.verify.endpoint import Chat, Unfit
+from sglang_nemotron.verify.endpoint import Chat
+from sglang_nemotron.verify.server import Unfit
 
 Message = Mapping[str, Any]
 # chat -> tokens of its prompt

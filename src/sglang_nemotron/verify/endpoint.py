@@ -6,23 +6,18 @@ What SGLang and vLLM offer beside the OpenAI API (/flush_cache, /generate, /toke
 from __future__ import annotations
 
 import itertools
-import json
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from sglang_nemotron.verify.server import OpenAIServer, Unfit
+
 # beside the chosen token: enough for a margin, and for more than one number a position
 _TOP = 5
 # names of a token: its id where the server tells it, else its text
 Token = int | str
-
-
-class Unfit(RuntimeError):
-    """The server cannot be asked or does not tell what is needed; the message is for the user, remedy included."""
 
 
 @dataclass(frozen=True)
@@ -58,25 +53,23 @@ class Reply:
         return first - second
 
 
-class Endpoint:
+class Endpoint(OpenAIServer):
     """One server. `keep_cache`: never flush it, since others use it too; a salt per comparison is used instead."""
 
     def __init__(
         self, url: str, *, model: str | None, key: str | None, new_tokens: int, keep_cache: bool, timeout_s: float
     ) -> None:
-        self.url = url.rstrip("/").removesuffix("/v1")
+        super().__init__(url, key=key, timeout_s=timeout_s)
         self.new_tokens = new_tokens
-        self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        self._timeout_s = timeout_s
         self._salt: str | None = None
-        served = self._models()
+        served = self.first_model()
         self.model = model or served["id"]
         self.context: int = served.get("max_model_len") or 0
-        self.info: dict[str, Any] = self._optional("/server_info") or {}
+        self.info: dict[str, Any] = self.optional("/server_info") or {}
         if tokens := self.info.get("max_total_num_tokens"):
             self.context = min(self.context or tokens, tokens)
         # None where the server does not say
-        self.takes_images: bool | None = (self._optional("/model_info") or {}).get("has_image_understanding")
+        self.takes_images: bool | None = (self.optional("/model_info") or {}).get("has_image_understanding")
         self.flushes = not keep_cache and self._flushed()
         self.tells_ids = self.tokens(Chat(({"role": "user", "content": "x"},))) is not None
 
@@ -107,7 +100,7 @@ class Endpoint:
         try:
             return self._reply(said)
         except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise self._foreign("/v1/chat/completions") from error
+            raise self.foreign("/v1/chat/completions") from error
 
     def ask_together(self, chats: Sequence[Chat]) -> list[Reply]:
         """All at once, replies in their order."""
@@ -118,7 +111,7 @@ class Endpoint:
         """The ids of a chat's prompt; None where the server does not tell them. Media are not in them."""
         if chat.ids:
             return list(chat.ids)
-        said = self._optional("/tokenize", self._body(chat))
+        said = self.optional("/tokenize", self._body(chat))
         ids = said.get("tokens") if isinstance(said, dict) else None
         return ids if isinstance(ids, list) and ids else None
 
@@ -132,7 +125,7 @@ class Endpoint:
         said = self.post("/v1/chat/completions", self._body(chat) | {"max_tokens": 1, "temperature": 0})
         count = (said.get("usage") or {}).get("prompt_tokens") if isinstance(said, dict) else None
         if count is None:
-            raise self._foreign("/v1/chat/completions")
+            raise self.foreign("/v1/chat/completions")
         return count
 
     def leave(self, ids: Sequence[int]) -> None:
@@ -143,7 +136,7 @@ class Endpoint:
 
     def answer(self, ids: Sequence[int], count: int) -> tuple[int, ...] | None:
         """So many greedy tokens after these, as ids; None where there is no /generate to tell them."""
-        said = self._optional("/generate", self._generate_body(Chat(ids=tuple(ids), new_tokens=count)))
+        said = self.optional("/generate", self._generate_body(Chat(ids=tuple(ids), new_tokens=count)))
         found = said.get("output_ids") if isinstance(said, dict) else None
         return tuple(found) if found else None
 
@@ -159,23 +152,7 @@ class Endpoint:
             meta = said["meta_info"]
             return Reply(*_by_id(meta), meta["prompt_tokens"], meta["cached_tokens"])
         except (KeyError, TypeError, ValueError) as error:
-            raise self._foreign("/generate") from error
-
-    def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """JSON in, JSON out. Raises Unfit."""
-        return self._parsed(path, self._request(path, json.dumps(body).encode()))
-
-    def _parsed(self, path: str, text: bytes) -> Any:
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise self._foreign(path) from error
-
-    def _foreign(self, path: str) -> Unfit:
-        return Unfit(
-            f"{self.url}{path} answers in a form that is not OpenAI's"
-            "\n  remedy: give the root of an OpenAI-compatible server, http://HOST:PORT"
-        )
+            raise self.foreign("/generate") from error
 
     def _body(self, chat: Chat) -> dict[str, Any]:
         tools = {"tools": list(chat.tools)} if chat.tools else {}
@@ -197,47 +174,12 @@ class Endpoint:
             )
         return Reply(tokens, best, usage["prompt_tokens"], meta.get("cached_tokens", details.get("cached_tokens")))
 
-    def _models(self) -> dict[str, Any]:
-        said = self._parsed("/v1/models", self._request("/v1/models"))
-        models = said.get("data") if isinstance(said, dict) else None
-        if not models or "id" not in models[0]:
-            raise self._foreign("/v1/models")
-        return models[0]
-
     def _flushed(self) -> bool:
         try:
-            self._request("/flush_cache?timeout=30", b"")
+            self.request("/flush_cache?timeout=30", b"")
         except Unfit:
             return False
         return True
-
-    def _optional(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """JSON of what a server need not have; None if it refuses."""
-        try:
-            return json.loads(self._request(path, None if body is None else json.dumps(body).encode()))
-        except (Unfit, ValueError):
-            return None
-
-    def _request(self, path: str, body: bytes | None = None) -> bytes:
-        """GET, or POST if there is a body."""
-        try:
-            asked = urllib.request.Request(self.url + path, body, self._headers)
-            with urllib.request.urlopen(asked, timeout=self._timeout_s) as reply:
-                return reply.read()
-        except urllib.error.HTTPError as error:
-            text = " ".join(error.read().decode(errors="replace")[:300].split())
-            raise Unfit(f"{self.url}{path} answered {error.code}: {text}\n  remedy: {_remedy(error.code)}") from error
-        except (OSError, ValueError) as error:
-            raise Unfit(
-                f"{self.url}{path} does not answer: {error}"
-                "\n  remedy: start the server, or give the address it listens on, as http://HOST:PORT"
-            ) from error
-
-
-def _remedy(code: int) -> str:
-    if code == 404:
-        return "give the root of an OpenAI-compatible server, http://HOST:PORT, and --model if it serves several"
-    return "give its key with --api-key" if code in (401, 403) else "see what the server's log says of this request"
 
 
 def _by_id(meta: Mapping[str, Any]) -> tuple[tuple[Token, ...], tuple[Mapping[Token, float], ...]]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from sglang_nemotron.verify.compare import Run
 from sglang_nemotron.verify.conversations import Conversation, shortened, strangers
-from sglang_nemotron.verify.endpoint import Chat, Endpoint, Reply, Unfit
+from sglang_nemotron.verify.endpoint import Chat, Endpoint, Reply
+from sglang_nemotron.verify.server import Unfit
 
 # how many others are computed beside a prompt to see the server's noise
 COMPANY = (2, 5, 9)
