@@ -45,6 +45,24 @@ def test_cuda_is_served_by_our_kernels_where_there_are_some() -> None:
 
 
 @pytest.mark.parametrize(
+    ("rows", "place", "name"),
+    [
+        (1, ("cuda", HOPPER), "triton"),
+        (2, ("cuda", HOPPER), "triton"),
+        (3, ("cuda", HOPPER), APART),
+        # not measured there: only an override takes it
+        (1, ("cuda", (8, 0)), APART),
+        (1, ("cuda", BLACKWELL), APART),
+        (1, ("cpu",), APART),
+    ],
+)
+def test_few_rows_go_whole_layers_at_a_time_where_that_was_measured(
+    rows: int, place: tuple[Any, ...], name: str
+) -> None:
+    assert chosen("few_rows", *place, rows=rows) == name
+
+
+@pytest.mark.parametrize(
     ("rows", "stored", "capability", "traits", "name"),
     [
         (16, torch.float32, HOPPER, (), "triton"),
@@ -103,8 +121,8 @@ def test_every_row_serves_some_call() -> None:
             for traits in ((), ("spans_ranks",), ("packed",), ("rounded_at_random",)):
                 if op == "few_rows" and traits:
                     continue
-                for dtype in (torch.float32, torch.bfloat16):
-                    reached.add((op, chosen(op, *place, traits=traits, dtype=dtype)))
+                for dtype, rows in ((torch.float32, 4), (torch.bfloat16, 4), (torch.bfloat16, 1)):
+                    reached.add((op, chosen(op, *place, traits=traits, dtype=dtype, rows=rows)))
     assert reached == {(row.op, row.name) for row in FORMS if not row.on_request}
 
 

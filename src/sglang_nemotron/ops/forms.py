@@ -29,7 +29,7 @@ APART = "apart"
 REFERENCE = "reference"
 # rows of decode up to which two launches instead of three beat what SGLang's kernels read faster
 _FUSED_ROWS = 16
-# rows of decode up to which a form of `few_rows` may be asked for
+# rows of decode up to which `few_rows` has a form of its own
 MOST_FEW_ROWS = 2
 
 
@@ -120,6 +120,11 @@ def _one_or_two_rows(case: Case) -> bool:
     return case.capability >= (8, 0) and case.rows <= MOST_FEW_ROWS
 
 
+def _tuned_for_few_rows(case: Case) -> bool:
+    """Where a server has shown that it is faster; no other card was at hand."""
+    return case.capability == (9, 0)
+
+
 def _asked_by_a_layer(case: Case) -> bool:
     """A call of `ops.experts` has no layer that could compute it."""
     return "called" not in case.traits
@@ -182,7 +187,7 @@ FORMS: tuple[Form, ...] = (
     Form("mamba_step", "triton", ("cuda",), _from_ampere_on),
     Form("mamba_step", "torch", ("cpu", "cuda")),
     # whole layers of a step of one or two rows; apart: norm, mixer and residual one after the other
-    Form("few_rows", "triton", ("cuda",), _one_or_two_rows, on_request=True),
+    Form("few_rows", "triton", ("cuda",), _one_or_two_rows, _tuned_for_few_rows),
     Form("few_rows", APART, ("cpu", "cuda"), _parts_can_serve),
     Form("track", "triton", ("cuda",), _from_ampere_on, on_request=True),
     Form("track", "sglang", ("cuda",)),
