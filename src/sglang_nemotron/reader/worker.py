@@ -13,6 +13,7 @@ import signal
 import stat
 import sys
 import traceback
+import warnings
 from concurrent.futures import Executor
 from multiprocessing.connection import Connection
 
@@ -132,6 +133,8 @@ def _cap_memory(memory: int) -> None:
 def main() -> None:
     # an interrupt at the terminal goes to the server, which then closes the socket
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Pillow warns of what a file says of itself: no stranger writes into a server's log
+    warnings.simplefilter("ignore")
     # a server that is gone before this worker is ready has no use for it
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         serve(Connection(int(sys.argv[1])))
