@@ -1,6 +1,6 @@
 """Small whole files of every format that is read: what the corpus of hostile media is made from.
 
-Each is of some hundred bytes, or a few KB where its container takes that much; the same bytes every time are not needed.
+Each is of some hundred bytes, or a few KB where its container takes that much.
 """
 
 from __future__ import annotations

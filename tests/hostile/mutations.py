@@ -68,8 +68,6 @@ def mutated(data: bytes, others: Sequence[bytes], seed: int) -> bytes:
     for _ in range(pick.choice((1, 1, 2))):
         if not data:
             break
-        if pick.random() < 0.1:
-            data = spliced(data, pick.choice(others), pick)
-        else:
-            data = pick.choice(_ALONE)(data, pick)
+        with_other = pick.random() < 0.1
+        data = spliced(data, pick.choice(others), pick) if with_other else pick.choice(_ALONE)(data, pick)
     return data

@@ -1,4 +1,4 @@
-"""Bytes sent as an image, a video or a sound come in; what a media worker makes of them goes out: features or a refusal.
+"""Bytes sent as an image, a video or a sound come in; what a media worker says of them goes out.
 
 The workers are those of a server, with their bounds on memory. What may not happen is asserted here, for every file.
 """

@@ -1,7 +1,7 @@
 """Files that were made to do harm: each is refused by name or read, by a worker that lives on within its memory.
 
-Which files: `media_cases.py` (by hand), `files.py` cut at each byte, and `mutations.py` of them (by seed). The time that
-one may take is bounded in `tests/reader/test_pool.py` and `tests/media/`, where the bound is set to strike.
+Which files: `media_cases.py` (by hand), `files.py` cut at each byte, and `mutations.py` of them (by seed). The time
+that one may take is bounded in `tests/reader/test_pool.py` and `tests/media/`, where the bound is set to strike.
 """
 
 from __future__ import annotations

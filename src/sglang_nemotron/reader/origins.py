@@ -1,4 +1,4 @@
-"""What an operator allows of the places media come from comes in; whether one address, host or file is allowed goes out.
+"""Where an operator lets media come from comes in; whether one address, host or file is allowed goes out.
 
 Nothing here asks a network or opens a file, and nothing knows SGLang.
 """
@@ -71,7 +71,7 @@ def meaning(address: Address) -> Address:
 
 
 def is_public(address: Address) -> bool:
-    """Whether everybody on the internet reaches this address: none of this machine, a network of its own, or a cloud."""
+    """Whether everybody on the internet reaches it: none of this machine, a network of its own, or a cloud."""
     return (
         address.is_global and not address.is_multicast and not address.is_reserved and not _within(address, _NOT_PUBLIC)
     )
@@ -82,7 +82,7 @@ def _within(address: Address, networks: Iterable[Network]) -> bool:
 
 
 def read_addresses(name: str, text: str) -> tuple[bool, bool, tuple[Network, ...]]:
-    """(public addresses, any address, networks beside) of a list like `public,10.1.0.0/16`; ValueError naming `name`."""
+    """(public addresses, any address, networks beside) of text like `public,10.1.0.0/16`; ValueError naming `name`."""
     words = _words(text, ",") or [PUBLIC]
     networks: list[Network] = []
     for word in words:

@@ -1,4 +1,4 @@
-"""What a URL leads to: addresses that are allowed and no others, an end to everything, and nothing told to strangers."""
+"""What a URL leads to: allowed addresses and no others, an end to everything, and nothing told to strangers."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def raw(answer: Callable[[socket.socket], object], host: str = "127.0.0.1") -> I
 
 
 def names(monkeypatch: pytest.MonkeyPatch, table: dict[str, list[list[str]]]) -> list[str]:
-    """A resolver that gives each name its addresses, one list after the other; returns the names that were looked up."""
+    """A resolver that gives each name its addresses, one list after the other; returns the names that it was asked."""
     real, looked = socket.getaddrinfo, []
 
     def resolve(host: str, port: int, *args: Any, **kwargs: Any) -> Any:

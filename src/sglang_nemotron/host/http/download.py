@@ -239,7 +239,7 @@ class _Exchange:
         return allowed  # type: ignore[return-value]
 
     def _look_before_proxy(self) -> None:
-        """A proxy looks names up by itself, and decides; but what this machine knows to be forbidden is not asked for."""
+        """A proxy looks names up by itself; but what this machine knows to be forbidden is not asked for."""
         with contextlib.suppress(socket.gaierror):
             self._addresses()
 
