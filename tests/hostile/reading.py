@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 
 from hostile.files import Kind
-from sglang_nemotron.host.http.shared_tensor import receive_inline
 from sglang_nemotron.media.features import MediaFeatures, ReadRequest, Sound, VideoClip
 from sglang_nemotron.prompt.errors import MediaError
 from sglang_nemotron.prompt.options import MediaOptions
+from sglang_nemotron.reader.arena import SharedTensor
 from sglang_nemotron.reader.pool import Pool
 from sglang_nemotron.reader.scratch import SHARED
 from sglang_nemotron.reader.settings import worker_config
@@ -69,6 +69,13 @@ class Reading:
         return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
 
 
+def _received(shared: SharedTensor) -> torch.Tensor:
+    """A tensor of its own, without SGLang, whose pointers to shared memory a server has."""
+    data = bytearray(Path(shared.path).read_bytes())
+    os.unlink(shared.path)
+    return torch.frombuffer(data, dtype=shared.dtype).view(shared.shape)
+
+
 def _check(features: MediaFeatures) -> None:
     assert torch.isfinite(features.feature.float()).all()
     if isinstance(features, VideoClip):
@@ -82,7 +89,7 @@ def reading(folder: Path, stamp: str = "hostile", *, memory: int = MEMORY) -> It
     """A worker of its own; afterwards nothing of it lies in shared memory."""
     stamp = f"sgl_shm_mm_{os.getpid()}_{stamp}_"
     config = worker_config({}, SPEC, pixels=torch.bfloat16, stamp=stamp)
-    pool = Pool(replace(config, memory=memory, max_file=1 << 30, timeout=NET_S), 1, receive_inline)
+    pool = Pool(replace(config, memory=memory, max_file=1 << 30, timeout=NET_S), 1, _received)
     try:
         assert eventually(lambda: bool(pool.ready))
         yield Reading(pool, folder / "item", pool.ready[0])

@@ -51,7 +51,9 @@ def test_names_that_would_be_compared_pair_by_pair() -> None:
     with pytest.raises(ValueError, match="^the field 'tools' has a `required` that lists something else than names"):
         check_body({"tools": [{"function": {"parameters": {"properties": {"a": {"required": unlike}}}}}]})
     # a value of a call's arguments may be called so
-    check_body({"messages": [{"arguments": {"required": unlike}}], "tools": [{"required": list(map(str, range(5000)))}]})
+    check_body(
+        {"messages": [{"arguments": {"required": unlike}}], "tools": [{"required": list(map(str, range(5000)))}]}
+    )
 
 
 def test_a_large_flat_body_costs_little_beside_reading_it() -> None:

@@ -52,7 +52,11 @@ def check_names(schemas: Any, where: str) -> None:
         if isinstance(inner, dict):
             for keyword in _NAMES:
                 listed = inner.get(keyword)
-                if isinstance(listed, list) and len(listed) > MOST_UNLIKE and any(type(name) is not str for name in listed):
+                if (
+                    isinstance(listed, list)
+                    and len(listed) > MOST_UNLIKE
+                    and any(type(name) is not str for name in listed)
+                ):
                     raise ValueError(f"{where} has a `{keyword}` that lists something else than names; leave that out")
         pending.extend(_inside(inner))
 
