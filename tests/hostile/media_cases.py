@@ -373,7 +373,7 @@ CASES: dict[str, Case] = {
         for table, skip in ((b"stsz", 8), (b"stco", 4), (b"stts", 4), (b"stsc", 4), (b"stss", 4), (b"elst", 4))
     },
     "MP4 whose track lasts a century": Case("video", lambda: lying_mp4(b"mdhd", 16, b"\x7f" + b"\xff" * 3), None),
-    "MP4 that lasts a century": Case("video", lambda: lying_mp4(b"mvhd", 16, b"\x7f" + b"\xff" * 3), "seconds long"),
+    "MP4 that lasts a century": Case("video", lambda: lying_mp4(b"mvhd", 16, b"\x7f" + b"\xff" * 3), None),
     "MP4 without a clock": Case("video", lambda: lying_mp4(b"mdhd", 12, bytes(4)), None),
     "MP4 of 65,535 x 65,535": Case("video", lambda: lying_mp4(b"avc1", 24, b"\xff" * 4), None),
     "MP4 of 100,000 boxes in each other": Case(

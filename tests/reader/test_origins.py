@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sglang_nemotron.reader.origins import Origins, normal_host
+from sglang_nemotron.reader.origins import ADDRESSES, FOLDERS, Origins, normal_host
 from sglang_nemotron.reader.settings import media_origins
-
-ADDRESSES, FOLDERS = "SGLANG_NEMOTRON_MEDIA_ADDRESSES", "SGLANG_NEMOTRON_MEDIA_FOLDERS"
 
 
 def _origins(**environment: str) -> Origins:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+# the variables by which an operator says so
+ADDRESSES, FOLDERS = "SGLANG_NEMOTRON_MEDIA_ADDRESSES", "SGLANG_NEMOTRON_MEDIA_FOLDERS"
 PUBLIC, ANY = "public", "any"
 # addresses of IPv6 that a network translates to those of IPv4 in their last 32 bits (RFC 6052)
 _TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
@@ -81,8 +83,8 @@ def _within(address: Address, networks: Iterable[Network]) -> bool:
     return any(address.version == network.version and address in network for network in networks)
 
 
-def read_addresses(name: str, text: str) -> tuple[bool, bool, tuple[Network, ...]]:
-    """(public addresses, any address, networks beside) of text like `public,10.1.0.0/16`; ValueError naming `name`."""
+def read_addresses(text: str) -> tuple[bool, bool, tuple[Network, ...]]:
+    """(public addresses, any address, networks beside) of text like `public,10.1.0.0/16`; ValueError."""
     words = _words(text, ",") or [PUBLIC]
     networks: list[Network] = []
     for word in words:
@@ -92,19 +94,21 @@ def read_addresses(name: str, text: str) -> tuple[bool, bool, tuple[Network, ...
             networks.append(ipaddress.ip_network(word))
         except ValueError as error:
             raise ValueError(
-                f"{name} has {word!r}; give {PUBLIC}, {ANY} or networks like 10.1.0.0/16, separated by commas"
+                f"{ADDRESSES} has {word!r}; give {PUBLIC}, {ANY} or networks like 10.1.0.0/16, separated by commas"
             ) from error
     return PUBLIC in words, ANY in words, tuple(networks)
 
 
-def read_folders(name: str, text: str) -> tuple[tuple[str, ...], bool]:
-    """(real paths of folders, any file) of a list like `/data/a:/data/b`, or `any`; ValueError naming `name`."""
+def read_folders(text: str) -> tuple[tuple[str, ...], bool]:
+    """(real paths of folders, any file) of a list like `/data/a:/data/b`, or `any`; ValueError."""
     words = _words(text, os.pathsep)
     if words == [ANY]:
         return (), True
     for word in words:
         if not os.path.isabs(word) or not os.path.isdir(word):
-            raise ValueError(f"{name} has {word!r}; give folders by whole paths, separated by {os.pathsep!r}, or {ANY}")
+            raise ValueError(
+                f"{FOLDERS} has {word!r}; give folders by whole paths, separated by {os.pathsep!r}, or {ANY}"
+            )
     return tuple(os.path.realpath(word) for word in words), False
 
 

@@ -25,7 +25,7 @@ import torch
 
 from sglang_nemotron.config.omni import ImageRule, OmniSpec
 from sglang_nemotron.prompt.options import ENVIRONMENT, MediaLimits, MediaOptions
-from sglang_nemotron.reader.origins import Origins, normal_hosts, read_addresses, read_folders
+from sglang_nemotron.reader.origins import ADDRESSES, FOLDERS, Origins, normal_hosts, read_addresses, read_folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,8 @@ def media_origins(environment: Mapping[str, str], domains: Sequence[str] | None,
 
     domains, max_megabytes: SGLang's --allowed-media-domains and --media-url-max-file-size-mb.
     """
-    addresses, folders = (f"{ENVIRONMENT}MEDIA_{suffix}" for suffix in ("ADDRESSES", "FOLDERS"))
-    public, any_address, others = read_addresses(addresses, environment.get(addresses, ""))
-    named, any_file = read_folders(folders, environment.get(folders, ""))
+    public, any_address, others = read_addresses(environment.get(ADDRESSES, ""))
+    named, any_file = read_folders(environment.get(FOLDERS, ""))
     return Origins(
         public=public,
         any_address=any_address,

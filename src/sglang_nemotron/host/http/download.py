@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from sglang_nemotron import __version__
-from sglang_nemotron.reader.origins import Origins, normal_host
+from sglang_nemotron.reader.origins import ADDRESSES, Origins, normal_host
 
 # as many as SGLang follows
 MOST_REDIRECTS = 5
@@ -32,8 +32,6 @@ _PIECE = 1 << 16
 _PORTS = {"http": 80, "https": 443}
 # of a path and a query, what stays as it was sent
 _SAFE = "/?:@!$&'()*+,;=%~-._[]"
-# told to whoever sent the URL, for an operator who sends it himself
-_SETTING = "SGLANG_NEMOTRON_MEDIA_ADDRESSES"
 
 Result = TypeVar("Result")
 
@@ -234,7 +232,7 @@ class _Exchange:
         if not allowed:
             raise NotFetched(
                 f"{self._target.host} is at no address that may be asked: public ones alone, unless the operator sets "
-                f"{_SETTING}"
+                f"{ADDRESSES}"
             )
         return allowed  # type: ignore[return-value]
 

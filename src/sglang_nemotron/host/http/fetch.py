@@ -22,7 +22,7 @@ from sglang_nemotron.host.http.base64_text import ALPHABET, Decoder
 from sglang_nemotron.host.http.body_spool import REFERENCE, Spool, spooled
 from sglang_nemotron.host.http.download import NotFetched, download
 from sglang_nemotron.prompt.errors import MediaError
-from sglang_nemotron.reader.origins import Origins
+from sglang_nemotron.reader.origins import FOLDERS, Origins
 from sglang_nemotron.reader.scratch import in_shared_or_temporary, write_all
 from sglang_nemotron.sglang_api.media import ImageData, VideoData
 
@@ -102,7 +102,7 @@ def _file(path: str, name: str, origins: Origins) -> Fetched:
         raise MediaError(
             name,
             "it names a file of the server, which is none that may be read",
-            "send its bytes as base64; the operator may name folders in SGLANG_NEMOTRON_MEDIA_FOLDERS",
+            f"send its bytes as base64; the operator may name folders in {FOLDERS}",
         )
     return Fetched(real, ours=False)
 
