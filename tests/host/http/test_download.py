@@ -29,6 +29,10 @@ DATA = bytes(range(256)) * 5000
 HERE = Origins(others=(ipaddress.ip_network("127.0.0.1/32"),))
 
 
+# of servers that dawdle: each far below the limit that strikes, all of them together above it
+BETWEEN_BYTES_S, BEFORE_REDIRECT_S = 0.02, 0.2
+
+
 def got(url: str, origins: Origins = HERE, seconds: float = NET_S) -> bytes:
     return b"".join(download(url, origins, seconds=seconds))
 
@@ -255,7 +259,7 @@ def _dribbled(head: bytes) -> Callable[[socket.socket], None]:
 
     def answer(connection: socket.socket) -> None:
         connection.sendall(head)
-        while not pause.wait(0.02):
+        while not pause.wait(BETWEEN_BYTES_S):
             connection.sendall(b"a")
 
     return answer
@@ -287,7 +291,7 @@ def test_nothing_at_all_ends_at_the_deadline() -> None:
 
 def test_redirects_share_one_deadline() -> None:
     def slowly(connection: socket.socket) -> None:
-        threading.Event().wait(0.2)
+        threading.Event().wait(BEFORE_REDIRECT_S)
         connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: /a\r\nContent-Length: 0\r\n\r\n")
 
     with raw(slowly) as url:
