@@ -21,6 +21,7 @@ from sglang_nemotron.reader.origins import Origins
 from sglang_nemotron.reader.pool import Pool
 from sglang_nemotron.reader.service import MediaService
 from sglang_nemotron.reader.settings import WorkerConfig, media_origins, worker_config
+from sglang_nemotron.sglang_api.media import get_mm
 
 # downloads and base64 of requests, beside the workers that read what they bring
 _NUM_FETCHERS = 8
@@ -86,8 +87,8 @@ def serve(manager: Any) -> None:
     spec = omni_spec_of(model_config.hf_config)
     stamp = f"sgl_shm_mm_{os.getpid()}_"
     config = worker_config(os.environ, spec, pixels=model_config.dtype, stamp=stamp)
-    arguments = manager.server_args
-    origins = media_origins(os.environ, arguments.allowed_media_domains, arguments.media_url_max_file_size_mb)
+    flags = get_mm()
+    origins = media_origins(os.environ, flags.allowed_media_domains, flags.media_url_max_file_size_mb)
     spool_bodies(stamp)
     # where SGLang sends features inside messages, it unpacks no shared memory
     inline = processor.transport_mode == "default" or processor.skip_tokenizer_init
