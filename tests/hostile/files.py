@@ -66,6 +66,29 @@ def film(codec: str, container: str, *, num_frames: int = 4, **more: object) -> 
     return encode(num_frames, width=32, height=32, codec=codec, container=container, rate=25, **more)  # type: ignore[arg-type]
 
 
+@cache
+def tagged() -> dict[str, tuple[Kind, bytes]]:
+    """Files whose titles are in Latin-1, as older programs wrote them where the format says UTF-8."""
+    title = b"M\xfcnchen bei Nacht"
+    text = b"\x03" + title
+    frame = b"TIT2" + len(text).to_bytes(4, "big") + b"\0\0" + text
+    mp3 = b"ID3\x04\0\0" + len(frame).to_bytes(4, "big") + frame + muxed("mp3", "libmp3lame")
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as made:
+        made.metadata["title"] = "Munchen bei Nacht"
+        track = made.add_stream("libx264", rate=25)
+        track.width, track.height, track.pix_fmt = 32, 32, "yuv420p"
+        for number in range(4):
+            made.mux(track.encode(av.VideoFrame.from_ndarray(picture(number, 32, 32), format="rgb24")))
+        made.mux(track.encode(None))
+    named = file.getvalue()
+    assert named.count(b"Munchen bei Nacht") == 1
+    return {
+        "mp3 with tags": ("sound", mp3),
+        "mp4 with tags": ("video", named.replace(b"Munchen bei Nacht", title)),
+    }
+
+
 # what they are sent as, and how they are made
 _MADE: dict[str, tuple[Kind, Callable[[], bytes]]] = {
     "png": ("image", lambda: still("PNG")),

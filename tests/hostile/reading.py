@@ -36,17 +36,18 @@ _UNFORESEEN = re.compile(r"cannot be read \(\w+: ")
 
 @dataclass
 class Reading:
-    """A pool of one worker, the folder of its files, and what the worker was when it began."""
+    """A pool of one worker, the file that it reads, its process when it began, and what it printed."""
 
     pool: Pool
     path: Path
     worker: int
+    log: Path
 
     def read(self, kind: Kind, data: bytes) -> str | None:
         """The refusal; None for a file that is read.
 
-        AssertionError for a refusal that does not name the item, for a fault that nobody foresaw, for features that
-        contradict their own bounds, and for a worker that came to its end.
+        AssertionError for a refusal that does not name the item, for a fault that nobody foresaw, for anything printed,
+        for features that contradict their own bounds, and for a worker that came to its end.
         """
         self.path.write_bytes(data)
         request = ReadRequest(kind, f"{kind} 7", MediaOptions(max_frames=8), BUDGET)
@@ -54,10 +55,13 @@ class Reading:
             made = asyncio.run(self.pool.measure(request, str(self.path)))
         except MediaError as error:
             said = str(error)
+            # a fault that nobody foresaw leaves its traceback here
+            assert not (printed := self.log.read_text()), printed
             assert said.startswith(f"{kind} 7: ") and len(said) < 1000, said
             assert not _UNFORESEEN.search(said), said
             assert self.pool.ready == [self.worker], f"the worker came to its end: {said}"
             return said
+        assert not (printed := self.log.read_text()), printed
         for features in made:
             _check(features)
         assert self.pool.ready == [self.worker]
@@ -85,14 +89,29 @@ def _check(features: MediaFeatures) -> None:
 
 
 @contextmanager
+def _printing_to(log: Path) -> Iterator[None]:
+    """What is started meanwhile prints its errors there."""
+    ours = os.dup(2)
+    with open(log, "wb") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(ours, 2)
+        os.close(ours)
+
+
+@contextmanager
 def reading(folder: Path, stamp: str = "hostile", *, memory: int = MEMORY) -> Iterator[Reading]:
     """A worker of its own; afterwards nothing of it lies in shared memory."""
     stamp = f"sgl_shm_mm_{os.getpid()}_{stamp}_"
     config = worker_config({}, SPEC, pixels=torch.bfloat16, stamp=stamp)
-    pool = Pool(replace(config, memory=memory, max_file=1 << 30, timeout=NET_S), 1, _received)
-    try:
+    log = folder / "log"
+    with _printing_to(log):
+        pool = Pool(replace(config, memory=memory, max_file=1 << 30, timeout=NET_S), 1, _received)
         assert eventually(lambda: bool(pool.ready))
-        yield Reading(pool, folder / "item", pool.ready[0])
+    try:
+        yield Reading(pool, folder / "item", pool.ready[0], log)
     finally:
         pool.close()
     assert not [name for name in os.listdir(SHARED) if name.startswith(stamp)]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hostile.files import whole_files
+from hostile.files import tagged, whole_files
 from hostile.media_cases import CASES
 from hostile.mutations import mutated
 from hostile.reading import MEMORY, Reading, reading
@@ -72,6 +72,22 @@ def test_a_file_that_was_damaged_on_purpose(reader: Reading, name: str) -> None:
     others = [other for _, other in whole_files().values()]
     for seed in range(MUTATIONS):
         reader.read(kind, mutated(data, others, seed))
+
+
+def test_what_libraries_would_print_goes_nowhere(reader: Reading) -> None:
+    """Pillow would warn, libtiff and soundfile would print; what a stranger repeats fills a disk."""
+    tiff, aiff = whole_files()["tiff"][1], whole_files()["aiff"][1]
+    for place in range(0, len(tiff), 20):
+        reader.read("image", tiff[:place])
+    for place in range(0, 100, 3):
+        reader.read("sound", aiff[:place])
+    reader.read("image", CASES["TIFF, deflated gigabyte"].make())
+    assert reader.log.read_text() == ""
+
+
+@pytest.mark.parametrize("name", ["mp3 with tags", "mp4 with tags"])
+def test_titles_in_another_encoding_are_read(reader: Reading, name: str) -> None:
+    assert reader.read(*tagged()[name]) is None
 
 
 def test_the_same_seed_damages_the_same_way() -> None:

@@ -130,11 +130,20 @@ def _cap_memory(memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
 
 
+def _keep_stderr_to_python() -> None:
+    """What Python prints goes where it went; what libraries in C print goes nowhere. How a worker ended is logged."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+
+
 def main() -> None:
     # an interrupt at the terminal goes to the server, which then closes the socket
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Pillow warns of what a file says of itself: no stranger writes into a server's log
+    # Pillow warns of what a file says of itself, and libtiff writes it: no stranger fills a server's log
     warnings.simplefilter("ignore")
+    _keep_stderr_to_python()
     # a server that is gone before this worker is ready has no use for it
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         serve(Connection(int(sys.argv[1])))

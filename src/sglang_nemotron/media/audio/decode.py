@@ -200,7 +200,8 @@ def _check_wav_length(data: bytes, name: str, limits: MediaLimits) -> None:
 def _open(data: bytes) -> Any:
     import av
 
-    return av.open(io.BytesIO(data), options={"format_whitelist": FFMPEG_FORMATS})
+    # titles in another encoding than UTF-8 are still titles, and read by nobody
+    return av.open(io.BytesIO(data), metadata_errors="replace", options={"format_whitelist": FFMPEG_FORMATS})
 
 
 def _ffmpeg(data: bytes, name: str, limits: MediaLimits) -> Iterator[tuple[np.ndarray, int]]:
