@@ -120,7 +120,7 @@ SCHEMAS: dict[str, tuple[dict[str, Any], str | None]] = {
         {"$defs": {"a": {"type": "object", "properties": {"x": {"$ref": "#/$defs/a"}}}}, "$ref": "#/$defs/a"},
         None,
     ),
-    "that is itself": ({"$ref": "#"}, None),
+    "that is itself": ({"$ref": "#"}, "back to it and to nothing else"),
     "that refers to nothing": ({"$ref": "#/$defs/nope"}, "Failed to compile"),
     "of an enum of 50,000": ({"enum": [f"value {number}" for number in range(50_000)]}, "json_schema has"),
     "of an enum of a megabyte": ({"enum": [f"{number}" + "x" * 1000 for number in range(1000)]}, "json_schema has"),

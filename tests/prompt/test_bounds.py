@@ -83,6 +83,30 @@ def test_grammars_have_a_depth() -> None:
         check_grammars(nothing)
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#"},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
+    ],
+)
+def test_a_schema_that_leads_to_itself_alone(schema: Any) -> None:
+    with pytest.raises(ValueError, match="^json_schema leads from '#.* back to it and to nothing else"):
+        check_grammars({"json_schema": json.dumps(schema)})
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/$defs/a", "$defs": {"a": {"properties": {"x": {"$ref": "#/$defs/a"}}}}},
+        *({"$ref": "#/$defs/nope"}, {"$ref": "http://a/b"}, {"$ref": 1}, {"properties": {"$ref": {"type": "string"}}}),
+        *(True, [], {"$ref": "#/a~1b", "a/b": {"type": "string"}}),
+    ],
+)
+def test_other_references_are_for_whoever_compiles_them(schema: Any) -> None:
+    check_grammars({"json_schema": json.dumps(schema)})
+
+
 def test_brackets_in_strings_do_not_count() -> None:
     assert text_depth('{"a": "[[[[", "b": ["\\"[", {"]": "\\\\"}]}') == 3
     assert text_depth("]]]]") == 0 and text_depth('"' + "[" * 1000) == 1000

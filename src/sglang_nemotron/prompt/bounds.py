@@ -5,6 +5,7 @@ Whoever reads these later takes time or stack that grows with more than their si
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -95,6 +96,39 @@ def check_grammars(sampling_params: Any) -> None:
             )
         if name in ("json_schema", "structural_tag") and text_depth(text) > MAX_DEPTH + _AROUND:
             raise ValueError(f"{name} is nested more than {MAX_DEPTH} levels deep; send it flatter")
+        if name == "json_schema":
+            _check_end(text)
+
+
+def _check_end(text: str) -> None:
+    """ValueError for a schema whose references lead to themselves and to nothing else: no answer has an end there.
+
+    XGrammar compiles it into a grammar without a word, whose first token is an error of the server.
+    """
+    try:
+        root = json.loads(text)
+    except ValueError:
+        # whoever compiles it says so
+        return
+    seen: set[str] = set()
+    schema = root
+    while isinstance(schema, dict) and isinstance(schema.get("$ref"), str):
+        reference = schema["$ref"]
+        if reference in seen:
+            raise ValueError(
+                f"json_schema leads from {reference[:80]!r} back to it and to nothing else; say what it is"
+            )
+        seen.add(reference)
+        schema = _referred(root, reference)
+
+
+def _referred(root: Any, reference: str) -> Any:
+    """What a reference inside a schema names (RFC 6901); None for any other."""
+    target = root if reference.startswith("#") else None
+    for part in reference[1:].split("/")[1:]:
+        key = part.replace("~1", "/").replace("~0", "~")
+        target = target.get(key) if isinstance(target, dict) else None
+    return target
 
 
 def text_depth(text: str) -> int:

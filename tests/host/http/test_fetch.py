@@ -161,10 +161,12 @@ def test_files_are_read_from_the_folders_that_the_operator_named_and_from_no_oth
     for item in (str(inside / "a.png"), (inside / "a.png").as_uri(), f"{outside}/../media/a.png"):
         assert _bytes(item, origins=allowed) == DATA
     forbidden = [outside / "a.png", inside / "link.png", inside / ".." / "mediaeval" / "a.png", Path("/etc/passwd")]
-    for path in forbidden:
-        for item in (str(path), path.absolute().as_uri()):
-            with pytest.raises(MediaError, match=r"^video 2: it names a file of the server.*MEDIA_FOLDERS"):
-                _fetch(item, origins=allowed)
+    for path in (*forbidden, tmp_path / "no-such-file"):
+        # the same whether it exists or not
+        with pytest.raises(MediaError, match=r"^video 2: it names a file of the server.*MEDIA_FOLDERS"):
+            _fetch(path.absolute().as_uri(), origins=allowed)
+        with pytest.raises(MediaError, match=r"^video 2: .* is no URL, no file here and no base64"):
+            _fetch(f"{path}", origins=allowed)
 
 
 def test_without_folders_nobody_learns_which_files_there_are(tmp_path: Path) -> None:

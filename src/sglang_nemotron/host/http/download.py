@@ -22,7 +22,6 @@ from typing import TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from sglang_nemotron import __version__
 from sglang_nemotron.reader.origins import ADDRESSES, Origins, normal_host
 
 # as many as SGLang follows
@@ -179,7 +178,7 @@ class _Exchange:
             if target.scheme == "https":
                 _tunnel(sock, target, proxy)
         headers = {
-            "User-Agent": f"sglang-nemotron/{__version__}",
+            "User-Agent": "sglang-nemotron",
             "Accept": "*/*",
             "Accept-Encoding": "identity",
             "Connection": "close",

@@ -90,9 +90,11 @@ def _fetch_text(text: str, name: str, max_file: int, seconds: float, stamp: str,
     other = _SCHEME.match(text[:60])
     if other is not None and not text.startswith(REFERENCE):
         raise MediaError(name, f"{other[1]}: is no scheme that is read", "give a URL of http or https, or base64")
-    # whether a file exists is nobody's business where none may be named
-    if origins.names_files and len(text) < _MOST_PATH and "\0" not in text and os.path.isfile(text):
-        return _file(text, name, origins)
+    # whether another file exists is nobody's business
+    if origins.names_files and len(text) < _MOST_PATH and "\0" not in text:
+        real = origins.file(text)
+        if real is not None and os.path.isfile(real):
+            return Fetched(real, ours=False)
     return _keep(lambda: _decoded(text, 0, name, max_file), name, max_file, stamp)
 
 
