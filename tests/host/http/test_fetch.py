@@ -161,7 +161,7 @@ def test_files_are_read_from_the_folders_that_the_operator_named_and_from_no_oth
     for item in (str(inside / "a.png"), (inside / "a.png").as_uri(), f"{outside}/../media/a.png"):
         assert _bytes(item, origins=allowed) == DATA
     forbidden = [outside / "a.png", inside / "link.png", inside / ".." / "mediaeval" / "a.png", Path("/etc/host.conf")]
-    for path in (*forbidden, tmp_path / "no-such-file"):
+    for path in (*forbidden, tmp_path / "no-such-file.png"):
         # the same whether it exists or not
         with pytest.raises(MediaError, match=r"^video 2: it names a file of the server.*MEDIA_FOLDERS"):
             _fetch(path.absolute().as_uri(), origins=allowed)
