@@ -1,4 +1,7 @@
-"""A picture that the server fetches: omni_image_url.py [URL]. Without one, a file that lies on the server's machine."""
+"""A picture that the server fetches: omni_image_url.py [URL].
+
+Without one, a file on the server's machine, in a folder that SGLANG_NEMOTRON_MEDIA_FOLDERS names (docs/media.md).
+"""
 
 from __future__ import annotations
 

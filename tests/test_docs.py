@@ -17,6 +17,7 @@ from sglang_nemotron.checkpoint.quant_layout import layer_algorithms
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS, PRESETS
 from sglang_nemotron.checkpoint.writer import all_tensors, stored_tensors
 from sglang_nemotron.prompt.options import _TOP, _VARIABLES, ENVIRONMENT, SETTABLE, SETTINGS, MediaLimits
+from sglang_nemotron.reader.origins import ADDRESSES, FOLDERS
 from support.hub import OMNI_IDS, TEXT_IDS
 from support.waiting import NET_S
 
@@ -53,7 +54,7 @@ def media_variables() -> set[str]:
     settings = (PACKAGE / "reader" / "settings.py").read_text()
     endings = set(re.findall(r'_number\(environment, "([A-Z_]+)"', settings))
     endings |= {name.upper() for name in SETTABLE} | {ending for ending, _ in _VARIABLES.values()}
-    return {ENVIRONMENT + ending for ending in endings}
+    return {ENVIRONMENT + ending for ending in endings} | {ADDRESSES, FOLDERS}
 
 
 @pytest.mark.parametrize("doc", DOCS, ids=lambda path: path.name)

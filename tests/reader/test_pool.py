@@ -7,9 +7,12 @@ import io
 import os
 import pickle
 import signal
+import stat
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from sglang_nemotron.media.image.picture import picture
 from sglang_nemotron.media.video.file import read_clip
 from sglang_nemotron.prompt.errors import MediaError
 from sglang_nemotron.prompt.options import MediaOptions
+from sglang_nemotron.reader import answers
 from sglang_nemotron.reader import pool as media_pool
 from sglang_nemotron.reader.pool import Pool
 from sglang_nemotron.reader.scratch import SHARED
@@ -311,10 +315,57 @@ def test_an_answer_that_cannot_be_read_costs_its_item_alone(several: Pool, tmp_p
     path = _png(tmp_path / "a.png")
     _promptly(lambda: len(several.ready) == 2)
     with monkeypatch.context() as patch, pytest.raises(pickle.UnpicklingError):
-        patch.setattr(media_pool.Connection, "recv", _unreadable)
+        patch.setattr(answers, "receive", _unreadable)
         _measure(several, "image", path)
     _promptly(lambda: len(several.ready) == 2)
     assert len(_measure(several, "image", path)) == 1
+
+
+def test_an_answer_of_another_kind_is_not_made(pool: Pool, tmp_path: Path, monkeypatch: Any) -> None:
+    """As of a worker that a file has taken over."""
+    called: list[str] = []
+    monkeypatch.setattr(os, "system", called.append)
+    for answer in (os.system, _Calls(), torch.device("cpu"), Path("/etc/passwd"), [{"a": subprocess.Popen}]):
+        ours, theirs = Pipe()
+        theirs.send(answer)
+        with pytest.raises(pickle.UnpicklingError, match="which is no answer"):
+            answers.receive(ours)
+    assert called == []
+
+
+class _Calls:
+    def __reduce__(self) -> Any:
+        return os.system, ("true",)
+
+
+def test_a_worker_has_no_password_of_the_server(tmp_path: Path, monkeypatch: Any) -> None:
+    secrets = ("HF_TOKEN", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "https_proxy", "GITHUB_AUTH")
+    for name in secrets:
+        monkeypatch.setenv(name, "s3cret")
+    pool = Pool(CONFIG, 1, receive_inline)
+    try:
+        _promptly(lambda: len(pool.ready) == 1)
+        inside = Path(f"/proc/{pool.ready[0]}/environ").read_bytes()
+        assert b"s3cret" not in inside and b"PILLOW_BLOCK_SIZE" in inside and b"PATH=" in inside
+    finally:
+        pool.close()
+
+
+def test_files_of_features_are_the_servers_alone(pool: Pool, tmp_path: Path) -> None:
+    path, modes = _png(tmp_path / "a.png"), []
+
+    def looked(shared: Any) -> Any:
+        modes.append(stat.S_IMODE(os.stat(shared.path).st_mode))
+        return receive_inline(shared)
+
+    receive, pool._receive = pool._receive, looked
+    mask = os.umask(0)
+    try:
+        _measure(pool, "image", path)
+    finally:
+        os.umask(mask)
+        pool._receive = receive
+    assert modes == [0o600]
 
 
 def _unreadable(connection: Any) -> Any:

@@ -183,3 +183,12 @@ def test_what_is_called_a_string_early_ends_as_that_string(text: str, wanted: Va
 
 def test_every_tool_of_the_tests_is_sound() -> None:
     assert check_tools(TOOLS) == TOOLS
+
+
+@pytest.mark.parametrize("keyword", ["anyOf", "oneOf", "allOf"])
+def test_schemas_that_branch_for_ever_end(keyword: str) -> None:
+    """Eight branches on each of thirty levels: more paths than anybody can walk. What was not seen allows all."""
+    levels = {f"d{level}": {keyword: [{"$ref": f"#/$defs/d{level + 1}"}] * 8} for level in range(30)}
+    root = {"$defs": {**levels, "d30": {"type": "integer"}}, "properties": {"a": {"$ref": "#/$defs/d0"}, "b": True}}
+    types, other = parameter_types({**root, "properties": {**root["properties"], "c": {"type": "string"}}})
+    assert set(types) == {"a", "b", "c"} and other.types == {"string"}

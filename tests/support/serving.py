@@ -54,6 +54,7 @@ TEXT_EXAMPLES = Served(
 )
 
 _OMNI_ARGS = ("--dtype", "float32", "--enable-cache-report")
+_SAMPLES = Path(__file__).parents[2] / "src" / "sglang_nemotron" / "cli" / "media"
 # tells in its log what its towers encode
 _SPY_PATH = str(Path(__file__).parents[1] / "e2e" / "omni_spy")
 _SPY: tuple[tuple[str, str | None], ...] = (("PYTHONPATH", _SPY_PATH),)
@@ -61,7 +62,14 @@ _SPY: tuple[tuple[str, str | None], ...] = (("PYTHONPATH", _SPY_PATH),)
 OMNI = Served(
     OMNI_PRESETS["tiny"],
     (*_OMNI_ARGS, "--reasoning-parser", "nano_v3", "--tool-call-parser", "qwen3_coder"),
-    (("PYTHONPATH", os.pathsep.join([_SPY_PATH, WORDY])),),
+    (
+        ("PYTHONPATH", os.pathsep.join([_SPY_PATH, WORDY])),
+        # of this machine, what tests serve, and what examples name
+        ("SGLANG_NEMOTRON_MEDIA_ADDRESSES", "public,127.0.0.1"),
+        ("SGLANG_NEMOTRON_MEDIA_FOLDERS", str(_SAMPLES)),
+        # no token of the hub, which is not asked: whether it is told (`tests/e2e/test_hostile.py`)
+        ("HF_TOKEN", "hf_of_nobody_and_told_to_nobody"),
+    ),
     name=OMNI_IDS[0],
 )
 # states kept in the steps of the published checkpoint

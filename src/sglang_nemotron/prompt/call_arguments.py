@@ -12,6 +12,8 @@ import math
 import re
 from typing import Any
 
+from sglang_nemotron.prompt.bounds import check_depth
+
 # Python reads longer numbers as text only; a template shows their digits either way
 _MAX_DIGITS = 4300
 # deeper than any call, and far from Python's own limit
@@ -51,6 +53,7 @@ def read_arguments(given: Any, where: str) -> tuple[dict[str, Any], str | None]:
             return found, f"{where} with arguments that are no JSON: {read}"
     if not isinstance(given, dict):
         raise ValueError(f"{where} with the arguments {_short(given)}; allowed: a JSON object, as in {{}}")
+    check_depth(given, f"{where}, with arguments: their JSON")
     return given, None
 
 

@@ -11,18 +11,20 @@ import contextlib
 import logging
 import os
 import queue
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
 
 from sglang_nemotron.media.features import Kind, MediaFeatures, ReadRequest
 from sglang_nemotron.prompt.errors import MediaError
+from sglang_nemotron.reader import answers
 from sglang_nemotron.reader.arena import SharedTensor, clear_after
 from sglang_nemotron.reader.settings import WorkerConfig
 
@@ -32,17 +34,25 @@ logger = logging.getLogger(__name__)
 # they start together, through multiprocessing, without an environment of their own (OMP, CUDA, Pillow's blocks); which
 # one takes an item cannot be said; and deaths are looked for every 0.1 s. What is left to it would be the timeouts
 
+# variables that may hold a password: of the hub, of clouds, of whatever a server was started with
+_SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|AUTH|PROXY", re.IGNORECASE)
+
 # seconds a worker may take until it is ready: torch is imported, on a machine that may be busy loading a model
 START_SECONDS = 120.0
 # not -m: what the module defines would be pickled as __main__'s
 _PROGRAM = "from sglang_nemotron.reader.worker import main; main()"
 
 
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that a process may have which decodes what strangers send."""
+    return {name: value for name, value in environment.items() if not _SECRET.search(name)}
+
+
 class _Worker:
     def __init__(self, config: WorkerConfig) -> None:
         ours, theirs = socket.socketpair()
         environment = {
-            **os.environ,
+            **without_secrets(os.environ),
             # every thread of ours would else start as many as the machine has cores, and fail where those are many
             **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
             # no worker ever needs a device, and a context on one costs hundreds of MB
@@ -64,7 +74,7 @@ class _Worker:
         """RuntimeError for a worker that cannot start: the installation's fault, not a request's."""
         try:
             self.connection.send(self._config)
-            ready = self.connection.poll(START_SECONDS) and self.connection.recv() == "ready"
+            ready = self.connection.poll(START_SECONDS) and answers.receive(self.connection) == "ready"
         except (EOFError, OSError):
             ready = False
         except BaseException:
@@ -229,7 +239,7 @@ class Pool:
         try:
             worker.connection.send((request, path))
             if worker.connection.poll(timeout):
-                return worker.connection.recv()
+                return answers.receive(worker.connection)
         except (EOFError, OSError) as error:
             code = worker.process.wait()
             logger.warning("A media worker ended with %s while it read %s.", code, request.name)

@@ -6,6 +6,8 @@ SGLANG_NEMOTRON_MEDIA_TIMEOUT      seconds that one item may take to read; defau
 SGLANG_NEMOTRON_MEDIA_MEMORY_MB    memory that one item may take to read; default 6144, at least 1024
 SGLANG_NEMOTRON_MEDIA_FILE_MB      size of one file, from wherever it comes; default 512
 SGLANG_NEMOTRON_MEDIA_FETCH_SECONDS  seconds that one download may take; default 30
+SGLANG_NEMOTRON_MEDIA_ADDRESSES    addresses that URLs may lead to: public, any, networks; default public
+SGLANG_NEMOTRON_MEDIA_FOLDERS      folders whose files may be named by path or file://, or any; default none
 SGLANG_NEMOTRON_MAX_AUDIO_SECONDS  length of one audio; default 3600
 Those of `prompt.options`: SGLANG_NEMOTRON_VIDEO_FPS, VIDEO_MAX_FRAMES, VIDEO_PRUNING_RATE, IMAGE_MAX_TOKENS,
 AUDIO_IN_VIDEO (defaults of requests) and SGLANG_NEMOTRON_MAX_VIDEO_FRAMES and its like (what requests may ask).
@@ -16,13 +18,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from sglang_nemotron.config.omni import ImageRule, OmniSpec
 from sglang_nemotron.prompt.options import ENVIRONMENT, MediaLimits, MediaOptions
+from sglang_nemotron.reader.origins import ADDRESSES, FOLDERS, Origins, normal_hosts, read_addresses, read_folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,24 @@ def worker_config(environment: Mapping[str, str], spec: OmniSpec, *, pixels: tor
         max_file=int(_number(environment, "MEDIA_FILE_MB", 512, 1, 2**20)) << 20,
         timeout=_number(environment, "MEDIA_TIMEOUT", 120, 1, 86_400),
         fetch_seconds=_number(environment, "MEDIA_FETCH_SECONDS", 30, 0.1, 3600),
+    )
+
+
+def media_origins(environment: Mapping[str, str], domains: Sequence[str] | None, max_megabytes: int) -> Origins:
+    """Where media may come from. Raises ValueError naming the variable, its value and what is allowed.
+
+    domains, max_megabytes: SGLang's --allowed-media-domains and --media-url-max-file-size-mb.
+    """
+    public, any_address, others = read_addresses(environment.get(ADDRESSES, ""))
+    named, any_file = read_folders(environment.get(FOLDERS, ""))
+    return Origins(
+        public=public,
+        any_address=any_address,
+        others=others,
+        folders=named,
+        any_file=any_file,
+        domains=normal_hosts(domains or ()),
+        max_bytes=max_megabytes << 20,
     )
 
 

@@ -13,8 +13,10 @@ import signal
 import stat
 import sys
 import traceback
+import warnings
 from concurrent.futures import Executor
 from multiprocessing.connection import Connection
+from typing import TextIO
 
 import torch
 
@@ -129,9 +131,21 @@ def _cap_memory(memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
 
 
+def _stderr_of_python() -> TextIO:
+    """Where errors went; what libraries in C print of a file goes nowhere from now on. How a worker ended is logged."""
+    ours = os.fdopen(os.dup(2), "w", buffering=1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    return ours
+
+
 def main() -> None:
     # an interrupt at the terminal goes to the server, which then closes the socket
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Pillow warns of what a file says of itself, and libtiff writes it: no stranger fills a server's log
+    warnings.simplefilter("ignore")
     # a server that is gone before this worker is ready has no use for it
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+    gone = contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError)
+    with contextlib.redirect_stderr(_stderr_of_python()), gone:
         serve(Connection(int(sys.argv[1])))

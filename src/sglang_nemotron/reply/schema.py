@@ -30,6 +30,10 @@ ALIASES: Final = {
 }
 
 
+# schemas that are looked at for the types of one tool's parameters
+MOST_STEPS: Final = 20_000
+
+
 @dataclass(frozen=True)
 class ToolSpec:
     """One declared tool: its name and the JSON schema of its parameters (None: it declares none)."""
@@ -52,6 +56,7 @@ def parameter_types(parameters: Mapping[str, Any] | None) -> tuple[dict[str, Val
     root = parameters if isinstance(parameters, Mapping) else {}
     found: dict[str, ValueType] = {}
     other = STRING
+    walk = _Walk(root)
     pending: list[Any] = [root]
     seen: set[int] = set()
     while pending:
@@ -61,9 +66,10 @@ def parameter_types(parameters: Mapping[str, Any] | None) -> tuple[dict[str, Val
         seen.add(id(schema))
         properties = schema.get("properties")
         for name, sub in properties.items() if isinstance(properties, Mapping) else ():
-            found.setdefault(name, value_type(sub, root))
+            if name not in found:
+                found[name] = _value_type(sub, walk, ())
         if isinstance(schema.get("additionalProperties"), Mapping):
-            other = value_type(schema["additionalProperties"], root)
+            other = _value_type(schema["additionalProperties"], walk, ())
         if isinstance(schema.get("$ref"), str):
             pending.append(_resolve(schema["$ref"], root))
         for keyword in ("allOf", "anyOf", "oneOf"):
@@ -72,18 +78,31 @@ def parameter_types(parameters: Mapping[str, Any] | None) -> tuple[dict[str, Val
     return found, other
 
 
+class _Walk:
+    """One look at the schemas of a tool. Those that branch and refer to each other have more paths than atoms: beyond
+    MOST_STEPS, what was not looked at allows all."""
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self.root = root
+        self.left = MOST_STEPS
+
+    def may_enter(self, schema: Any, path: tuple[int, ...]) -> bool:
+        self.left -= 1
+        return isinstance(schema, Mapping) and id(schema) not in path and len(path) <= 32 and self.left >= 0
+
+
 def value_type(schema: Any, root: Mapping[str, Any]) -> ValueType:
     """What one parameter's schema allows; references are local to `root`. A schema that says nothing allows all."""
-    return _value_type(schema, root, ())
+    return _value_type(schema, _Walk(root), ())
 
 
-def _value_type(schema: Any, root: Mapping[str, Any], path: tuple[int, ...]) -> ValueType:
-    if not isinstance(schema, Mapping) or id(schema) in path or len(path) > 32:
+def _value_type(schema: Any, walk: _Walk, path: tuple[int, ...]) -> ValueType:
+    if not walk.may_enter(schema, path):
         return ValueType(ANY)
     path = (*path, id(schema))
     types, members = ANY, None
     if isinstance(schema.get("$ref"), str):
-        target = _value_type(_resolve(schema["$ref"], root), root, path)
+        target = _value_type(_resolve(schema["$ref"], walk.root), walk, path)
         types, members = target.types, target.members
     declared = schema.get("type")
     if declared is not None:
@@ -97,12 +116,12 @@ def _value_type(schema: Any, root: Mapping[str, Any], path: tuple[int, ...]) -> 
         types = types & frozenset(map(_type_of, members)) or types
     for keyword in ("anyOf", "oneOf"):
         if isinstance(schema.get(keyword), list) and schema[keyword]:
-            branches = [_value_type(branch, root, path) for branch in schema[keyword]]
+            branches = [_value_type(branch, walk, path) for branch in schema[keyword]]
             types = types & frozenset().union(*(branch.types for branch in branches)) or types
             members = members or _joined_members(branches)
     all_of = schema.get("allOf")
     for branch in all_of if isinstance(all_of, list) else []:
-        part = _value_type(branch, root, path)
+        part = _value_type(branch, walk, path)
         types, members = types & part.types or types, members or part.members
     if types == ANY:
         types = _implied(schema)

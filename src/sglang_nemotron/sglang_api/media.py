@@ -5,7 +5,8 @@ from __future__ import annotations
 from sglang.srt.managers.mm_utils import ShmPointerMMData
 from sglang.srt.managers.schedule_batch import Modality, MultimodalDataItem, MultimodalProcessorOutput
 from sglang.srt.multimodal.processors.base_processor import BaseMultimodalProcessor
-from sglang.srt.utils.common import ImageData, VideoData, download_remote_media
+from sglang.srt.runtime_context import get_mm
+from sglang.srt.utils.common import ImageData, VideoData
 
 __all__ = [
     "BaseMultimodalProcessor",
@@ -15,5 +16,5 @@ __all__ = [
     "MultimodalProcessorOutput",
     "ShmPointerMMData",
     "VideoData",
-    "download_remote_media",
+    "get_mm",
 ]

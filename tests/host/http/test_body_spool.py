@@ -6,6 +6,7 @@ import base64
 import gc
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from sglang_nemotron.host.http import body_spool
 from sglang_nemotron.host.http.body_spool import REFERENCE, BodySpool, let_go, spooled
 from sglang_nemotron.host.http.fetch import fetch
 from sglang_nemotron.prompt.errors import MediaError
+from sglang_nemotron.reader.origins import Origins
 from support.full_place import opened
 
 LONG = 64
@@ -97,16 +99,16 @@ def test_a_long_file_leaves_the_body() -> None:
     short, spools = _read(json.dumps({"video_url": {"url": url}, "x": "y"}).encode(), 50)
     assert len(short) < 200 and len(spools) == 1
     sent = json.loads(short)["video_url"]["url"]
-    fetched = fetch(sent, name="video 1", max_file=10_000, seconds=1, stamp=STAMP)
+    fetched = fetch(sent, name="video 1", max_file=10_000, seconds=1, stamp=STAMP, origins=Origins())
     assert Path(fetched.path).read_bytes() == data
     fetched.drop()
     with pytest.raises(MediaError, match="video 1: the file has about .*at most 1000"):
-        fetch(sent, name="video 1", max_file=1000, seconds=1, stamp=STAMP)
+        fetch(sent, name="video 1", max_file=1000, seconds=1, stamp=STAMP, origins=Origins())
     # with the request goes what it brought, and nobody else can name it
     del spools
     gc.collect()
     with pytest.raises(MediaError, match="no base64"):
-        fetch(sent, name="video 1", max_file=10_000, seconds=1, stamp=STAMP)
+        fetch(sent, name="video 1", max_file=10_000, seconds=1, stamp=STAMP, origins=Origins())
     assert not [name for name in os.listdir("/dev/shm") if name.startswith(STAMP)]
 
 
@@ -140,7 +142,9 @@ def test_a_file_is_the_same_however_it_is_written_and_cut(size: int, spell: Any,
     for raw in (body, body.replace("/", "\\/"), body.replace("\\n", "\\r\\n"), body.replace("\\n", "\\u000A")):
         short, spools = _read(raw.encode(), size)
         assert len(spools) == (size < 10_000)
-        fetched = fetch(json.loads(short)["url"], name="video 1", max_file=3000, seconds=1, stamp=STAMP)
+        fetched = fetch(
+            json.loads(short)["url"], name="video 1", max_file=3000, seconds=1, stamp=STAMP, origins=Origins()
+        )
         assert Path(fetched.path).read_bytes() == data
         fetched.drop()
 
@@ -155,8 +159,8 @@ def test_base64_that_turns_out_to_be_none_costs_its_item_alone(tail: str, size: 
     short, spools = _read(body, size)
     first, second, third = json.loads(short)
     assert third == {"text": "so"} and _restored(second) == {"url": other}
-    with pytest.raises(MediaError, match=f"^video 1: '{'A' * 60}' is no URL, no file here and no base64"):
-        fetch(first["url"], name="video 1", max_file=10_000, seconds=1, stamp=STAMP)
+    with pytest.raises(MediaError, match=rf"^video 1: '{'A' * 12}\.\.\.' is no URL, no file here and no base64"):
+        fetch(first["url"], name="video 1", max_file=10_000, seconds=1, stamp=STAMP, origins=Origins())
     del spools
     assert not [name for name in os.listdir("/dev/shm") if name.startswith(STAMP)]
 
@@ -166,7 +170,7 @@ def test_wrong_padding_is_refused(text: str) -> None:
     short, spools = _read(json.dumps({"url": "data:a/b;base64," + text}).encode(), 40)
     assert spools
     with pytest.raises(MediaError, match="no base64"):
-        fetch(json.loads(short)["url"], name="video 1", max_file=10_000, seconds=1, stamp=STAMP)
+        fetch(json.loads(short)["url"], name="video 1", max_file=10_000, seconds=1, stamp=STAMP, origins=Origins())
 
 
 def test_a_body_that_breaks_off_is_refused() -> None:
@@ -180,7 +184,7 @@ def test_a_body_that_breaks_off_is_refused() -> None:
 def test_a_full_shared_memory_goes_on_on_disk(room: int, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(body_spool, "_PIECE", 64)
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(body_spool, "open", lambda path, mode, buffering: opened(path, mode, room), raising=False)
+    monkeypatch.setattr(body_spool.os, "fdopen", lambda file, mode, buffering: opened(file, mode, room))
     data = os.urandom(5000)
     url = "data:video/mp4;base64," + base64.b64encode(data).decode()
     assert room < len(url)
@@ -188,7 +192,9 @@ def test_a_full_shared_memory_goes_on_on_disk(room: int, tmp_path: Path, monkeyp
     assert len(short) < 200
     (spool,) = spools
     assert os.readlink(f"/proc/self/fd/{spool.file.fileno()}").startswith(f"{tmp_path}/")
-    fetched = fetch(json.loads(short)["video_url"]["url"], name="video 1", max_file=10_000, seconds=1, stamp=STAMP)
+    url = json.loads(short)["video_url"]["url"]
+    monkeypatch.undo()
+    fetched = fetch(url, name="video 1", max_file=10_000, seconds=1, stamp=STAMP, origins=Origins())
     assert Path(fetched.path).read_bytes() == data
     fetched.drop()
     # without a name from the start, so that nothing can stay
@@ -196,13 +202,23 @@ def test_a_full_shared_memory_goes_on_on_disk(room: int, tmp_path: Path, monkeyp
 
 
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: Any) -> None:
-    def full(path: Any, mode: str, buffering: int) -> Any:
-        made = opened(path, mode, 100)
-        made.room = 100 if str(path).startswith("/dev/shm") else 500
+    def full(file: int, mode: str, buffering: int) -> Any:
+        made = opened(file, mode, 100)
+        made.room = min(made.room, 500)
         return made
 
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(body_spool, "open", full, raising=False)
+    monkeypatch.setattr(body_spool.os, "fdopen", full)
     with pytest.raises(OSError, match="No space left"):
         _read(b'{"url": "data:a/b;base64,' + b"A" * 600 + b'"}', 64)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_spool_is_the_servers_alone() -> None:
+    """Whatever the umask: in the moment in which it has a name, another user of the machine could open it."""
+    mask = os.umask(0)
+    try:
+        _, spools = _read(b'{"url": "data:a/b;base64,' + b"A" * 500 + b'"}', 64)
+    finally:
+        os.umask(mask)
+    assert [stat.S_IMODE(os.fstat(spool.file.fileno()).st_mode) for spool in spools] == [0o600]

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import base64
 import io
+import ipaddress
 import os
+import stat
 import tempfile
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from sglang.srt.utils.common import ImageData, VideoData, configure_media_url_security
+from sglang.srt.utils.common import ImageData, VideoData
 
 from sglang_nemotron.host.http import fetch as fetching
 from sglang_nemotron.host.http.fetch import Fetched, fetch
 from sglang_nemotron.prompt.errors import MediaError
+from sglang_nemotron.reader.origins import Origins
 from sglang_nemotron.reader.scratch import SHARED
 from sglang_nemotron.reader.worker import read_file
 from support.full_place import opened
+from support.waiting import NET_S
 
 DATA = bytes(range(256)) * 9000
 STAMP = f"sgl_shm_mm_{os.getpid()}_test_"
@@ -36,8 +38,11 @@ def _nothing_left() -> Any:
     assert _left() == []
 
 
-def _fetch(item: Any, *, max_file: int = 1 << 22, seconds: float = 5) -> Fetched:
-    return fetch(item, name="video 2", max_file=max_file, seconds=seconds, stamp=STAMP)
+HERE = Origins(others=(ipaddress.ip_network("127.0.0.0/8"),), any_file=True)
+
+
+def _fetch(item: Any, *, max_file: int = 1 << 22, origins: Origins = HERE) -> Fetched:
+    return fetch(item, name="video 2", max_file=max_file, seconds=NET_S, stamp=STAMP, origins=origins)
 
 
 def _bytes(item: Any, **more: Any) -> bytes:
@@ -129,6 +134,7 @@ def test_where_nothing_can_be_written_nothing_stays(tmp_path: Path, monkeypatch:
         (" \n\t", "empty"),
         ("data:image/png;base64,%20", "empty"),
         ("/no/such/file.png", "no file here"),
+        ("ftp://somebody:secret@example.org/a.png", "ftp: is no scheme that is read"),
         ("\0", "no base64"),
         (17, "from a int"),
         ({"feature": [1]}, "from a dict"),
@@ -142,39 +148,56 @@ def test_bad_items_are_named(item: Any, told: str) -> None:
         _fetch(item, max_file=4096)
 
 
-@pytest.fixture
-def server() -> Any:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
-            self.send_response(404 if self.path == "/gone" else 200)
-            self.end_headers()
-            self.wfile.write(DATA)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    httpd = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{httpd.server_port}"
-    httpd.shutdown()
-    configure_media_url_security()
+# ---- files of the server
 
 
-def test_urls(server: str) -> None:
-    assert _bytes(f"{server}/clip.mp4") == DATA
-    with pytest.raises(MediaError, match="video 2: cannot be fetched: 404"):
-        _fetch(f"{server}/gone")
-    with pytest.raises(MediaError, match="at most 1000"):
-        _fetch(f"{server}/clip.mp4", max_file=1000)
+def test_files_are_read_from_the_folders_that_the_operator_named_and_from_no_other(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "media", tmp_path / "mediaeval"
+    for folder in (inside, outside):
+        folder.mkdir()
+        (folder / "a.png").write_bytes(DATA)
+    (inside / "link.png").symlink_to(outside / "a.png")
+    allowed = Origins(folders=(str(inside),))
+    for item in (str(inside / "a.png"), (inside / "a.png").as_uri(), f"{outside}/../media/a.png"):
+        assert _bytes(item, origins=allowed) == DATA
+    forbidden = [outside / "a.png", inside / "link.png", inside / ".." / "mediaeval" / "a.png", Path("/etc/host.conf")]
+    for path in (*forbidden, tmp_path / "no-such-file.png"):
+        # the same whether it exists or not
+        with pytest.raises(MediaError, match=r"^video 2: it names a file of the server.*MEDIA_FOLDERS"):
+            _fetch(path.absolute().as_uri(), origins=allowed)
+        with pytest.raises(MediaError, match=r"^video 2: .* is no URL, no file here and no base64"):
+            _fetch(f"{path}", origins=allowed)
 
 
-def test_sglangs_rules_for_urls_hold(server: str) -> None:
-    configure_media_url_security(["example.org"])
-    with pytest.raises(MediaError, match=r"video 2: cannot be fetched: Media URL domain is not allowed"):
-        _fetch(f"{server}/clip.mp4")
-    configure_media_url_security(None, 1)
-    with pytest.raises(MediaError, match="download limit"):
-        _fetch(f"{server}/clip.mp4")
+def test_without_folders_nobody_learns_which_files_there_are(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(DATA)
+    said = set()
+    for path in (tmp_path / "a.png", tmp_path / "b.png", tmp_path / "\0"):
+        with pytest.raises(MediaError) as one:
+            _fetch(f"file://{path}", origins=Origins())
+        said.add(str(one.value))
+    assert len(said) == 1
+    for name in ("a.png", "b.png"):
+        with pytest.raises(MediaError, match="is no URL, no file here and no base64"):
+            _fetch(f"{tmp_path}/{name}", origins=Origins())
+
+
+def test_a_file_of_ours_is_the_servers_alone() -> None:
+    mask = os.umask(0)
+    try:
+        fetched = _fetch(DATA)
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE(os.stat(fetched.path).st_mode) == 0o600
+    fetched.drop()
+
+
+def test_an_error_shows_little_of_what_was_sent() -> None:
+    secret = base64.b64encode(b"The quick brown fox jumps over the lazy dog").decode()
+    for item in (f"{secret}*", f"data:image/png;base64,{secret}*", f"s3://key:{secret}@bucket/a.png"):
+        with pytest.raises(MediaError) as refusal:
+            _fetch(item)
+        assert secret[12:20] not in str(refusal.value)
 
 
 @pytest.mark.parametrize(

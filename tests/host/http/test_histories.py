@@ -25,6 +25,7 @@ from sglang_nemotron.checkpoint.template import chat_template
 from sglang_nemotron.checkpoint.tokenizer import tokenizer_files
 from sglang_nemotron.host.http import chat_body, history
 from sglang_nemotron.host.http.reply_json import ExactJson
+from sglang_nemotron.sglang_api import http as serving_names
 from sglang_nemotron.sglang_api.http import ResponsesError
 from support.chat_endpoint import endpoint
 
@@ -166,12 +167,36 @@ def test_leading_instructions_are_one(judge: Judge) -> None:
     assert judge.of_chat(messages) == judge.golden([{"role": "system", "content": "One.\n\nTwo."}, U])
 
 
+@pytest.fixture
+def own_templates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a server that was started with --trust-request-chat-template."""
+    monkeypatch.setattr(serving_names, "get_serving", lambda: SimpleNamespace(trust_request_chat_template=True))
+
+
+def test_a_request_brings_no_template_unless_the_operator_lets_it(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A template is a program: one that counts to a billion would hold every request. SGLang lets /v1/responses."""
+    monkeypatch.setattr(serving_names, "get_serving", lambda: SimpleNamespace(trust_request_chat_template=False))
+    own = {"chat_template": "{%- for _ in range(99999) -%}{%- for _ in range(99999) -%}{%- endfor -%}{%- endfor -%}"}
+    for ask in (judge.of_chat, judge.of_tokenize):
+        with pytest.raises(ValueError, match="has a chat_template, which this server takes from its operator alone"):
+            ask([U], chat_template_kwargs=own)
+    with pytest.raises(ResponsesError, match="has a chat_template"):
+        judge.of_responses("hi", chat_template_kwargs=own)
+    # the operator's own, which SGLang puts into each request
+    monkeypatch.setattr(judge.chat, "default_chat_template_kwargs", {"chat_template": "[{{ messages[0].content }}]"})
+    assert judge.of_chat([U], chat_template_kwargs={"chat_template": "[{{ messages[0].content }}]"}) == "[hi]"
+
+
+@pytest.mark.usefixtures("own_templates")
 def test_a_template_that_refuses_is_a_users_error(judge: Judge) -> None:
     own = '{{- raise_exception("not " ~ messages[0].content) -}}'
     with pytest.raises(ValueError, match="not hi"):
         judge.of_chat([U], chat_template_kwargs={"chat_template": own})
 
 
+@pytest.mark.usefixtures("own_templates")
 def test_a_template_of_bare_tools_gets_them(judge: Judge) -> None:
     own = '{%- for tool in tools -%}{{- "[" ~ tool["name"].upper() ~ "]" -}}{%- endfor -%}'
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]

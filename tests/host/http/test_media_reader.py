@@ -25,6 +25,8 @@ def test_a_config_is_read_once_whatever_sglang_changes_in_it_since(monkeypatch: 
     monkeypatch.setattr(media_reader, "Pool", lambda terms, *_: pools.append(terms) or SimpleNamespace())
     monkeypatch.setattr(media_reader, "TagEncoder", lambda tokenizer, tokens: tokens)
     monkeypatch.setattr(media_reader, "spool_bodies", lambda stamp: None)
+    flags = SimpleNamespace(allowed_media_domains=["Media.Example"], media_url_max_file_size_mb=7)
+    monkeypatch.setattr(media_reader, "get_mm", lambda: flags)
     processor = SimpleNamespace(
         transport_mode="default", skip_tokenizer_init=False, _tokenizer=None, nemotron_service=None
     )
@@ -37,4 +39,7 @@ def test_a_config_is_read_once_whatever_sglang_changes_in_it_since(monkeypatch: 
     media_reader.serve(manager)
     service = media.service_of(manager)
     assert service is not None and service.spec == pools[0].spec == omni_spec(FIELDS)
+    # SGLang's rules for URLs hold, and ours beside them
+    origins = service.reader._origins
+    assert (origins.domains, origins.max_bytes, origins.public) == (("media.example",), 7 << 20, True)
     assert service.encoder == service.spec.tokens and (service.context_length, service.max_prompt) == (100, 97)

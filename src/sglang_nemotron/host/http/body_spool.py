@@ -212,10 +212,11 @@ async def short_body(chunks: AsyncIterator[bytes], stamp: str) -> tuple[bytes, l
 
 def _nameless(stamp: str, folder: Path) -> BinaryIO:
     path = folder / f"{stamp}{uuid.uuid4().hex}"
-    # unbuffered: the bytes are copied once, by the kernel, without the interpreter's lock
-    file = open(path, "x+b", buffering=0)  # noqa: SIM115
+    # nobody else's to open, in the moment in which it has a name
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     os.unlink(path)
-    return file
+    # unbuffered: the bytes are copied once, by the kernel, without the interpreter's lock
+    return os.fdopen(descriptor, "r+b", buffering=0)
 
 
 MEDIA_BODIES = Door(

@@ -1,7 +1,8 @@
-"""Refuses a chat whose JSON body is a list, a text or a number, or asks for no answer, in servers of ours.
+"""Refuses a chat whose JSON body is a list, a text or a number, or asks for no answer, and any body that is nested too
+deep, in servers of ours.
 
 SGLang looks for a field in it before anything says that it must be an object, and answers 500; and it steps by `n`
-before anything looks at that, and tells of an argument of `range`.
+before anything looks at that, and tells of an argument of `range`. What renders a chat goes down a body by recursion.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from sglang_nemotron.host.counts import refused
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.http.requests import check_num_answers, is_ours
+from sglang_nemotron.prompt.bounds import check_body
 from sglang_nemotron.sglang_api.wrapping import Wrap
 
 SERVER = "sglang.srt.entrypoints.http_server"
@@ -41,20 +43,22 @@ def _objects(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     async def json(self: Any) -> Any:
         value = await original(self)
-        if _serves_ours and self.url.path.endswith(_CHATS):
-            _check(value)
+        if _serves_ours:
+            _check(value, chat=self.url.path.endswith(_CHATS))
         return value
 
     return json
 
 
-def _check(value: Any) -> None:
+def _check(value: Any, *, chat: bool) -> None:
     from fastapi import HTTPException
 
     try:
-        if not isinstance(value, dict):
+        if chat and not isinstance(value, dict):
             raise ValueError(f"the body is {_KINDS[type(value)]}; a chat is a JSON object")
-        check_num_answers(value)
+        check_body(value)
+        if chat:
+            check_num_answers(value)
     except ValueError as error:
         refused(error, "body")
         # SGLang makes its usual answer of it; any other error here would lose its text

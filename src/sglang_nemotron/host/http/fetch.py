@@ -1,7 +1,8 @@
 """What a client sent for one media item comes in (URL, data URI, base64, path, bytes); the path of a file goes out.
 
-SGLang's rules for URLs hold. Nothing is decoded here, and nothing holds the interpreter's lock for long: the bytes go
-to a file piece by piece.
+Where it may come from is the operator's to say (`Origins`). Nothing is decoded here, and nothing holds the
+interpreter's lock for long: the bytes go to a file piece by piece. No error shows more of what was sent than a few
+characters, as errors are logged, and URLs hold passwords and signatures.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlparse
 
 from sglang_nemotron.host.http.base64_text import ALPHABET, Decoder
-from sglang_nemotron.host.http.body_spool import Spool, spooled
+from sglang_nemotron.host.http.body_spool import REFERENCE, Spool, spooled
+from sglang_nemotron.host.http.download import NotFetched, download
 from sglang_nemotron.prompt.errors import MediaError
+from sglang_nemotron.reader.origins import FOLDERS, Origins
 from sglang_nemotron.reader.scratch import in_shared_or_temporary, write_all
-from sglang_nemotron.sglang_api.media import ImageData, VideoData, download_remote_media
+from sglang_nemotron.sglang_api.media import ImageData, VideoData
 
 # characters of base64 decoded at once
 _PIECE = 2**20
@@ -30,6 +33,10 @@ _MOST_PATH = 4096
 # data URI into another
 _PAYLOAD = re.compile(r"; *base64 *,", re.IGNORECASE)
 _MOST_HEAD = 1024
+# characters of an item that an error may show: of base64, what kind of file it is
+_SHOWN = 12
+# what another scheme than those above begins with; no base64 has a colon
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +52,14 @@ class Fetched:
                 os.unlink(self.path)
 
 
-def fetch(item: Any, *, name: str, max_file: int, seconds: float, stamp: str) -> Fetched:
+def fetch(item: Any, *, name: str, max_file: int, seconds: float, stamp: str, origins: Origins) -> Fetched:
     """Makes a file of an item. Blocks: for a thread. MediaError naming the item and the limit."""
     if isinstance(item, ImageData | VideoData):
         item = item.url
     elif isinstance(item, dict) and isinstance(item.get("url"), str):
         item = item["url"]
     if isinstance(item, str):
-        return _fetch_text(item, name, max_file, seconds, stamp)
+        return _fetch_text(item, name, max_file, seconds, stamp, origins)
     if isinstance(item, bytes | bytearray | memoryview):
         return _keep(lambda: [bytes(item)], name, max_file, stamp)
     save = getattr(item, "save", None)
@@ -66,23 +73,40 @@ def fetch(item: Any, *, name: str, max_file: int, seconds: float, stamp: str) ->
     )
 
 
-def _fetch_text(text: str, name: str, max_file: int, seconds: float, stamp: str) -> Fetched:
+def _fetch_text(text: str, name: str, max_file: int, seconds: float, stamp: str, origins: Origins) -> Fetched:
     if text[:1].isspace():
         text = text.lstrip()
     scheme = text[:8].lower()
     if scheme.startswith(("http://", "https://")):
-        downloaded = _download(text.rstrip(), name, seconds)
-        return _keep(lambda: [downloaded], name, max_file, stamp)
+        url = text.rstrip()
+        return _keep(lambda: _downloaded(url, name, seconds, origins), name, max_file, stamp)
     if scheme.startswith("data:"):
         start = _payload(text[:_MOST_HEAD])
         if not start:
             raise MediaError(name, "the data URI has no comma after its type")
         return _keep(lambda: _decoded(text, start, name, max_file), name, max_file, stamp)
     if scheme.startswith("file://"):
-        return Fetched(unquote(urlparse(text).path), ours=False)
-    if len(text) < _MOST_PATH and "\0" not in text and os.path.isfile(text):
-        return Fetched(text, ours=False)
+        return _file(unquote(urlparse(text).path), name, origins)
+    other = _SCHEME.match(text[:60])
+    if other is not None and not text.startswith(REFERENCE):
+        raise MediaError(name, f"{other[1]}: is no scheme that is read", "give a URL of http or https, or base64")
+    # whether another file exists is nobody's business
+    if origins.names_files and len(text) < _MOST_PATH and "\0" not in text:
+        real = origins.file(text)
+        if real is not None and os.path.isfile(real):
+            return Fetched(real, ours=False)
     return _keep(lambda: _decoded(text, 0, name, max_file), name, max_file, stamp)
+
+
+def _file(path: str, name: str, origins: Origins) -> Fetched:
+    real = None if "\0" in path else origins.file(path)
+    if real is None:
+        raise MediaError(
+            name,
+            "it names a file of the server, which is none that may be read",
+            f"send its bytes as base64; the operator may name folders in {FOLDERS}",
+        )
+    return Fetched(real, ours=False)
 
 
 def _payload(head: str) -> int:
@@ -91,12 +115,11 @@ def _payload(head: str) -> int:
     return ends[-1] if ends else head.find(",") + 1
 
 
-def _download(url: str, name: str, seconds: float) -> bytes:
+def _downloaded(url: str, name: str, seconds: float, origins: Origins) -> Iterator[bytes]:
     try:
-        return download_remote_media(url, timeout=seconds)
-    # what requests raises is an OSError too
-    except (ValueError, OSError) as error:
-        raise MediaError(name, f"cannot be fetched: {str(error)[:300]}", f"{seconds:g} s at most") from error
+        yield from download(url, origins, seconds=seconds)
+    except NotFetched as error:
+        raise MediaError(name, f"cannot be fetched: {error}", f"{seconds:g} s at most") from error
 
 
 def _decoded(text: str, start: int, name: str, max_file: int) -> Iterator[bytes]:
@@ -156,7 +179,8 @@ def _bytes_of(text: _Text, decoder: Decoder, name: str, max_file: int) -> Iterat
 
 
 def _no_media(name: str, begin: str) -> MediaError:
-    return MediaError(name, f"{begin!r} is no URL, no file here and no base64", "give one of these")
+    shown = begin if len(begin) <= _SHOWN else f"{begin[:_SHOWN]}..."
+    return MediaError(name, f"{shown!r} is no URL, no file here and no base64", "give one of these")
 
 
 def _keep(pieces: Callable[[], Iterable[bytes]], name: str, max_file: int, stamp: str) -> Fetched:

@@ -53,6 +53,7 @@ def _rendered(serving: Any, request: Any, tools: list[dict[str, Any]] | None, is
     from sglang_nemotron.sglang_api.http import MessageProcessingResult
 
     options = _template_options(serving, request)
+    _check_own_template(serving, options.get("chat_template"))
     go_on = bool(options.pop("continue_final_message", False)) or request.continue_final_message
     history = read_history(
         [message.model_dump() for message in request.messages],
@@ -97,6 +98,22 @@ def _template_options(serving: Any, request: Any) -> dict[str, Any]:
     if found is not None and found.effort_kwarg is not None and request.reasoning_effort == "low":
         options.setdefault(found.effort_kwarg, True)
     return options
+
+
+def _check_own_template(serving: Any, template: Any) -> None:
+    """ValueError for a request's own template where the operator allows none: it is a program.
+
+    SGLang asks this of chats, and not of what /v1/responses makes of a request.
+    """
+    from sglang_nemotron.sglang_api.http import get_serving
+
+    if template is None or template == serving.default_chat_template_kwargs.get("chat_template"):
+        return
+    if not get_serving().trust_request_chat_template:
+        raise ValueError(
+            "chat_template_kwargs has a chat_template, which this server takes from its operator alone; leave it out, "
+            "or start the server with --trust-request-chat-template"
+        )
 
 
 def _with_media_apart(messages: list[Message], media: dict[str, list[Any]]) -> list[Message]:

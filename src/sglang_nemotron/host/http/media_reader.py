@@ -17,19 +17,22 @@ from sglang_nemotron.host.http.fetch import Fetched, fetch
 from sglang_nemotron.host.http.shared_tensor import receive_inline, receive_shared
 from sglang_nemotron.media.features import MediaFeatures, ReadRequest, drop
 from sglang_nemotron.prompt.tags import TagEncoder
+from sglang_nemotron.reader.origins import Origins
 from sglang_nemotron.reader.pool import Pool
 from sglang_nemotron.reader.service import MediaService
-from sglang_nemotron.reader.settings import WorkerConfig, worker_config
+from sglang_nemotron.reader.settings import WorkerConfig, media_origins, worker_config
+from sglang_nemotron.sglang_api.media import get_mm
 
 # downloads and base64 of requests, beside the workers that read what they bring
 _NUM_FETCHERS = 8
 
 
 class MediaReader:
-    """Fetches and measures items."""
+    """Fetches and measures items. origins: where they may come from."""
 
-    def __init__(self, config: WorkerConfig, pool: Pool) -> None:
+    def __init__(self, config: WorkerConfig, pool: Pool, origins: Origins) -> None:
         self._config = config
+        self._origins = origins
         self._pool = pool
         self._fetchers = ThreadPoolExecutor(_NUM_FETCHERS, thread_name_prefix="nemotron-fetch")
         # what waits for a worker lies in memory
@@ -59,7 +62,12 @@ class MediaReader:
     def _fetch(self, request: ReadRequest, item: Any) -> Fetched:
         config = self._config
         return fetch(
-            item, name=request.name, max_file=config.max_file, seconds=config.fetch_seconds, stamp=config.stamp
+            item,
+            name=request.name,
+            max_file=config.max_file,
+            seconds=config.fetch_seconds,
+            stamp=config.stamp,
+            origins=self._origins,
         )
 
     def close(self) -> None:
@@ -79,6 +87,8 @@ def serve(manager: Any) -> None:
     spec = omni_spec_of(model_config.hf_config)
     stamp = f"sgl_shm_mm_{os.getpid()}_"
     config = worker_config(os.environ, spec, pixels=model_config.dtype, stamp=stamp)
+    flags = get_mm()
+    origins = media_origins(os.environ, flags.allowed_media_domains, flags.media_url_max_file_size_mb)
     spool_bodies(stamp)
     # where SGLang sends features inside messages, it unpacks no shared memory
     inline = processor.transport_mode == "default" or processor.skip_tokenizer_init
@@ -87,7 +97,7 @@ def serve(manager: Any) -> None:
     processor.nemotron_service = MediaService(
         spec=spec,
         encoder=TagEncoder(processor._tokenizer, spec.tokens),
-        reader=MediaReader(config, Pool(config, config.workers, receive, counts.reading)),
+        reader=MediaReader(config, Pool(config, config.workers, receive, counts.reading), origins),
         options=config.options,
         limits=config.limits,
         context_length=manager.context_len,

@@ -17,6 +17,7 @@ from sglang_nemotron.host.counts import refusing
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.host.packages import wants_media
 from sglang_nemotron.host.refusal import Refused
+from sglang_nemotron.prompt.bounds import check_grammars
 from sglang_nemotron.sglang_api.wrapping import Wrap
 
 # answers to one prompt
@@ -69,6 +70,8 @@ def _check_first(validate: Callable[..., Any]) -> Callable[..., Any]:
                 # an embedding request has neither
                 check_logprobs(getattr(obj, "top_logprobs_num", None), vocab_size)
                 check_num_answers(getattr(obj, "sampling_params", None))
+            with refusing("format"):
+                check_grammars(getattr(obj, "sampling_params", None))
         return validate(self, obj, input_ids)
 
     return checked

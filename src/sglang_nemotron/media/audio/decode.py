@@ -131,7 +131,7 @@ def _libsndfile(data: bytes, name: str, limits: MediaLimits) -> Iterator[tuple[n
 
     _check_wav_length(data, name, limits)
     try:
-        file = soundfile.SoundFile(io.BytesIO(data))
+        file = soundfile.SoundFile(_Bytes(data))
     except soundfile.LibsndfileError:
         return None
     if file.frames == 0:
@@ -142,6 +142,16 @@ def _libsndfile(data: bytes, name: str, limits: MediaLimits) -> Iterator[tuple[n
     if promised is not None and promised > limits.max_audio_seconds * file.samplerate:
         raise _too_long(name, f"lasts {promised / file.samplerate:.1f} s by its header", limits)
     return _libsndfile_blocks(file, promised, name)
+
+
+class _Bytes(io.BytesIO):
+    """A broken header sends libsndfile to places before the file: it stays where it is, and the log stays empty."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
 
 
 def _libsndfile_blocks(file, promised: int | None, name: str) -> Iterator[tuple[np.ndarray, int]]:
@@ -190,7 +200,8 @@ def _check_wav_length(data: bytes, name: str, limits: MediaLimits) -> None:
 def _open(data: bytes) -> Any:
     import av
 
-    return av.open(io.BytesIO(data), options={"format_whitelist": FFMPEG_FORMATS})
+    # titles in another encoding than UTF-8 are still titles, and read by nobody
+    return av.open(io.BytesIO(data), metadata_errors="replace", options={"format_whitelist": FFMPEG_FORMATS})
 
 
 def _ffmpeg(data: bytes, name: str, limits: MediaLimits) -> Iterator[tuple[np.ndarray, int]]:
@@ -206,6 +217,8 @@ def _ffmpeg(data: bytes, name: str, limits: MediaLimits) -> Iterator[tuple[np.nd
         stream: Any = container.streams.best("audio")
         if stream is None:
             raise _no_track(data, name, bool(container.streams.video))
+        if stream.codec_context is None:
+            raise MediaError(name, "the encoding of its audio track is not known", FORMAT_NAMES)
         _check_header(name, limits, stream.codec_context.sample_rate, stream.codec_context.channels)
         # without a length of its own, a track may rightly end before its container
         promised = None

@@ -155,7 +155,8 @@ class VideoFile:
             **options,
         }
         try:
-            return av.open(self._file, mode="r", options=options)
+            # titles in another encoding than UTF-8 are still titles, and read by nobody
+            return av.open(self._file, mode="r", metadata_errors="replace", options=options)
         except (FFmpegError, ValueError, IndexError, OSError) as error:
             raise no_video(self._name, self._head(), _reason(error), FORMATS) from error
 
