@@ -13,13 +13,15 @@ from sglang_nemotron.plan.gpus import Gpu
 from sglang_nemotron.plan.models import Model
 from sglang_nemotron.plan.weights import parts_of
 from sglang_nemotron.state.capacity import (
+    LAZY,
     Need,
     Pools,
     cache_megabytes,
+    choose_ratio,
+    choose_strategy,
     pools_budget,
     pools_of,
-    ratio_of,
-    share_of_states,
+    skips_decode_lock,
     slots_per_request,
 )
 from sglang_nemotron.state.dtypes import kv_dtype_of
@@ -42,7 +44,7 @@ _CLASSES = (
 # the same: adjust_mem_fraction_for_vlm, for a tower that says neither layers nor width where it looks, as ours does not
 _WITH_TOWERS = 0.95
 # slots that a running request copies its state to (mem_cache/allocation_sizing.py), of those in state/capacity.py
-_TRACKING = {"extra_buffer": 2, "extra_buffer_lazy": 1}
+_TRACKING = {"extra_buffer": 2, LAZY: 1}
 # mamba_full_memory_ratio where nobody says one
 _SGLANGS_RATIO = 0.9
 # mem_cache/kv_cache_configurator.py, resolve_max_num_reqs
@@ -236,29 +238,25 @@ def start(gpu: Gpu, model: Model, flags: Flags) -> Server:
 
 
 def _strategy(flags: Flags, layout: StateLayout) -> tuple[str | None, int]:
-    """Of the prefix cache, and slots a request: as host/slots.py chooses on a GPU, which the hint asks for."""
+    """Of the prefix cache, and slots a request: as on a GPU, where our choices apply once the hint is given."""
     if not flags.radix_cache:
         return None, slots_per_request(None)
-    if flags.request_tokens is not None and layout.bytes_per_slot:
-        return "extra_buffer_lazy", slots_per_request("extra_buffer_lazy", skip_decode_lock=True)
-    return "extra_buffer", slots_per_request("extra_buffer")
+    hinted = flags.request_tokens is not None
+    strategy = choose_strategy(overlap=True, has_states=layout.bytes_per_slot > 0, ours=hinted)
+    return strategy, slots_per_request(strategy, skip_decode_lock=skips_decode_lock(strategy))
 
 
 def _ratio(gpu: Gpu, model: Model, flags: Flags, layout: StateLayout, share: float, slots_each: int) -> float | None:
-    """`--mamba-full-memory-ratio`: ours for the hint (host/slots.py), else SGLang's; None where it divides nothing."""
-    if not layout.bytes_per_slot or not layout.kv_bytes_per_token:
-        return None
-    if flags.request_tokens is None:
-        return _SGLANGS_RATIO
-    budget = pools_budget(gpu.total_mib, fraction=share, weight_bytes=model.file_bytes / flags.tp_size)
-    states = share_of_states(
-        layout,
-        Need(slots_each, flags.request_tokens),
-        budget=budget if budget > 0 else None,
-        most_requests=flags.max_running_requests if budget > 0 else None,
-        least_tokens=flags.context,
-    )
-    return ratio_of(states)
+    """`--mamba-full-memory-ratio`: ours for the hint, else SGLang's; None where it divides nothing."""
+    if flags.request_tokens is not None:
+        return choose_ratio(
+            layout,
+            Need(slots_each, flags.request_tokens),
+            budget=pools_budget(gpu.total_mib, fraction=share, weight_bytes=model.file_bytes / flags.tp_size),
+            most_requests=flags.max_running_requests,
+            context_tokens=flags.context,
+        )
+    return _SGLANGS_RATIO if layout.bytes_per_slot and layout.kv_bytes_per_token else None
 
 
 def _before_pools(gpu: Gpu, model: Model, tp_size: int, free_mib: float) -> dict[str, float]:
