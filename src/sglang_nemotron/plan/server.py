@@ -6,7 +6,8 @@ with servers that ran. Nothing here may know a device. GiB where nothing else is
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from bisect import bisect_left
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
 from sglang_nemotron.plan.gpus import Gpu
@@ -81,7 +82,7 @@ class Flags:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """One start by arithmetic, one rank. memory: GiB by part, in the order in which it is taken; they add up to the
-    GPU's. pools: None where the weights leave no room for them, and `reason` says so."""
+    GPU's. pools: None where the weights leave no room for them. reason: why none starts."""
 
     flags: Flags
     layout: StateLayout
@@ -97,6 +98,11 @@ class Server:
     embedding_cache_mb: int
     free_measured: bool
     reason: str | None = None
+
+    @property
+    def starts(self) -> bool:
+        """Whether it has room for a request and for activations."""
+        return self.reason is None
 
     def at_once(self, tokens: int) -> int:
         """How many requests of so many tokens, prompt and answer together, run at once."""
@@ -193,16 +199,8 @@ def start(gpu: Gpu, model: Model, flags: Flags) -> Server:
         ssm_dtype=flags.ssm_dtype or model.decoder.ssm_dtype,
         kv_dtype=kv_dtype_of(flags.kv_dtype, model.dtype, model.stored_kv),
     )
-    chunk, graphs_to = of_class(gpu.total_mib, flags.tp_size)
-    if flags.graphs_to is not None:
-        graphs_to = flags.graphs_to
-    elif flags.max_running_requests is not None:
-        graphs_to = min(graphs_to, flags.max_running_requests)
     has_towers = model.omni is not None
-    share = flags.mem_fraction
-    if share is None:
-        sizes = {"tp_size": flags.tp_size, "chunk": chunk, "graphs_to": graphs_to, "has_towers": has_towers}
-        share = mem_fraction_of(gpu.total_mib, **sizes)
+    chunk, graphs_to, share = _shares(gpu, flags, has_towers)
     cache_mb = 0
     if has_towers:
         token_bytes = model.decoder.hidden_size * (4 if model.dtype == "float32" else 2)
@@ -211,14 +209,14 @@ def start(gpu: Gpu, model: Model, flags: Flags) -> Server:
     ratio = _ratio(gpu, model, flags, layout, share, slots_each)
     free_mib, free_measured = gpu.free_before_weights(flags.tp_size)
     memory = _before_pools(gpu, model, flags.tp_size, free_mib)
+    loaded = sum(memory[part] for part in _LOADED) + cache_mb / 1024
     # a card that has nothing to give has a share below 0 as well
-    rest = max(free_mib, 0) / 1024 * max(share, 0) - sum(memory[part] for part in _LOADED) - cache_mb / 1024
-    pools, reason = _pools(layout, rest, flags, ratio)
+    rest = max(free_mib, 0) / 1024 * max(share, 0) - loaded
+    pools = _pools(layout, rest, flags, ratio)
     most = requests_of(flags, pools, layout, slots_each)
-    if pools is not None and not most:
-        reason = f"{rest:.1f} GiB are left for states and KV entries, and one request takes {slots_each} slots"
     memory |= _after_weights(layout, pools, flags.context, most, cache_mb, graphs_to)
-    memory["left for activations"] = gpu.total_mib / 1024 - sum(memory.values())
+    left = gpu.total_mib / 1024 - sum(memory.values())
+    memory["left for activations"] = left
     return Server(
         flags=flags,
         layout=layout,
@@ -233,8 +231,53 @@ def start(gpu: Gpu, model: Model, flags: Flags) -> Server:
         max_running_requests=most,
         embedding_cache_mb=cache_mb,
         free_measured=free_measured,
-        reason=reason,
+        reason=_why_not(flags, share, loaded, rest, left, slots_each, starts=most > 0),
     )
+
+
+def least_mem_fraction(gpu: Gpu, model: Model, flags: Flags, tokens: int) -> float | None:
+    """The least hundredth of `--mem-fraction-static` with which a request of so many tokens runs; None if none does."""
+
+    def made(hundredths: int) -> Server:
+        return start(gpu, model, replace(flags, mem_fraction=hundredths / 100))
+
+    # what runs with a share runs with a larger one, until nothing is left for activations
+    least = bisect_left(range(1, 100), True, key=lambda hundredths: made(hundredths).at_once(tokens) > 0) + 1
+    return least / 100 if least < 100 and made(least).starts else None
+
+
+def mem_fraction_without_towers(gpu: Gpu, flags: Flags) -> float:
+    """The share that SGLang would choose for a model without towers: activations keep what they have there."""
+    return _shares(gpu, replace(flags, mem_fraction=None), has_towers=False)[2]
+
+
+def _shares(gpu: Gpu, flags: Flags, has_towers: bool) -> tuple[int, int, float]:
+    """(tokens of a prefill chunk, largest batch of the CUDA graphs, share of memory for weights and pools)."""
+    chunk, graphs_to = of_class(gpu.total_mib, flags.tp_size)
+    if flags.graphs_to is not None:
+        graphs_to = flags.graphs_to
+    elif flags.max_running_requests is not None:
+        graphs_to = min(graphs_to, flags.max_running_requests)
+    share = flags.mem_fraction
+    if share is None:
+        sizes = {"tp_size": flags.tp_size, "chunk": chunk, "graphs_to": graphs_to, "has_towers": has_towers}
+        share = mem_fraction_of(gpu.total_mib, **sizes)
+    return chunk, graphs_to, share
+
+
+def _why_not(
+    flags: Flags, share: float, loaded: float, rest: float, left: float, slots_each: int, *, starts: bool
+) -> str | None:
+    """Why no server starts with `rest` GiB for pools and `left` for activations; None if one does."""
+    if rest <= 0 and flags.mem_fraction is not None:
+        return f"--mem-fraction-static {share:g} gives {loaded + rest:.1f} GiB, and the weights take {loaded:.1f}"
+    if rest <= 0:
+        return f"the weights need {-rest:.1f} GiB more than SGLang gives them and the pools"
+    if not starts:
+        return f"{rest:.2f} GiB are left for states and KV entries, and one request takes {slots_each} state slots"
+    if left <= 0:
+        return f"--mem-fraction-static {share:g} leaves nothing for activations"
+    return None
 
 
 def _strategy(flags: Flags, layout: StateLayout) -> tuple[str | None, int]:
@@ -293,10 +336,10 @@ def graphs_gib(largest: int) -> float | None:
     return None
 
 
-def _pools(layout: StateLayout, rest: float, flags: Flags, ratio: float | None) -> tuple[Pools | None, str | None]:
-    """Both pools in `rest` GiB, or None and why there is none."""
+def _pools(layout: StateLayout, rest: float, flags: Flags, ratio: float | None) -> Pools | None:
+    """Both pools in `rest` GiB, or None where there is too little for them."""
     if rest <= 0:
-        return None, f"the weights need {-rest:.1f} GiB more than SGLang gives them and the pools"
+        return None
     budget = rest * GIB
     fixed = not flags.radix_cache and flags.max_running_requests is not None
     if fixed or ratio is None:
@@ -309,10 +352,8 @@ def _pools(layout: StateLayout, rest: float, flags: Flags, ratio: float | None) 
         try:
             pools = pools_of(layout, budget, ratio)
         except ValueError:
-            pools = Pools(0, 0)
-    if pools.num_slots < 1 or pools.num_tokens < 1:
-        return None, f"{rest:.1f} GiB are left beside the weights, too little for states and KV entries"
-    return pools, None
+            return None
+    return pools if pools.num_slots > 0 and pools.num_tokens > 0 else None
 
 
 def requests_of(flags: Flags, pools: Pools | None, layout: StateLayout, slots_each: int) -> int:
