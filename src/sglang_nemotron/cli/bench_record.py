@@ -7,17 +7,16 @@ import importlib.metadata
 import platform
 from collections.abc import Sequence
 
+from sglang_nemotron.cli.console import check_file
+
 _PACKAGES = ("sglang-nemotron", "sglang", "torch", "transformers", "aiohttp", "numpy")
 
 
 def check(args: argparse.Namespace) -> None:
     """ValueError for a --json that could not be written after a long measurement, and for a --timeout that is none."""
-    if not 0 < args.timeout < float("inf"):
+    if args.timeout <= 0:
         raise ValueError(f"--timeout is {args.timeout:g}\n  remedy: give seconds above 0 that a request may take")
-    if args.json and args.json.is_dir():
-        raise ValueError(f"--json {args.json} is a folder\n  remedy: name a file in it")
-    if args.json and not args.json.resolve().parent.is_dir():
-        raise ValueError(f"{args.json.parent} is no folder\n  remedy: make it, or name another file")
+    check_file("--json", args.json)
 
 
 def versions() -> dict[str, str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sglang_nemotron.cli import bench_record
-from sglang_nemotron.cli.console import Bar, fail, show, table
+from sglang_nemotron.cli.console import Bar, check_file, fail, finite, show, table
 
 if TYPE_CHECKING:
     from sglang_nemotron.bench.load import Load
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input-len", type=int, default=1024, metavar="N", help="tokens in, at most (default: 1024)")
     parser.add_argument("--output-len", type=int, default=1024, metavar="N", help="tokens out, at most (default: 1024)")
     parser.add_argument(
-        "--range-ratio", type=float, default=0.0, metavar="R", help="lengths from R times that (default: 0)"
+        "--range-ratio", type=finite, default=0.0, metavar="R", help="lengths from R times that (default: 0)"
     )
     parser.add_argument("--seed", type=int, metavar="N", help="of what is asked (default: another one each time)")
     parser.add_argument(
@@ -84,13 +84,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=0, metavar="N", help="per request (default: 0)")
     parser.add_argument("--image-size", default="1280x720", metavar="WxH", help="(default: 1280x720)")
     parser.add_argument("--audios", type=int, default=0, metavar="N", help="recordings per request (default: 0)")
-    parser.add_argument("--audio-seconds", type=float, default=10.0, metavar="S", help="of each (default: 10)")
+    parser.add_argument("--audio-seconds", type=finite, default=10.0, metavar="S", help="of each (default: 10)")
     parser.add_argument("--videos", type=int, default=0, metavar="N", help="clips per request (default: 0)")
-    parser.add_argument("--video-seconds", type=float, default=4.0, metavar="S", help="of each (default: 4)")
+    parser.add_argument("--video-seconds", type=finite, default=4.0, metavar="S", help="of each (default: 4)")
     parser.add_argument("--video-size", default="640x360", metavar="WxH", help="(default: 640x360)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every request's numbers here")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw here (.svg, .png, .pdf; extra `bench`)")
-    parser.add_argument("--timeout", type=float, default=3600, metavar="S", help="seconds for a request")
+    parser.add_argument("--timeout", type=finite, default=3600, metavar="S", help="seconds for a request")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -109,6 +109,7 @@ def _run(args: argparse.Namespace) -> int:
     from sglang_nemotron.verify.server import Unfit
 
     load, concurrencies = _load(args), _concurrencies(args.concurrency)
+    check_file("--plot", args.plot)
     if args.plot:
         plots.check(args.plot)
     bench_record.check(args)
@@ -193,7 +194,7 @@ def _load(args: argparse.Namespace) -> Load:
     if load.has_media and (lacking := libraries.missing()):
         raise ValueError(
             f"media are made with {', '.join(lacking)}, not installed"
-            "\n  remedy: pip install 'sglang-nemotron[omni]', or ask without media"
+            f"\n  remedy: {libraries.INSTALL}, or ask without media"
         )
     for flag, value, least in (("--num-prompts", args.num_prompts, 1), ("--rounds", args.rounds, 1)):
         if value is not None and value < least:
