@@ -6,6 +6,7 @@ A published name needs no network and no file: the checkpoint room knows the pub
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ def find(name: str, revision: str | None = None) -> Model:
     return of_published(name)
 
 
+@lru_cache(maxsize=16)
 def of_published(name: str) -> Model:
     """A published checkpoint by the shapes that the checkpoint room writes."""
     from sglang_nemotron.checkpoint.config_files import config_json

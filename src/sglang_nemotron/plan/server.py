@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 
 from sglang_nemotron.plan.gpus import Gpu
@@ -302,8 +303,14 @@ def _ratio(gpu: Gpu, model: Model, flags: Flags, layout: StateLayout, share: flo
     return _SGLANGS_RATIO if layout.bytes_per_slot and layout.kv_bytes_per_token else None
 
 
+# a plan tries many flags on the same split, and there are thousands of tensors
+@lru_cache(maxsize=64)
+def _parts(model: Model, tp_size: int) -> dict[str, int]:
+    return parts_of(model.tensors, model.decoder, model.omni, tp_size)
+
+
 def _before_pools(gpu: Gpu, model: Model, tp_size: int, free_mib: float) -> dict[str, float]:
-    parts = parts_of(model.tensors, model.decoder, model.omni, tp_size)
+    parts = _parts(model, tp_size)
     beside = _LOADED_BESIDE.get((model.omni is not None, model.quantization != "none"), max(_LOADED_BESIDE.values()))
     return {
         "CUDA and driver": (gpu.total_mib - free_mib) / 1024,
