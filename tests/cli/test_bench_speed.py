@@ -195,6 +195,8 @@ def test_bad_words(more: list[str], said: str, capsys):
 def test_no_server_and_the_same_twice(capsys):
     assert main(["bench", "speed", "http://127.0.0.1:1"]) == 2
     assert "does not answer" in refused(capsys.readouterr().err)
+    assert main(["bench", "speed", "http://x y"]) == 2
+    assert "http://x y/v1/models does not answer" in refused(capsys.readouterr().err)
     assert main(["bench", "speed", "127.0.0.1:1"]) == 2
     assert "is no address of a server" in refused(capsys.readouterr().err)
     with fake_bench(FakeBench()) as url:

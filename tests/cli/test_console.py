@@ -68,6 +68,7 @@ HEAVY = ("torch", "transformers", "sglang", "openai", "numpy", "rich", "huggingf
         "bench speed http://127.0.0.1:9 --nonsense",
         "bench accuracy http://127.0.0.1:9 --temperature nan",
         "bench compare OUT.json",
+        "bench speed http://127.0.0.1:9 --against=",
     ],
 )
 def test_errors_are_two_lines(words: str, tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def _concurrencies(text: str) -> tuple[int, ...]:
 def _servers(args: argparse.Namespace, key: str | None) -> list[Server]:
     from sglang_nemotron.bench.server import Server
 
-    urls = [args.url, *([args.against] if args.against else [])]
+    urls = [args.url] if args.against is None else [args.url, args.against]
     servers = [Server(url, model=args.model, key=key, timeout_s=args.timeout) for url in urls]
     if len({server.url for server in servers}) < len(servers):
         raise ValueError(f"--against is {args.against}, the same server\n  remedy: name another, or --rounds alone")
@@ -234,7 +234,7 @@ def _plan(args: argparse.Namespace, load: Load, concurrencies: tuple[int, ...], 
     if args.client == "bench_serving" and why:
         raise ValueError(f"--client is bench_serving; {why}\n  remedy: leave it out, or --client own")
     own = args.client == "own" or (args.client == "auto" and why is not None)
-    rounds = args.rounds or (4 if args.against else 1)
+    rounds = args.rounds or (1 if args.against is None else 4)
     return Plan(load, concurrencies, rounds, args.num_prompts, own, args.tokenizer)
 
 

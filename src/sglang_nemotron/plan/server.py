@@ -277,7 +277,8 @@ def _why_not(
     if not starts:
         return f"{rest:.2f} GiB are left for states and KV entries, and one request takes {slots_each} state slots"
     if left <= 0:
-        return f"--mem-fraction-static {share:g} leaves nothing for activations"
+        whose = "--mem-fraction-static" if flags.mem_fraction is not None else "SGLang's own share,"
+        return f"{whose} {share:g} leaves nothing for activations"
     return None
 
 
