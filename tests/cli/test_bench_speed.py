@@ -179,7 +179,7 @@ def test_all_fail(capsys):
         (["--concurrency", "0"], "--concurrency is '0'"),
         (["--concurrency", "a,b"], "--concurrency is 'a,b'"),
         (["--num-prompts", "0"], "--num-prompts is 0"),
-        (["--image-size", "big"], "--image-size is 'big'"),
+        (["--images", "1", "--image-size", "8x720"], "--image-size is 8"),
         (["--range-ratio", "2"], "--range-ratio is 2"),
         (["--json", "nowhere/x.json"], "nowhere is no folder"),
         (["--plot", "x.bmp"], "'x.bmp' is no name of a picture"),

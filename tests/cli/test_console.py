@@ -69,6 +69,7 @@ HEAVY = ("torch", "transformers", "sglang", "openai", "numpy", "rich", "huggingf
         "bench accuracy http://127.0.0.1:9 --temperature nan",
         "bench compare OUT.json",
         "bench speed http://127.0.0.1:9 --against=",
+        "bench speed http://127.0.0.1:9 --images 1 --image-size big",
     ],
 )
 def test_errors_are_two_lines(words: str, tmp_path: Path) -> None:
@@ -112,6 +113,13 @@ def test_every_float_is_read_as_a_finite_number() -> None:
         with pytest.raises(argparse.ArgumentTypeError, match="is no finite number"):
             console.finite(text)
     assert console.finite("-1e3") == -1000
+
+
+@pytest.mark.parametrize("text", ["1920", "0x4", "axb", "10x0", "00x5", "", "1x2x3", "-1x2", "1920 x 1080"])
+def test_sizes(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is no size; write WIDTHxHEIGHT in pixels"):
+        console.size(text)
+    assert console.size("1920x1080") == (1920, 1080)
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,9 +110,7 @@ def _run(args: argparse.Namespace) -> int:
     version = _lm_eval_version() if args.lm_eval else None
     # files are read first: what is wrong with them needs no server
     make_set = _data(args)
-    server = Server(
-        args.url, model=args.model, key=args.api_key or os.environ.get("OPENAI_API_KEY"), timeout_s=args.timeout
-    )
+    server = Server(args.url, model=args.model, key=bench_record.key_of(args), timeout_s=args.timeout)
     asked = make_set(_length(server))
     print(f"  {server.url} serves {server.model}", file=sys.stderr)
     print(f"  {asked.title}; {_how(way)}", file=sys.stderr, flush=True)
@@ -300,7 +296,7 @@ def _through_lm_eval(args: argparse.Namespace, server: Server, asked: Set, versi
         words = lm_eval.command(sys.executable, server, folder, args.parallel)
         # data sets that it prepares stay in the folder, and nothing is looked for on the hub
         env = {"HF_DATASETS_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-        key = args.api_key or os.environ.get("OPENAI_API_KEY") or "EMPTY"
+        key = bench_record.key_of(args) or "EMPTY"
         done = subprocess.run(
             words, env={**os.environ, **env, "OPENAI_API_KEY": key}, stdout=subprocess.PIPE, text=True, check=False
         )
@@ -318,13 +314,7 @@ def _through_lm_eval(args: argparse.Namespace, server: Server, asked: Set, versi
 
 
 def _write(args: argparse.Namespace, server: Server, said: dict[str, Any]) -> None:
-
-    about = {
-        "command": shlex.join(["sglang-nemotron", *bench_record.without_key(sys.argv[1:], args.api_key)]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": bench_record.versions(),
-        "server": server.about(),
-    }
+    about = {**bench_record.about(args), "server": server.about()}
     args.json.write_text(json.dumps(about | said) + "\n")
     print(f"  wrote {args.json}", file=sys.stderr)
 

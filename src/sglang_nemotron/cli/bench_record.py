@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import platform
-from collections.abc import Sequence
+import shlex
+import sys
+from datetime import UTC, datetime
+from typing import Any
 
 from sglang_nemotron.cli.console import check_file
 
@@ -19,6 +23,21 @@ def check(args: argparse.Namespace) -> None:
     check_file("--json", args.json)
 
 
+def key_of(args: argparse.Namespace) -> str | None:
+    """What the server is to be shown, of --api-key or the environment."""
+    return args.api_key or os.environ.get("OPENAI_API_KEY")
+
+
+def about(args: argparse.Namespace) -> dict[str, Any]:
+    """How a measurement came about: the command without its key, when, and with what on this machine."""
+    words = [word.replace(args.api_key, "KEY") if args.api_key else word for word in sys.argv[1:]]
+    return {
+        "command": shlex.join(["sglang-nemotron", *words]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+    }
+
+
 def versions() -> dict[str, str]:
     """Of the machine that asks; the server says its own."""
     found = {"python": platform.python_version()}
@@ -28,8 +47,3 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def without_key(words: Sequence[str], key: str | None) -> list[str]:
-    """A command line in which the key is no more."""
-    return [word.replace(key, "KEY") if key else word for word in words]

@@ -7,19 +7,15 @@ Benchmark Result". SGLang's own `bench_serving` asks where it can, a client of o
 from __future__ import annotations
 
 import argparse
-import os
-import re
 import secrets
-import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sglang_nemotron.cli import bench_record
-from sglang_nemotron.cli.console import Bar, check_file, fail, finite, show, table
+from sglang_nemotron.cli.console import Bar, check_file, fail, finite, show, size, table
 
 if TYPE_CHECKING:
     from sglang_nemotron.bench.load import Load
@@ -82,12 +78,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--chat", action="store_true", help="chats of words rather than token ids")
     parser.add_argument("--images", type=int, default=0, metavar="N", help="per request (default: 0)")
-    parser.add_argument("--image-size", default="1280x720", metavar="WxH", help="(default: 1280x720)")
+    parser.add_argument("--image-size", type=size, default=(1280, 720), metavar="WxH", help="(default: 1280x720)")
     parser.add_argument("--audios", type=int, default=0, metavar="N", help="recordings per request (default: 0)")
     parser.add_argument("--audio-seconds", type=finite, default=10.0, metavar="S", help="of each (default: 10)")
     parser.add_argument("--videos", type=int, default=0, metavar="N", help="clips per request (default: 0)")
     parser.add_argument("--video-seconds", type=finite, default=4.0, metavar="S", help="of each (default: 4)")
-    parser.add_argument("--video-size", default="640x360", metavar="WxH", help="(default: 640x360)")
+    parser.add_argument("--video-size", type=size, default=(640, 360), metavar="WxH", help="(default: 640x360)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every request's numbers here")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw here (.svg, .png, .pdf; extra `bench`)")
     parser.add_argument("--timeout", type=finite, default=3600, metavar="S", help="seconds for a request")
@@ -113,7 +109,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.plot:
         plots.check(args.plot)
     bench_record.check(args)
-    key = args.api_key or os.environ.get("OPENAI_API_KEY")
+    key = bench_record.key_of(args)
     servers = _servers(args, key)
     plan = _plan(args, load, concurrencies, servers)
     _say_how(servers, plan)
@@ -182,11 +178,11 @@ def _load(args: argparse.Namespace) -> Load:
         # a server's cache may still hold what an earlier measurement asked
         seed=secrets.randbelow(1 << 31) if args.seed is None else args.seed,
         images=args.images,
-        image_size=_size("--image-size", args.image_size),
+        image_size=args.image_size,
         sounds=args.audios,
         sound_s=args.audio_seconds,
         clips=args.videos,
-        clip_size=_size("--video-size", args.video_size),
+        clip_size=args.video_size,
         clip_s=args.video_seconds,
         chat=args.chat,
     )
@@ -200,12 +196,6 @@ def _load(args: argparse.Namespace) -> Load:
         if value is not None and value < least:
             raise ValueError(f"{flag} is {value}; it must be {least} or more")
     return load
-
-
-def _size(flag: str, text: str) -> tuple[int, int]:
-    if not (found := re.fullmatch(r"(\d+)x(\d+)", text)):
-        raise ValueError(f"{flag} is {text!r}\n  remedy: give width and height in pixels, as 1280x720")
-    return int(found[1]), int(found[2])
 
 
 def _concurrencies(text: str) -> tuple[int, ...]:
@@ -257,9 +247,7 @@ def _about(args: argparse.Namespace, load: Load, servers: Sequence[Server]) -> d
     from dataclasses import asdict
 
     return {
-        "command": shlex.join(["sglang-nemotron", *bench_record.without_key(sys.argv[1:], args.api_key)]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": bench_record.versions(),
+        **bench_record.about(args),
         "load": asdict(load),
         "servers": [server.about() for server in servers],
     }

@@ -9,6 +9,7 @@ import argparse
 import io
 import itertools
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,14 @@ def finite(text: str) -> float:
     if not math.isfinite(found):
         raise argparse.ArgumentTypeError(f"{text!r} is no finite number")
     return found
+
+
+def size(text: str) -> tuple[int, int]:
+    """(width, height) in pixels of a command line, from WIDTHxHEIGHT."""
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text, re.ASCII)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write WIDTHxHEIGHT in pixels, e.g. 1920x1080")
+    return int(found[1]), int(found[2])
 
 
 def check_file(flag: str, file: Path | None) -> None:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sglang_nemotron.cli.console import fail, finite
+from sglang_nemotron.cli.console import fail, finite, size
 from sglang_nemotron.family import STATE_DTYPES
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from sglang_nemotron.plan.models import Model
 
 _PROGRAM = "sglang-nemotron plan"
-_SIZE = re.compile(r"(\d+)x(\d+)")
 
 _EPILOG = """\
 what is planned:
@@ -71,9 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--context", type=int, metavar="N", help="longest request (default: what the checkpoint promises)"
     )
     load.add_argument("--images", type=int, default=0, metavar="N", help="images of a request (default: 0)")
-    load.add_argument("--image-size", type=_size, default=(1920, 1080), metavar="WxH", help="(default: 1920x1080)")
+    load.add_argument("--image-size", type=size, default=(1920, 1080), metavar="WxH", help="(default: 1920x1080)")
     load.add_argument("--video", type=finite, default=0, metavar="S", help="seconds of video of a request (default: 0)")
-    load.add_argument("--video-size", type=_size, default=(1920, 1080), metavar="WxH", help="(default: 1920x1080)")
+    load.add_argument("--video-size", type=size, default=(1920, 1080), metavar="WxH", help="(default: 1920x1080)")
     load.add_argument("--audio", type=finite, default=0, metavar="S", help="seconds of audio of a request (default: 0)")
     server = parser.add_argument_group("server", "what you would give `sglang serve` besides")
     server.add_argument("--mem-fraction-static", type=finite, metavar="X", help="(default: as SGLang chooses)")
@@ -172,11 +170,3 @@ def _with_free(gpu: Gpu, gib: float) -> Gpu:
 
 def _context(args: argparse.Namespace, model: Model) -> int:
     return args.context if args.context is not None else model.decoder.max_positions
-
-
-def _size(text: str) -> Any:
-    """(width, height) in pixels."""
-    found = _SIZE.fullmatch(text)
-    if found is None or "0" in found.groups():
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write WIDTHxHEIGHT in pixels, e.g. 1920x1080")
-    return int(found[1]), int(found[2])
