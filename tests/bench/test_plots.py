@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import os
 import re
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from sglang_nemotron.bench import plots
+from sglang_nemotron.bench import plots, records
 from sglang_nemotron.bench.records import Run, Timed
 from sglang_nemotron.bench.statistics import summarise
+from sglang_nemotron.cli import main
+from support.fake_bench import MODEL, FakeBench, fake_bench
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -159,3 +162,29 @@ def test_a_shifted_point_is_seen(panels: list[Panel]) -> None:
     """The reading of a picture itself: what stands at 4 requests does not pass for another value."""
     seen = dict((round(at), value) for at, value in panels[0].points("output_throughput-0"))
     assert seen[4] == pytest.approx(1.5, rel=1e-3) and seen[4] != pytest.approx(1.51, rel=1e-3)
+
+
+# ---- through the commands
+
+
+def texts(file: Path) -> list[str]:
+    return [text.text or "" for text in ET.parse(file).getroot().iter(f"{SVG}text")]
+
+
+def test_a_measurement_is_drawn(tmp_path: Path, matplotlib: None, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "run.svg"
+    few = ["--num-prompts", "3", "--input-len", "8", "--output-len", "4", "--range-ratio", "1", "--concurrency", "1,2"]
+    with fake_bench(FakeBench()) as url:
+        assert main(["bench", "speed", url, *few, "--plot", str(file)]) == 0
+    assert f"wrote {file}" in capsys.readouterr().err
+    assert {f"{MODEL}, 8 in, 4 out", "1", "2", "median", "p99"} <= set(texts(file))
+
+
+def test_a_comparison_is_drawn(tmp_path: Path, matplotlib: None) -> None:
+    files = [tmp_path / name for name in ("a.json", "b.json")]
+    for file, (name, runs) in zip(files, BY_NAME.items(), strict=True):
+        about = {"date": "today", "servers": [{"url": runs[0].server, "model": f"model {name}"}]}
+        file.write_text(json.dumps(records.raw(runs, about)))
+    assert main(["bench", "compare", *map(str, files), "--plot", str(tmp_path / "both.svg")]) == 0
+    words = texts(tmp_path / "both.svg")
+    assert "A and B" in words and "A model A at http://a median" in words and "B model B at http://b p99" in words
