@@ -24,7 +24,7 @@ MAX_LINES = 400
 ORDER = (
     *("family", "config", "sglang_api", "ops", "state", "encoders", "decoder", "models"),
     *("prompt", "media", "reader", "processors", "reply", "host", "checkpoint"),
-    *("parity", "verify", "bench", "plan", "launch"),
+    *("parity", "verify", "bench", "launch", "plan"),
     # the entry points, and the commands
     *("__init__", "cli", "__main__"),
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sglang_nemotron.bench import bench_serving, compare, plots, records, table
+from sglang_nemotron.bench import bench_serving, compare, records, table
 from sglang_nemotron.bench.load import Load, questions
 from sglang_nemotron.bench.records import Run, Timed
 from sglang_nemotron.bench.statistics import summarise
@@ -290,7 +290,7 @@ def test_files_of_others(text: str, said: str, tmp_path: Path):
         records.read(tmp_path / "y")
 
 
-# ---- what is compared and drawn
+# ---- what is compared
 
 
 def test_apart_and_within():
@@ -314,30 +314,3 @@ def test_other_questions_are_told():
 def test_the_first_server_changes():
     servers = ["a", "b"]
     assert [order(servers, number) for number in range(3)] == [["a", "b"], ["b", "a"], ["a", "b"]]  # type: ignore[arg-type]
-
-
-def test_points():
-    runs = [some_run(slow=1.0), some_run(slow=2.0, round_=1), some_run(concurrency=1)]
-    runs.append(replace(some_run(concurrency=9), summary=None))
-    assert plots.points(runs, "output_throughput") == {"http://a": [(1, 2.0, 2.0, 2.0), (4, 1.5, 1.0, 2.0)]}
-
-
-def test_where_nothing_can_be_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(ValueError, match="end it with .svg, .png, .pdf"):
-        plots.check(tmp_path / "x.bmp")
-    with pytest.raises(ValueError, match="is no folder"):
-        plots.check(tmp_path / "y" / "x.svg")
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ValueError, match=r"remedy: pip install 'sglang-nemotron\[bench\]'"):
-        plots.check(tmp_path / "x.svg")
-
-
-@pytest.mark.parametrize("kind", plots.KINDS)
-def test_a_picture_is_drawn(kind: str, tmp_path: Path):
-    pytest.importorskip("matplotlib")
-    file = tmp_path / f"x{kind}"
-    plots.check(file)
-    plots.draw({"A": [some_run(), some_run(concurrency=8)], "B": [some_run("http://b")]}, file, "title")
-    assert file.read_bytes()[:4] in (b"<?xm", b"\x89PNG", b"%PDF")
-    if kind == ".svg":
-        assert "requests at once" in file.read_text() or "<svg" in file.read_text()

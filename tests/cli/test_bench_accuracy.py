@@ -192,11 +192,30 @@ def test_nothing_but_failures(capsys):
         (["--thinking", "off", "--thinking-budget", "5"], "--thinking-budget is 5 where --thinking is off"),
         (["--lm-eval", "--thinking", "on"], "--lm-eval asks gsm8k and mmlu as raw prompts"),
         (["--json", "nowhere/x.json"], "nowhere is no folder"),
+        (["--temperature", "-0.5"], "--temperature is -0.5"),
     ],
 )
 def test_bad_words(more: list[str], said: str, capsys):
     assert accuracy(fake := knowing(SUMS), *more) == 2
     assert said in refused(capsys.readouterr().err) and not fake.bodies
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--data", "nowhere.jsonl"],
+        ["--data", __file__],
+        ["--task", "mmlu", "--data", __file__],
+        ["--task", "vision", "--data", __file__],
+        ["--shots", "12"],
+        ["--temperature", "-1"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_wrong_here_needs_no_server(more: list[str], capsys):
+    """Nothing listens there, and that is not what is said."""
+    assert main(["bench", "accuracy", "http://127.0.0.1:1", *more]) == 2
+    assert "does not answer" not in refused(capsys.readouterr().err)
 
 
 def test_no_server(capsys):

@@ -108,6 +108,40 @@ def test_two_files_are_compared(tmp_path: Path, capsys):
     assert "is of 1 server(s), where 2 would be compared" in refused(capsys.readouterr().err)
 
 
+def test_a_side_of_which_nothing_was_answered(tmp_path: Path, capsys):
+    """Which file, whose server, and why: not that no concurrency was measured on both sides."""
+    good, bad = (str(tmp_path / name) for name in ("good.json", "bad.json"))
+    assert speed(FakeBench(), "--json", good) == 0
+    assert speed(FakeBench(fails=99), "--json", bad) == 2
+    for files in ((good, bad), (bad, good), (bad, bad)):
+        capsys.readouterr()
+        assert main(["bench", "compare", *files]) == 2
+        said = refused(capsys.readouterr().err)
+        assert (
+            f"{bad}: all 5 requests of http" in said and "failed, the first with: /v1/completions answered 500" in said
+        )
+    # one that was interrupted before anything came
+    raw = json.loads(Path(bad).read_text())
+    raw["runs"][0]["requests"] = []
+    Path(bad).write_text(json.dumps(raw))
+    assert main(["bench", "compare", good, bad]) == 2
+    assert f"{bad}: no request was answered" in refused(capsys.readouterr().err)
+
+
+def test_a_concurrency_at_which_nothing_was_answered_is_told(tmp_path: Path, capsys):
+    files = [str(tmp_path / name) for name in ("a.json", "b.json")]
+    for file in files:
+        assert speed(FakeBench(), "--concurrency", "1,2", "--json", file) == 0
+    raw = json.loads(Path(files[1]).read_text())
+    (lost,) = [run for run in raw["runs"] if run["concurrency"] == 2]
+    lost |= {"requests": [one | {"error": "gone"} for one in lost["requests"]], "summary": None}
+    Path(files[1]).write_text(json.dumps(raw))
+    capsys.readouterr()
+    assert main(["bench", "compare", *files]) == 0
+    out = capsys.readouterr().out
+    assert "FAILED: 5 of 10 requests of B\nNOTHING ANSWERED by B with 2 at once\n" in out and "by A" not in out
+
+
 def test_some_fail_and_are_told(capsys):
     assert speed(FakeBench(fails=2)) == 1
     out, err = capsys.readouterr()
@@ -137,18 +171,19 @@ def test_all_fail(capsys):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--audios", "1", "--audio-seconds", "inf"], "--audio-seconds is inf"),
-        (["--videos", "1", "--video-seconds", "nan"], "--video-seconds is nan"),
+        (["--audios", "1", "--audio-seconds", "0.01"], "--audio-seconds is 0.01"),
+        (["--videos", "1", "--video-seconds", "-1"], "--video-seconds is -1"),
         (["--timeout", "0"], "--timeout is 0"),
-        (["--timeout", "nan"], "--timeout is nan"),
+        (["--timeout", "-3"], "--timeout is -3"),
         (["--json", "/"], "--json / is a folder"),
         (["--concurrency", "0"], "--concurrency is '0'"),
         (["--concurrency", "a,b"], "--concurrency is 'a,b'"),
         (["--num-prompts", "0"], "--num-prompts is 0"),
-        (["--image-size", "big"], "--image-size is 'big'"),
+        (["--images", "1", "--image-size", "8x720"], "--image-size is 8"),
         (["--range-ratio", "2"], "--range-ratio is 2"),
         (["--json", "nowhere/x.json"], "nowhere is no folder"),
         (["--plot", "x.bmp"], "'x.bmp' is no name of a picture"),
+        (["--plot", "nowhere/x.svg"], "nowhere is no folder"),
         (["--client", "bench_serving"], "needs the tokenizer of the server"),
     ],
 )
@@ -160,6 +195,8 @@ def test_bad_words(more: list[str], said: str, capsys):
 def test_no_server_and_the_same_twice(capsys):
     assert main(["bench", "speed", "http://127.0.0.1:1"]) == 2
     assert "does not answer" in refused(capsys.readouterr().err)
+    assert main(["bench", "speed", "http://x y"]) == 2
+    assert "http://x y/v1/models does not answer" in refused(capsys.readouterr().err)
     assert main(["bench", "speed", "127.0.0.1:1"]) == 2
     assert "is no address of a server" in refused(capsys.readouterr().err)
     with fake_bench(FakeBench()) as url:
@@ -170,7 +207,7 @@ def test_no_server_and_the_same_twice(capsys):
 def test_media_without_their_libraries(monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr("sglang_nemotron.media.libraries.missing", lambda: ["av"])
     assert speed(FakeBench(), "--images", "1") == 2
-    assert "pip install 'sglang-nemotron[omni]'" in refused(capsys.readouterr().err)
+    assert "pip install '.[omni]' in a clone" in refused(capsys.readouterr().err)
 
 
 def test_media_are_sent(capsys):

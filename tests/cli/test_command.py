@@ -80,5 +80,8 @@ def test_the_page_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     code, out, err = said(capsys, "--page", str(file))
     assert (code, out, err) == (0, "", f"  wrote {file}\n") and file.read_text() == page()
     file.unlink()
+    for where, reason in ((tmp_path / "none" / "x", f"{tmp_path / 'none'} is no folder"), (tmp_path, "is a folder")):
+        code, _, err = said(capsys, "--page", str(where))
+        assert code == 2 and err.startswith(f"sglang-nemotron command: --page {where}") and reason in err
     code, _, err = said(capsys, "--page", str(file), "--tp", "2")
     assert code == 2 and not file.exists() and "--page writes every choice, and --tp makes one" in err

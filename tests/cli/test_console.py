@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,12 +64,76 @@ HEAVY = ("torch", "transformers", "sglang", "openai", "numpy", "rich", "huggingf
         "command --variant fp8 --hardware a100",
         "command --page OUT --tp 2",
         "command --page /proc/none/x",
+        "plan nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16 --gpu h100 --nonsense",
+        "bench speed http://127.0.0.1:9 --nonsense",
+        "bench accuracy http://127.0.0.1:9 --temperature nan",
+        "bench compare OUT.json",
+        "bench speed http://127.0.0.1:9 --against=",
+        "bench speed http://127.0.0.1:9 --images 1 --image-size big",
     ],
 )
 def test_errors_are_two_lines(words: str, tmp_path: Path) -> None:
     words = words.replace("OUT", str(tmp_path / "out"))
     done = run([*PROGRAM, *words.split()], {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path)})
     assert done.returncode != 0 and done.stdout == "" and TWO_LINES.fullmatch(done.stderr.lstrip("\n")), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "program"),
+    [
+        ("plan x --gpu h100 --nonsense 3", "sglang-nemotron plan"),
+        ("bench speed http://x --nonsense 3", "sglang-nemotron bench speed"),
+        ("bench compare a b c --nonsense", "sglang-nemotron bench compare"),
+        ("command --nonsense=3", "sglang-nemotron command"),
+        ("--nonsense plan x", "sglang-nemotron"),
+    ],
+)
+def test_an_unknown_flag_is_told_by_who_got_it(words: str, program: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words.split())
+    said, remedy = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and said.startswith(f"{program}: unrecognized arguments: ") and "--nonsense" in said
+    assert remedy == f"  remedy: `{program} --help` says what it takes"
+
+
+def every_parser(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from every_parser(inner)
+
+
+def test_every_float_is_read_as_a_finite_number() -> None:
+    """nan passes every comparison with a bound, so no flag may take it."""
+    actions = [action for parser in every_parser(cli._parser()) for action in parser._actions]
+    assert sum(action.type is console.finite for action in actions) >= 15
+    assert [action.dest for action in actions if action.type is float] == []
+    for text in ("nan", "inf", "-inf", "x", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match="is no finite number"):
+            console.finite(text)
+    assert console.finite("-1e3") == -1000
+
+
+@pytest.mark.parametrize("text", ["1920", "0x4", "axb", "10x0", "00x5", "", "1x2x3", "-1x2", "1920 x 1080"])
+def test_sizes(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is no size; write WIDTHxHEIGHT in pixels"):
+        console.size(text)
+    assert console.size("1920x1080") == (1920, 1080)
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("none/out.json", r"--json \S*none/out.json: \S*none is no folder\n  remedy: make it, or name another file"),
+        (".", r"--json \S+ is a folder\n  remedy: name a file in it"),
+    ],
+)
+def test_a_file_that_cannot_be_written(where: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        console.check_file("--json", tmp_path / where)
+    console.check_file("--json", tmp_path / "out.json")
+    console.check_file("--json", None)
 
 
 def loaded(words: list[str]) -> set[str]:

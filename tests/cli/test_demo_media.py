@@ -51,7 +51,7 @@ def test_without_the_extra_text_alone_is_shown(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(libraries, "missing", lambda: ["av", "librosa"])
     assert _acts() == ["Nemotron 3 Nano"]
     assert capsys.readouterr().out == (
-        "text only, since Omni needs av, librosa: pip install 'sglang-nemotron[omni]'\n\n"
+        "text only, since Omni needs av, librosa: pip install '.[omni]' in a clone of sglang-nemotron\n\n"
     )
     assert _acts(only="text") == ["Nemotron 3 Nano"] and capsys.readouterr().out == ""
     parser = argparse.ArgumentParser()

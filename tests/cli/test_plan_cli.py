@@ -46,7 +46,7 @@ def test_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"^weights +58\.82 +█+", out, re.M) and re.search(r"^KV pages +8\.83 +█+", out, re.M)
     assert re.search(r"^with the flags below +256 +256 +1,265 +3 +1,542,692 +extra_buffer_lazy$", out, re.M)
     assert re.search(r"^without hint and limits +138 +138 +690 +5 +6,136,175 +extra_buffer$", out, re.M)
-    assert re.search(r"^decode +10,564 +256 requests at once, measured at 256$", out, re.M)
+    assert re.search(r"^decode +10,564 +256 requests at once, measured at 256$", out, re.M) and "±" not in out
     assert "source: benchmarks/gpu_decode.json" in out and f"sglang serve --model-path {BF16} " in out
     assert "towers" not in out and "note:" not in out
 
@@ -61,6 +61,18 @@ def test_json_is_one_object_and_the_same_plan(capsys: pytest.CaptureFixture[str]
     assert [flag["name"] for flag in found["flags"]][:2] == ["SGLANG_NEMOTRON_REQUEST_TOKENS", "--max-running-requests"]
 
 
+def test_between_measured_batches_the_error_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    words = (BF16, "--gpu", "h200", "--concurrency", "200")
+    out = printed(capsys, *words)
+    speed = json.loads(printed(capsys, *words, "--json"))["speed"]
+    assert re.search(rf"^decode +{speed['decode']:,.0f} +±15% +200 requests at once, between 128 and 256", out, re.M)
+    assert re.search(rf"^prefill +{speed['prefill']:,.0f} +±1% ", out, re.M) and "a measured batch was left out" in out
+    assert (round(speed["decode_off"], 2), round(speed["prefill_off"], 2)) == (0.15, 0.01)
+    for changed in ("--input 1000", "--input 1100", "--output 2000"):
+        out = printed(capsys, *words, *changed.split())
+        assert re.search(r"^tokens a second: not measured with ", out, re.M), changed
+
+
 def test_a_model_that_does_not_fit_ends_with_one(capsys: pytest.CaptureFixture[str]) -> None:
     out = printed(capsys, BF16, "--gpu", "l40s", code=1)
     assert "note: no server starts: the weights need" in out and "sglang serve" not in out
@@ -68,7 +80,7 @@ def test_a_model_that_does_not_fit_ends_with_one(capsys: pytest.CaptureFixture[s
 
 
 def test_media_and_what_was_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("--gpu", "l40s", "--images", "2", "--audio", "30", "--context", "32768", "--concurrency", "16")
+    words = ("--gpu", "rtx-pro-6000", "--images", "2", "--audio", "30", "--context", "32768", "--concurrency", "16")
     out = printed(capsys, NVFP4, *words)
     assert "1,024 + 4,084 of images + 377 of audio in, 1,024 out, 6,509 tokens" in out
     assert "tokens a second: not measured on this set-up" in out and re.search(r"^towers +2\.68", out, re.M)
@@ -117,15 +129,40 @@ def test_the_gpus_of_this_machine(
         (f"{BF16} --gpu h100 --output 0", "--output is 0"),
         (f"{BF16} --gpu h100 --images 1", "this is a text model"),
         (f"{BF16} --gpu h100 --video -1", "--video is -1.0"),
-        (f"{BF16} --gpu h100 --audio nan", "--audio is nan"),
+        (f"{BF16} --gpu h100 --audio -1", "--audio is -1.0"),
         (f"{BF16} --gpu h100 --memory-mib 1", "--gpu and --memory-mib were both given"),
         (f"{BF16} --gpu h100 --mem-fraction-static 1.5", "--mem-fraction-static is 1.5"),
         (f"{BF16} --gpu h100 --free-gib 80", "--free-gib is 80.0, and H100 80GB has 79.65 GiB in all"),
-        (f"{BF16} --gpu h100 --free-gib nan", "--free-gib is nan"),
+        (f"{BF16} --gpu h100 --free-gib -1", "--free-gib is -1.0"),
+        (f"{BF16} --gpu h100 --revision other", "--revision is 'other', of which the cache of this machine has no"),
+        (". --gpu h100 --revision other", "--revision is 'other', and . is a folder"),
+        (f"{NVFP4} --gpu l40s", "NVFP4 requires Blackwell hardware"),
+        (f"{BF16} --gpu dgx-spark --count 2", "a DGX Spark has one GPU"),
     ],
 )
 def test_mistakes_are_two_lines(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert said in refused(capsys, *words.split())
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_no_name_is_no_folder(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"MODEL is {name!r}" in refused(capsys, name, "--gpu", "h200")
+
+
+def test_a_revision_of_the_cache_is_planned_and_started(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a published name too: its files are looked at, and the command names the revision."""
+    write_checkpoint(PRESETS["toy"], tmp_path / "toy")
+    repository = tmp_path / "no-hub" / ("models--" + BF16.replace("/", "--"))
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "mine").write_text("0123")
+    (repository / "snapshots").mkdir()
+    (tmp_path / "toy").rename(repository / "snapshots" / "0123")
+    words = ("--gpu", "h200", "--input", "9", "--output", "9", "--concurrency", "4")
+    out = printed(capsys, BF16, "--revision", "mine", *words)
+    assert f"file headers of {repository}" in out and f"--model-path {BF16} --revision mine " in out
+    # another one is not in the cache, and the published shape stands for no revision
+    assert "published shape" in printed(capsys, BF16, *words)
+    assert "--revision is 'other'" in refused(capsys, BF16, "--revision", "other", *words)
 
 
 def test_what_a_user_has_seen_free_goes_first(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from sglang_nemotron.cli.server import ServerProcess
 from sglang_nemotron.host.counts import MEDIA_SECONDS, OF_HTTP, OF_SCHEDULER, Metric
 from support.hub import OMNI_IDS
 from support.omni_requests import part, text
+from support.parity_checks import PRESSED_TP2
 from support.promql import families, faults
 from support.serving import LEAK_S, OMNI, get, post, usage
 from support.waiting import eventually
@@ -93,6 +94,27 @@ def test_slots_are_those_of_the_pool(server: ServerProcess) -> None:
     assert said["sglang_nemotron_state_slots"] == idle.slots > 0
     assert said["sglang_nemotron_state_slots_used"] == idle.slots_used == 0
     assert 0 < said["sglang_nemotron_states_kept"] < idle.slots
+
+
+@pytest.mark.server(PRESSED_TP2)
+def test_two_ranks_count_a_request_once(server: ServerProcess) -> None:
+    """Both ranks have every request and a share of each slot: rows are those of one."""
+    idle, before = usage(server), numbers(server)
+    assert before["sglang_nemotron_state_slots"] == idle.slots > 0
+    assert before["sglang_nemotron_state_slots_used"] == idle.slots_used == 0
+    assert ask(server, prompt(1000, 90)) == 0
+    rises(server, before, dict(zip(PROMPTS, (0, 90, 0), strict=True)))
+    # the whole prompt but its last step lies in the cache
+    before = numbers(server)
+    cached = ask(server, prompt(1000, 90))
+    assert 0 < cached < 90
+    rises(server, before, {PROMPTS[0]: cached, PROMPTS[1]: 90 - cached})
+    status, said = post(server.url, "/generate", {"input_ids": [10**9], "sampling_params": {"max_new_tokens": 1}})
+    assert status == 400, said
+    rises(server, before, {'sglang_nemotron_refusals_total{kind="prompt"}': 1.0})
+    # what nobody has there is there all the same, once
+    said = families(get(server.url + "/metrics"))
+    assert [metric.name for metric in METRICS if sample(metric) not in said] == []
 
 
 CHAT = "/v1/chat/completions"

@@ -10,23 +10,26 @@ from sglang_nemotron.cli.server import ServerProcess
 from sglang_nemotron.parity import modes
 from sglang_nemotron.parity.client import Client
 from sglang_nemotron.parity.prompts import make_prompt, make_prompts
-from support.parity_checks import PREFILL_CHUNK, VOCAB_SIZE, assert_equal, boundary_prompts, no_tick, reference
+from support.parity_checks import (
+    BY_HAND,
+    NO_BUFFER_FLAGS,
+    PREFILL_CHUNK,
+    PRESSED_FLAGS,
+    PRESSED_TP2,
+    VOCAB_SIZE,
+    assert_equal,
+    boundary_prompts,
+    no_tick,
+    reference,
+)
 from support.serving import MAIN, Served, Servers, running
 from support.streams import streams
 from support.waiting import eventually
 
 FLOAT32 = ("--dtype", "float32")
-# chunks within a prompt, and a cache that a dozen requests overrun
-_PRESSED = (
-    *("--chunked-prefill-size", str(PREFILL_CHUNK)),
-    *("--max-total-tokens", "1300", "--schedule-conservativeness", "0.01"),
-    # a state is kept in the middle of answers, too
-    *("--mamba-track-interval", "16"),
-)
-PRESSED = Served(args=(*FLOAT32, *_PRESSED))
-_NO_BUFFER = ("--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule")
-NO_BUFFER = Served(args=(*FLOAT32, *_NO_BUFFER, "--chunked-prefill-size", str(PREFILL_CHUNK)))
-TWO_TRACKED = Served(args=(*FLOAT32, "--mamba-radix-cache-strategy", "extra_buffer", *_PRESSED))
+PRESSED = Served(args=(*FLOAT32, *PRESSED_FLAGS))
+NO_BUFFER = Served(args=(*FLOAT32, *NO_BUFFER_FLAGS, "--chunked-prefill-size", str(PREFILL_CHUNK)))
+TWO_TRACKED = Served(args=(*FLOAT32, "--mamba-radix-cache-strategy", "extra_buffer", *PRESSED_FLAGS))
 NO_OVERLAP = Served(
     args=(
         *FLOAT32,
@@ -34,11 +37,7 @@ NO_OVERLAP = Served(
         *("--chunked-prefill-size", str(PREFILL_CHUNK)),
     )
 )
-# as a user would: no variable is set by hand, not even the tests' own
-_BY_HAND: tuple[tuple[str, str | None], ...] = (("OMP_WAIT_POLICY", None),)
-TP2 = Served(args=(*FLOAT32, "--tp", "2"), env=_BY_HAND)
-# all of it on one server, since each start takes half a minute; the matrix has each by itself
-PRESSED_TP2 = Served(args=(*FLOAT32, "--tp", "2", *_NO_BUFFER, *_PRESSED), env=_BY_HAND)
+TP2 = Served(args=(*FLOAT32, "--tp", "2"), env=BY_HAND)
 NO_RADIX = Served(args=(*FLOAT32, "--disable-radix-cache", "--chunked-prefill-size", str(PREFILL_CHUNK)))
 TRUSTING = Served(args=(*FLOAT32, "--trust-remote-code"))
 

@@ -109,7 +109,7 @@ _LITTLE = {
     "accuracy": "--num-questions 6 --max-tokens 32",
 }
 # flag -> (what it needs, what is said where that is not installed)
-_EXTRAS = {"--plot": ("matplotlib", "sglang-nemotron[bench]"), "--lm-eval": ("lm_eval", "lm-eval[api]")}
+_EXTRAS = {"--plot": ("matplotlib", "matplotlib>=3.9"), "--lm-eval": ("lm_eval", "lm-eval[api]")}
 
 
 def data_of_ones_own(folder: Path) -> None:
@@ -167,7 +167,7 @@ def test_two_benchmarks_are_compared(snippet: Snippet, server: ServerProcess, tm
         assert done.returncode == 0, done.stderr
     done = shell(snippet.key, tmp_path)
     if "--plot" in snippet.key and importlib.util.find_spec("matplotlib") is None:
-        assert done.returncode == 2 and "pip install 'sglang-nemotron[bench]'" in done.stderr, done.stderr
+        assert done.returncode == 2 and "pip install 'matplotlib>=3.9'" in done.stderr, done.stderr
     else:
         assert done.returncode == 0 and "B/A" in done.stdout, done.stdout + done.stderr
 

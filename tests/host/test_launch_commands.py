@@ -85,7 +85,8 @@ def test_every_set_of_flags_passes_sglangs_and_our_checks(tmp_path: Path, caplog
     }
     limits = {"nano": startup.LIMITS, "omni": (*startup_omni.OMNI_LIMITS, *startup.LIMITS)}
     sets = {(command.values["model"], tuple(flags_of(command)[2:])) for command in commands()}
-    assert len(sets) == 2 * 4 * 2 * 2 * 2 * 2 * 2
+    # TP, KV dtype, parsers, a B200's backend, texts; and one of Omni's splits with a share of memory
+    assert len(sets) == 2 * 4 * 2 * 2 * 2 * 2 * 2 + 2 * 2 * 2 * 2
     for model, flags in sorted(sets):
         view = resolving_view(prepare_server_args(["--model-path", str(tmp_path / model), *flags]))
         with caplog.at_level(logging.WARNING, logger="sglang_nemotron"):
@@ -129,3 +130,7 @@ def test_sglangs_own_attention_on_a_b200_is_what_the_reason_says(
     (flag,) = [row for row in TABLE.flags if row.flag == "--attention-backend"]
     chosen = declared(monkeypatch, tmp_path / model, (10, 0), model)["attention_backend"]
     assert chosen != flag.value and f"takes {chosen} there" in flag.why
+    # the page about the model says the same of both
+    page = (DATA.parents[1] / "docs" / f"{model}.md").read_text()
+    (row,) = [row for row in page.splitlines() if row.startswith("|") and chosen in row]
+    assert "on a B200" in row and flag.value in row and f"SGLang 0.5.23 takes {chosen} there" in row

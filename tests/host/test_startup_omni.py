@@ -135,7 +135,7 @@ def test_missing_library_refuses_omni_and_says_what_to_install(
     toy: Path, tmp_path: Path, proved: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(libraries, "missing", lambda: ["av", "pillow"])
-    with pytest.raises(ValueError, match=r"with av, pillow, which are not installed; run: pip install 'sglang"):
+    with pytest.raises(ValueError, match=r"av, pillow, which are not installed; run: pip install '\.\[omni\]' in a"):
         resolve(toy)
     write_checkpoint(PRESETS["toy"], tmp_path)
     resolve(tmp_path)

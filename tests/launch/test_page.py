@@ -82,7 +82,7 @@ def test_every_combination_is_the_commands(open_page: Open) -> None:
         }}""",
         [choose.fragment(values) for values in asked],
     )
-    assert len(seen) == len(asked) == 2 * 960
+    assert len(seen) == len(asked) == 2 * 1344
     for values, ours in zip(asked, seen, strict=True):
         assert ours == expected(values), values
     assert sum(one["command"] is None for one in seen) > 100

@@ -155,7 +155,7 @@ def test_without_the_libraries_the_remedy_installs_them(omni: Path, unloaded: No
         assert main(["parity", str(omni), *modes]) == 2
         said, remedy = _told(capsys)
         assert "modes with media need av, librosa, which are not installed" in said
-        assert "pip install 'sglang-nemotron[omni]'" in remedy and "--modes alone,concurrent,radix" in remedy
+        assert "pip install '.[omni]' in a clone" in remedy and "--modes alone,concurrent,radix" in remedy
 
 
 def test_without_the_libraries_text_is_compared(omni: Path, golden: OmniReference, monkeypatch, capsys):

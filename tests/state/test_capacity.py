@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 
 from sglang_nemotron.config.decoder import decoder_spec
-from sglang_nemotron.state.capacity import Need, Pools, pools_of, ratio_of, share_of_states, slots_per_request
+from sglang_nemotron.state.capacity import (
+    Need,
+    Pools,
+    choose_ratio,
+    choose_strategy,
+    pools_of,
+    ratio_of,
+    share_of_states,
+    skips_decode_lock,
+    slots_per_request,
+)
 from sglang_nemotron.state.layout import StateLayout, state_layout
 from support.specs import relayered
 
@@ -54,6 +64,43 @@ def test_slots_are_those_that_sglang_admits_by(
             slots_per_request(strategy, overlap=False, skip_decode_lock=skip)
         return
     assert slots_per_request(strategy, overlap=overlap, skip_decode_lock=skip) == admitted(SimpleNamespace())
+
+
+# ---- what a server and a plan of one choose alike
+
+
+@pytest.mark.parametrize(
+    ("overlap", "has_states", "ours", "page_size", "chosen"),
+    [
+        (True, True, True, 1, "extra_buffer_lazy"),
+        (True, True, False, 1, "extra_buffer"),
+        (True, False, True, 1, "extra_buffer"),
+        (False, True, True, 1, "no_buffer"),
+        (False, True, True, 64, "extra_buffer"),
+        (False, False, False, 1, "no_buffer"),
+    ],
+)
+def test_the_strategy_that_nobody_gave(
+    overlap: bool, has_states: bool, ours: bool, page_size: int, chosen: str
+) -> None:
+    found = choose_strategy(overlap=overlap, has_states=has_states, ours=ours, page_size=page_size)
+    assert found == chosen and skips_decode_lock(found) == (chosen == "extra_buffer_lazy")
+
+
+def test_the_ratio_that_nobody_gave() -> None:
+    known = {"most_requests": 10, "context_tokens": CONTEXT}
+    need, bytes_ = Need(3, 2048), 20 * GIB
+    share = share_of_states(layout(), need, budget=bytes_, most_requests=10, least_tokens=CONTEXT)
+    assert choose_ratio(layout(), need, budget=bytes_, **known) == ratio_of(share)
+    # without a budget the hint alone divides: no number of requests, and no context, is looked at
+    alone = ratio_of(share_of_states(layout(), need))
+    assert alone != ratio_of(share)
+    assert {choose_ratio(layout(), need, budget=no, **known) for no in (None, -1)} == {alone}
+    assert choose_ratio(layout(pattern="*E"), need, budget=bytes_, **known) is None
+    assert choose_ratio(layout(pattern="ME"), need, budget=bytes_, **known) is None
+
+
+# ---- slots a request, by hand
 
 
 def test_slots_by_hand() -> None:

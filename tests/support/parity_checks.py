@@ -14,10 +14,24 @@ from sglang_nemotron.parity.compare import Difference, compare, verdict
 from sglang_nemotron.parity.exact import ExactReference, beside_the_truth
 from sglang_nemotron.parity.prompts import Boundaries, lengths, make_prompts
 from sglang_nemotron.parity.reference import Reference
+from support.serving import Served
 
 # the tiny and toy checkpoints: 4 taps, SSM chunks of 16; PREFILL_CHUNK is a flag of the servers that set it
 PREFILL_CHUNK = 64
 VOCAB_SIZE = 2048
+
+# chunks within a prompt, and a cache that a dozen requests overrun
+PRESSED_FLAGS = (
+    *("--chunked-prefill-size", str(PREFILL_CHUNK)),
+    *("--max-total-tokens", "1300", "--schedule-conservativeness", "0.01"),
+    # a state is kept in the middle of answers, too
+    *("--mamba-track-interval", "16"),
+)
+NO_BUFFER_FLAGS = ("--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule")
+# as a user would: no variable is set by hand, not even the tests' own
+BY_HAND: tuple[tuple[str, str | None], ...] = (("OMP_WAIT_POLICY", None),)
+# all of it on one server of two ranks, since each start takes half a minute; the matrix has each by itself
+PRESSED_TP2 = Served(args=("--dtype", "float32", "--tp", "2", *NO_BUFFER_FLAGS, *PRESSED_FLAGS), env=BY_HAND)
 
 
 def no_tick() -> None:

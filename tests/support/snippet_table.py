@@ -16,7 +16,7 @@ SHOWN: dict[str, str] = {
     "pip install '.[omni]'": _DOWNLOADS,
     "pip install sglang-nemotron": _DOWNLOADS + ", where this package is not yet",
     "pip install sglang": _DOWNLOADS,
-    "pip install 'sglang-nemotron[bench]'": _DOWNLOADS + ", where this package is not yet",
+    "pip install 'matplotlib>=3.9'": "downloads from the index; the lock has it",
     "pip install openai-agents": _DOWNLOADS,
     "pip install langchain langchain-openai": _DOWNLOADS,
     "pip install": "names lines of the Dockerfile: " + _DOCKER,

@@ -21,20 +21,19 @@ _PANELS = (
     ("end-to-end latency, ms", (("median_e2e_latency_ms", "median"), ("p99_e2e_latency_ms", "p99"))),
 )
 _DASHES = ("-", "--")
+_NO_DATE = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
 def check(path: Path) -> None:
     """Raises ValueError before anything is measured if nothing could be drawn there."""
     if path.suffix.lower() not in KINDS:
         raise ValueError(f"{path.name!r} is no name of a picture\n  remedy: end it with {', '.join(KINDS)}")
-    if not path.resolve().parent.is_dir():
-        raise ValueError(f"{path.parent} is no folder\n  remedy: make it, or name another file")
     try:
         import matplotlib  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError(
             "matplotlib, which draws, is not installed"
-            "\n  remedy: pip install 'sglang-nemotron[bench]', or leave --plot out and draw later with `bench compare`"
+            "\n  remedy: pip install 'matplotlib>=3.9', or leave --plot out and draw later with `bench compare`"
         ) from error
 
 
@@ -49,8 +48,9 @@ def points(runs: Sequence[Run], field: str) -> dict[str, list[tuple[int, float, 
 
 def draw(by_name: Mapping[str, Sequence[Run]], path: Path, title: str) -> None:
     """Writes the picture. by_name: runs by what the legend calls them. A line is the median of rounds, a bar their
-    range.
+    range. The same runs give the same bytes, without a date. Text of an SVG stays text.
     """
+    import matplotlib  # pyright: ignore[reportMissingImports]
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # pyright: ignore[reportMissingImports]
     from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
 
@@ -69,7 +69,8 @@ def draw(by_name: Mapping[str, Sequence[Run]], path: Path, title: str) -> None:
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    figure.savefig(path)
+    with matplotlib.rc_context({"svg.hashsalt": "sglang-nemotron", "svg.fonttype": "none"}):
+        figure.savefig(path, metadata=_NO_DATE.get(path.suffix.lower()))
 
 
 def _lines(axes: Any, by_name: Mapping[str, Sequence[Run]], field: str, kind: str, dashes: str) -> None:
@@ -81,6 +82,10 @@ def _lines(axes: Any, by_name: Mapping[str, Sequence[Run]], field: str, kind: st
                 [high - mid for mid, high in zip(middle, most, strict=True)],
             ]
             label = " ".join(filter(None, (name, kind)))
-            axes.errorbar(
+            drawn = axes.errorbar(
                 at, middle, yerr=spread, fmt=f"{dashes}o", color=f"C{number}", markersize=4, capsize=3, label=label
             )
+            # names within an SVG
+            line, _, (ranges,) = drawn.lines
+            line.set_gid(f"{field}-{number}")
+            ranges.set_gid(f"{field}-{number}-range")

@@ -9,16 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import signal
 import sys
 import time
-from datetime import UTC, datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sglang_nemotron.cli import bench_record
-from sglang_nemotron.cli.console import Bar, fail
+from sglang_nemotron.cli.console import Bar, fail, finite
 
 if TYPE_CHECKING:
     from sglang_nemotron.bench.accuracy import Result
@@ -83,11 +82,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of a reply (default: the script's; in chats 16384 or, not thinking, 512)",
     )
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="(default: 0, greedy)")
+    parser.add_argument("--temperature", type=finite, default=0.0, metavar="T", help="(default: 0, greedy)")
     parser.add_argument("--lm-eval", action="store_true", help="let lm-eval, if installed, ask and score the same")
-    parser.add_argument("--expect", type=float, metavar="X", help="exit with 1 if the accuracy is below")
+    parser.add_argument("--expect", type=finite, metavar="X", help="exit with 1 if the accuracy is below")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every question and reply here")
-    parser.add_argument("--timeout", type=float, default=3600, metavar="S", help="seconds for a request")
+    parser.add_argument("--timeout", type=finite, default=3600, metavar="S", help="seconds for a request")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -108,16 +107,17 @@ def _run(args: argparse.Namespace) -> int:
 
     _check(args)
     way = way_of(args)
-    server = Server(
-        args.url, model=args.model, key=args.api_key or os.environ.get("OPENAI_API_KEY"), timeout_s=args.timeout
-    )
-    asked = _set(args, server)
+    version = _lm_eval_version() if args.lm_eval else None
+    # files are read first: what is wrong with them needs no server
+    make_set = _data(args)
+    server = Server(args.url, model=args.model, key=bench_record.key_of(args), timeout_s=args.timeout)
+    asked = make_set(_length(server))
     print(f"  {server.url} serves {server.model}", file=sys.stderr)
     print(f"  {asked.title}; {_how(way)}", file=sys.stderr, flush=True)
     for note in asked.notes:
         print(f"  {note}", file=sys.stderr)
-    if args.lm_eval:
-        return _through_lm_eval(args, server, asked)
+    if version is not None:
+        return _through_lm_eval(args, server, asked, version)
     result = _ask(server, asked, way)
     if args.json and result.told:
         _write(args, server, accuracy.raw(result))
@@ -139,6 +139,8 @@ def _check(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be {lowest} or more")
     if args.expect is not None and not 0 <= args.expect <= 1:
         raise ValueError(f"--expect is {args.expect:g}; it is a share\n  remedy: give a number from 0 to 1, as 0.83")
+    if args.temperature < 0:
+        raise ValueError(f"--temperature is {args.temperature:g}\n  remedy: give 0, which is greedy, or more")
     if args.thinking == "off" and args.thinking_budget:
         raise ValueError(
             f"--thinking-budget is {args.thinking_budget} where --thinking is off\n  remedy: leave out one of them"
@@ -181,20 +183,22 @@ def _how(way: Way) -> str:
     return f"chats, thinking {thinking}" + ("" if way.budget is None else f", {way.budget} tokens of it at most")
 
 
-def _set(args: argparse.Namespace, server: Server) -> Set:
+def _data(args: argparse.Namespace) -> Callable[[Callable[[str], int]], Set]:
+    """Reads the questions; what is given makes the set of them, and takes how long a text is in tokens (for MMLU)."""
     from sglang_nemotron.bench import questions
 
     name, count = args.data, args.num_questions
     if name is not None and not name.exists():
         raise ValueError(f"--data {name} is not there\n  remedy: name a file or folder on this machine")
-    if args.task == "gsm8k":
-        lines, title = _sums(name)
-        count = _GSM8K_COUNT if count is None else count
-        return questions.gsm8k(lines, title=title, shots=args.shots, count=count)
     if args.task == "mmlu":
         subjects, title = _subjects(name)
-        return questions.mmlu(subjects, title=title, shots=args.shots, count=count, length=_length(server))
-    return _media_set(args.task, name, count)
+        return lambda length: questions.mmlu(subjects, title=title, shots=args.shots, count=count, length=length)
+    if args.task == "gsm8k":
+        lines, title = _sums(name)
+        made = questions.gsm8k(lines, title=title, shots=args.shots, count=_GSM8K_COUNT if count is None else count)
+    else:
+        made = _media_set(args.task, name, count)
+    return lambda length: made
 
 
 def _sums(name: Path | None) -> tuple[Any, str]:
@@ -215,7 +219,7 @@ def _subjects(name: Path | None) -> tuple[Any, str]:
     return questions.mmlu_folder(name), f"MMLU from {name}"
 
 
-def _length(server: Server) -> Any:
+def _length(server: Server) -> Callable[[str], int]:
     """Tokens of a text, by the server's tokenizer; a quarter of its characters where it does not count."""
 
     def length(text: str) -> int:
@@ -241,7 +245,7 @@ def _media_set(task: str, name: Path | None, count: int | None) -> Set:
     if lacking := libraries.missing():
         raise ValueError(
             f"the set of our own is made with {', '.join(lacking)}, not installed"
-            "\n  remedy: pip install 'sglang-nemotron[omni]', or give --data"
+            f"\n  remedy: {libraries.INSTALL}, or give --data"
         )
     made = sets.pictures() if task == "vision" else sets.recordings(speech())
     return replace(made, items=made.items[:count])
@@ -267,27 +271,32 @@ def _ask(server: Server, asked: Set, way: Way) -> Result:
     return Result(asked, in_order, time.perf_counter() - began, interrupted=not ended)
 
 
-def _through_lm_eval(args: argparse.Namespace, server: Server, asked: Set) -> int:
+def _lm_eval_version() -> str:
+    """Of the installed one; ValueError of two lines where there is none."""
     import importlib.metadata
+
+    try:
+        return importlib.metadata.version("lm_eval")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ValueError(
+            "lm-eval is not installed\n  remedy: pip install 'lm-eval[api]', or leave --lm-eval out: it asks the same"
+        ) from error
+
+
+def _through_lm_eval(args: argparse.Namespace, server: Server, asked: Set, version: str) -> int:
     import subprocess
     import tempfile
 
     from sglang_nemotron.bench import lm_eval
     from sglang_nemotron.verify.server import Unfit
 
-    try:
-        version = importlib.metadata.version("lm_eval")
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ValueError(
-            "lm-eval is not installed\n  remedy: pip install 'lm-eval[api]', or leave --lm-eval out: it asks the same"
-        ) from error
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         lm_eval.write_task(asked, folder)
         words = lm_eval.command(sys.executable, server, folder, args.parallel)
         # data sets that it prepares stay in the folder, and nothing is looked for on the hub
         env = {"HF_DATASETS_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-        key = args.api_key or os.environ.get("OPENAI_API_KEY") or "EMPTY"
+        key = bench_record.key_of(args) or "EMPTY"
         done = subprocess.run(
             words, env={**os.environ, **env, "OPENAI_API_KEY": key}, stdout=subprocess.PIPE, text=True, check=False
         )
@@ -305,13 +314,7 @@ def _through_lm_eval(args: argparse.Namespace, server: Server, asked: Set) -> in
 
 
 def _write(args: argparse.Namespace, server: Server, said: dict[str, Any]) -> None:
-
-    about = {
-        "command": shlex.join(["sglang-nemotron", *bench_record.without_key(sys.argv[1:], args.api_key)]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": bench_record.versions(),
-        "server": server.about(),
-    }
+    about = {**bench_record.about(args), "server": server.about()}
     args.json.write_text(json.dumps(about | said) + "\n")
     print(f"  wrote {args.json}", file=sys.stderr)
 

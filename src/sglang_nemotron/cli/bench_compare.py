@@ -6,10 +6,11 @@ Reads what `bench speed --json` wrote; asks no server.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sglang_nemotron.cli.console import fail, show, table
+from sglang_nemotron.cli.console import check_file, fail, show, table
 
 if TYPE_CHECKING:
     from sglang_nemotron.bench.records import Run
@@ -62,9 +63,12 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     from sglang_nemotron.bench import compare, plots
 
+    check_file("--plot", args.plot)
     if args.plot:
         plots.check(args.plot)
     (about_a, a), (about_b, b) = _sides(args.a, args.b)
+    for file, runs in ((args.a, a), (args.b or args.a, b)):
+        _check_answered(file, runs)
     drawn = table(None, compare.COLUMNS, compare.rows(a, b))
     for name, file, about in (("A", args.a, about_a), ("B", args.b, about_b)):
         print(f"{name}: {file or args.a}, {about['date']}, {_served(about)}")
@@ -75,6 +79,8 @@ def _run(args: argparse.Namespace) -> int:
     for name, runs in (("A", a), ("B", b)):
         if failed := sum(run_.failed for run_ in runs):
             print(f"FAILED: {failed} of {sum(run_.asked for run_ in runs)} requests of {name}")
+        if silent := sorted({run_.concurrency for run_ in runs} - {run_.concurrency for run_ in runs if run_.summary}):
+            print(f"NOTHING ANSWERED by {name} with {', '.join(map(str, silent))} at once")
     print()
     show(drawn)
     print(compare.chance(a, b))
@@ -82,6 +88,16 @@ def _run(args: argparse.Namespace) -> int:
         plots.draw({f"A {_served(about_a)}": a, f"B {_served(about_b)}": b}, args.plot, "A and B")
         print(f"wrote {args.plot}")
     return 0
+
+
+def _check_answered(file: Path, runs: Sequence[Run]) -> None:
+    """ValueError of two lines for a side of which nothing was answered."""
+    if any(run_.summary for run_ in runs):
+        return
+    failed, first = sum(run_.failed for run_ in runs), next(filter(None, (run_.first_error for run_ in runs)), None)
+    server = f" of {runs[0].server}" if runs else ""
+    said = f"all {failed} requests{server} failed, the first with: {first}" if failed else "no request was answered"
+    raise ValueError(f"{file}: {said}\n  remedy: see what that server's log says, and measure again")
 
 
 def _sides(

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import platform
-from collections.abc import Sequence
+import shlex
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from sglang_nemotron.cli.console import check_file
 
 _PACKAGES = ("sglang-nemotron", "sglang", "torch", "transformers", "aiohttp", "numpy")
 
 
 def check(args: argparse.Namespace) -> None:
     """ValueError for a --json that could not be written after a long measurement, and for a --timeout that is none."""
-    if not 0 < args.timeout < float("inf"):
+    if args.timeout <= 0:
         raise ValueError(f"--timeout is {args.timeout:g}\n  remedy: give seconds above 0 that a request may take")
-    if args.json and args.json.is_dir():
-        raise ValueError(f"--json {args.json} is a folder\n  remedy: name a file in it")
-    if args.json and not args.json.resolve().parent.is_dir():
-        raise ValueError(f"{args.json.parent} is no folder\n  remedy: make it, or name another file")
+    check_file("--json", args.json)
+
+
+def key_of(args: argparse.Namespace) -> str | None:
+    """What the server is to be shown, of --api-key or the environment."""
+    return args.api_key or os.environ.get("OPENAI_API_KEY")
+
+
+def about(args: argparse.Namespace) -> dict[str, Any]:
+    """How a measurement came about: the command without its key, when, and with what on this machine."""
+    words = [word.replace(args.api_key, "KEY") if args.api_key else word for word in sys.argv[1:]]
+    return {
+        "command": shlex.join(["sglang-nemotron", *words]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+    }
 
 
 def versions() -> dict[str, str]:
@@ -29,8 +47,3 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def without_key(words: Sequence[str], key: str | None) -> list[str]:
-    """A command line in which the key is no more."""
-    return [word.replace(key, "KEY") if key else word for word in words]

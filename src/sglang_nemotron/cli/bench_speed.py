@@ -7,19 +7,15 @@ Benchmark Result". SGLang's own `bench_serving` asks where it can, a client of o
 from __future__ import annotations
 
 import argparse
-import os
-import re
 import secrets
-import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sglang_nemotron.cli import bench_record
-from sglang_nemotron.cli.console import Bar, fail, show, table
+from sglang_nemotron.cli.console import Bar, check_file, fail, finite, show, size, table
 
 if TYPE_CHECKING:
     from sglang_nemotron.bench.load import Load
@@ -67,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input-len", type=int, default=1024, metavar="N", help="tokens in, at most (default: 1024)")
     parser.add_argument("--output-len", type=int, default=1024, metavar="N", help="tokens out, at most (default: 1024)")
     parser.add_argument(
-        "--range-ratio", type=float, default=0.0, metavar="R", help="lengths from R times that (default: 0)"
+        "--range-ratio", type=finite, default=0.0, metavar="R", help="lengths from R times that (default: 0)"
     )
     parser.add_argument("--seed", type=int, metavar="N", help="of what is asked (default: another one each time)")
     parser.add_argument(
@@ -82,15 +78,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--chat", action="store_true", help="chats of words rather than token ids")
     parser.add_argument("--images", type=int, default=0, metavar="N", help="per request (default: 0)")
-    parser.add_argument("--image-size", default="1280x720", metavar="WxH", help="(default: 1280x720)")
+    parser.add_argument("--image-size", type=size, default=(1280, 720), metavar="WxH", help="(default: 1280x720)")
     parser.add_argument("--audios", type=int, default=0, metavar="N", help="recordings per request (default: 0)")
-    parser.add_argument("--audio-seconds", type=float, default=10.0, metavar="S", help="of each (default: 10)")
+    parser.add_argument("--audio-seconds", type=finite, default=10.0, metavar="S", help="of each (default: 10)")
     parser.add_argument("--videos", type=int, default=0, metavar="N", help="clips per request (default: 0)")
-    parser.add_argument("--video-seconds", type=float, default=4.0, metavar="S", help="of each (default: 4)")
-    parser.add_argument("--video-size", default="640x360", metavar="WxH", help="(default: 640x360)")
+    parser.add_argument("--video-seconds", type=finite, default=4.0, metavar="S", help="of each (default: 4)")
+    parser.add_argument("--video-size", type=size, default=(640, 360), metavar="WxH", help="(default: 640x360)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every request's numbers here")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw here (.svg, .png, .pdf; extra `bench`)")
-    parser.add_argument("--timeout", type=float, default=3600, metavar="S", help="seconds for a request")
+    parser.add_argument("--timeout", type=finite, default=3600, metavar="S", help="seconds for a request")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -109,10 +105,11 @@ def _run(args: argparse.Namespace) -> int:
     from sglang_nemotron.verify.server import Unfit
 
     load, concurrencies = _load(args), _concurrencies(args.concurrency)
+    check_file("--plot", args.plot)
     if args.plot:
         plots.check(args.plot)
     bench_record.check(args)
-    key = args.api_key or os.environ.get("OPENAI_API_KEY")
+    key = bench_record.key_of(args)
     servers = _servers(args, key)
     plan = _plan(args, load, concurrencies, servers)
     _say_how(servers, plan)
@@ -181,11 +178,11 @@ def _load(args: argparse.Namespace) -> Load:
         # a server's cache may still hold what an earlier measurement asked
         seed=secrets.randbelow(1 << 31) if args.seed is None else args.seed,
         images=args.images,
-        image_size=_size("--image-size", args.image_size),
+        image_size=args.image_size,
         sounds=args.audios,
         sound_s=args.audio_seconds,
         clips=args.videos,
-        clip_size=_size("--video-size", args.video_size),
+        clip_size=args.video_size,
         clip_s=args.video_seconds,
         chat=args.chat,
     )
@@ -193,18 +190,12 @@ def _load(args: argparse.Namespace) -> Load:
     if load.has_media and (lacking := libraries.missing()):
         raise ValueError(
             f"media are made with {', '.join(lacking)}, not installed"
-            "\n  remedy: pip install 'sglang-nemotron[omni]', or ask without media"
+            f"\n  remedy: {libraries.INSTALL}, or ask without media"
         )
     for flag, value, least in (("--num-prompts", args.num_prompts, 1), ("--rounds", args.rounds, 1)):
         if value is not None and value < least:
             raise ValueError(f"{flag} is {value}; it must be {least} or more")
     return load
-
-
-def _size(flag: str, text: str) -> tuple[int, int]:
-    if not (found := re.fullmatch(r"(\d+)x(\d+)", text)):
-        raise ValueError(f"{flag} is {text!r}\n  remedy: give width and height in pixels, as 1280x720")
-    return int(found[1]), int(found[2])
 
 
 def _concurrencies(text: str) -> tuple[int, ...]:
@@ -217,7 +208,7 @@ def _concurrencies(text: str) -> tuple[int, ...]:
 def _servers(args: argparse.Namespace, key: str | None) -> list[Server]:
     from sglang_nemotron.bench.server import Server
 
-    urls = [args.url, *([args.against] if args.against else [])]
+    urls = [args.url] if args.against is None else [args.url, args.against]
     servers = [Server(url, model=args.model, key=key, timeout_s=args.timeout) for url in urls]
     if len({server.url for server in servers}) < len(servers):
         raise ValueError(f"--against is {args.against}, the same server\n  remedy: name another, or --rounds alone")
@@ -233,7 +224,7 @@ def _plan(args: argparse.Namespace, load: Load, concurrencies: tuple[int, ...], 
     if args.client == "bench_serving" and why:
         raise ValueError(f"--client is bench_serving; {why}\n  remedy: leave it out, or --client own")
     own = args.client == "own" or (args.client == "auto" and why is not None)
-    rounds = args.rounds or (4 if args.against else 1)
+    rounds = args.rounds or (1 if args.against is None else 4)
     return Plan(load, concurrencies, rounds, args.num_prompts, own, args.tokenizer)
 
 
@@ -256,9 +247,7 @@ def _about(args: argparse.Namespace, load: Load, servers: Sequence[Server]) -> d
     from dataclasses import asdict
 
     return {
-        "command": shlex.join(["sglang-nemotron", *bench_record.without_key(sys.argv[1:], args.api_key)]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": bench_record.versions(),
+        **bench_record.about(args),
         "load": asdict(load),
         "servers": [server.about() for server in servers],
     }

@@ -12,7 +12,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from sglang_nemotron.cli.console import fail
+from sglang_nemotron.cli.console import check_file, fail
 from sglang_nemotron.launch import choose, page
 from sglang_nemotron.launch.choose import Launch, Refused
 from sglang_nemotron.launch.kinds import Choice
@@ -77,6 +77,7 @@ def _write_page(file: Path, asked: dict[str, str]) -> None:
     if asked:
         flag = next(choice.flag for choice in TABLE.choices if choice.id in asked)
         raise ValueError(f"--page writes every choice, and {flag} makes one\n  remedy: leave one of the two out")
+    check_file("--page", file)
     file.write_text(page.page())
     print(f"  wrote {file}", file=sys.stderr)
 

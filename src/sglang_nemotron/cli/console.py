@@ -8,10 +8,13 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
+import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 if TYPE_CHECKING:
@@ -28,8 +31,42 @@ _REMEDY = "\n  remedy: "
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are two lines, without the usage of a screen before them."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        # a flag that nobody knows is told by the command that it was given to, not by the program around it
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, two_lines(self.prog, message, f"`{self.prog} --help` says what it takes"))
+
+
+def finite(text: str) -> float:
+    """A finite number of a command line: every flag that takes a float is read by this."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no finite number")
+    return found
+
+
+def size(text: str) -> tuple[int, int]:
+    """(width, height) in pixels of a command line, from WIDTHxHEIGHT."""
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text, re.ASCII)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write WIDTHxHEIGHT in pixels, e.g. 1920x1080")
+    return int(found[1]), int(found[2])
+
+
+def check_file(flag: str, file: Path | None) -> None:
+    """ValueError of two lines for a file that could not be written after long work; None is no file."""
+    if file is not None and file.is_dir():
+        raise ValueError(f"{flag} {file} is a folder\n  remedy: name a file in it")
+    if file is not None and not file.resolve().parent.is_dir():
+        raise ValueError(f"{flag} {file}: {file.parent} is no folder\n  remedy: make it, or name another file")
 
 
 def two_lines(program: str, error: object, remedy: str) -> str:

@@ -119,10 +119,9 @@ def _acts(size: str, only: str | None) -> list[_Act]:
     missing = ", ".join(libraries.missing())
     if not missing:
         return [*acts, _Act("Nemotron 3 Nano Omni", "-omni", OMNI_PRESETS[size], omni_requests)]
-    remedy = "pip install 'sglang-nemotron[omni]'"
     if only == "omni":
-        raise ValueError(f"Omni needs {missing}\n  remedy: {remedy}")
-    print(f"text only, since Omni needs {missing}: {remedy}\n")
+        raise ValueError(f"Omni needs {missing}\n  remedy: {libraries.INSTALL}")
+    print(f"text only, since Omni needs {missing}: {libraries.INSTALL}\n")
     return acts
 
 

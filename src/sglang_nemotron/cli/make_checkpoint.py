@@ -22,7 +22,7 @@ from sglang_nemotron.checkpoint.spec import (
     CheckpointSpec,
 )
 from sglang_nemotron.checkpoint.tower_spec import TEMPLATES, TowerSpec
-from sglang_nemotron.cli.console import Bar, fail
+from sglang_nemotron.cli.console import Bar, fail, finite
 
 _PROGRAM = "sglang-nemotron make-checkpoint"
 
@@ -135,8 +135,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name, text in _SIZE_FLAGS.items():
         sizes.add_argument("--" + name.replace("_", "-"), type=int, metavar="N", help=text)
-    sizes.add_argument("--routed-scaling-factor", type=float, metavar="X", help="factor on the routed experts' sum")
-    sizes.add_argument("--norm-eps", type=float, metavar="X", help="epsilon of every RMS norm")
+    sizes.add_argument("--routed-scaling-factor", type=finite, metavar="X", help="factor on the routed experts' sum")
+    sizes.add_argument("--norm-eps", type=finite, metavar="X", help="epsilon of every RMS norm")
     sizes.add_argument(
         "--time-step-limit",
         type=_time_step_limit,
@@ -165,7 +165,7 @@ def _add_tower_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: media-first)",
     )
     towers.add_argument(
-        "--video-pruning-rate", type=float, metavar="Q", help="share of a video's tokens to drop (default: 0.7)"
+        "--video-pruning-rate", type=finite, metavar="Q", help="share of a video's tokens to drop (default: 0.7)"
     )
     for name, text in _TOWER_FLAGS.items():
         towers.add_argument("--" + name.replace("_", "-"), type=int, metavar="N", help=text)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sglang_nemotron.cli import parity_checkpoint, parity_media
-from sglang_nemotron.cli.console import counted, fail, show, table
+from sglang_nemotron.cli.console import counted, fail, finite, show, table
 from sglang_nemotron.cli.parity_media import MEDIA_MODES
 from sglang_nemotron.cli.server import ServerFailed, ServerProcess
 from sglang_nemotron.config import hub
@@ -98,14 +98,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-length", type=int, default=600, metavar="N", help="longest prompt (default: 600)")
     parser.add_argument(
         "--tolerance",
-        type=float,
+        type=finite,
         metavar="X",
         help=f"for float32 (default: {TOLERANCE:g}, with media {parity_media.TOLERANCE:g})",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the prompts (default: 0)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every number here")
     parser.add_argument(
-        "--time-limit", type=float, default=900, metavar="S", help="seconds for the server's start (default: 900)"
+        "--time-limit", type=finite, default=900, metavar="S", help="seconds for the server's start (default: 900)"
     )
     parser.add_argument(
         "--server-args", default="", metavar="'FLAGS'", help="more flags for the `sglang serve` that is started"

@@ -72,7 +72,7 @@ def check(modes: Sequence[str], config: Mapping[str, Any], without: Sequence[str
     if missing := libraries.missing():
         raise ValueError(
             f"modes with media need {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed"
-            f"\n  remedy: pip install 'sglang-nemotron[omni]', or compare text alone: --modes {','.join(without)}"
+            f"\n  remedy: {libraries.INSTALL}, or compare text alone: --modes {','.join(without)}"
         )
     if unheard := [mode for mode in modes if mode not in modes_of(config)]:
         raise ValueError(

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sglang_nemotron.cli.console import fail
+from sglang_nemotron.cli.console import fail, finite, size
 from sglang_nemotron.family import STATE_DTYPES
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from sglang_nemotron.plan.models import Model
 
 _PROGRAM = "sglang-nemotron plan"
-_SIZE = re.compile(r"(\d+)x(\d+)")
 
 _EPILOG = """\
 what is planned:
@@ -33,13 +31,14 @@ what comes out:
   Memory of one GPU by part, for the server with the flags that are advised: weights, towers, state slots (one of 46.8
   MiB for each running request and for each state that the prefix cache keeps or that a request copies to), KV pages
   (6 KiB a token, half of it in FP8), what SGLang leaves for activations. How many requests of this workload run at
-  once, with those flags and without them. Tokens a second where this GPU and checkpoint were measured at such a batch,
-  with the source; between two measured batches it is interpolated, and outside them nothing is said.
+  once, with those flags and without them. Tokens a second where this GPU and checkpoint were measured with such
+  prompts, with the source; between two measured batches it is interpolated, with the error that this makes, and outside
+  them nothing is said. What `sglang-nemotron command` refuses is refused here, too.
 
 examples:
   sglang-nemotron plan nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16 --gpu h200
   sglang-nemotron plan nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-FP8 --gpu h100 --count 4 --input 8192 --output 1024
-  sglang-nemotron plan nvidia/Nemotron-3-Nano-Omni-30B-A3B-NVFP4 --gpu l40s --images 2 --audio 30 --context 32768
+  sglang-nemotron plan nvidia/Nemotron-3-Nano-Omni-30B-A3B-NVFP4 --gpu rtx-pro-6000 --images 2 --context 32768
   sglang-nemotron plan nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16 --gpu h200 --json
 
 Exit code: 0 if such a server starts, 1 if it does not, 2 if it could not be planned. docs/plan.md has the rules, and
@@ -51,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments on `parser`."""
     parser.epilog = _EPILOG
     parser.add_argument("model", metavar="MODEL", help="a published name, an id of the hub, or a folder")
-    parser.add_argument("--revision", metavar="R", help="of an id: branch, tag or commit (default: main)")
+    parser.add_argument(
+        "--revision", metavar="R", help="of an id that is in the cache: branch, tag or commit (default: main)"
+    )
     machine = parser.add_argument_group("machine")
     machine.add_argument("--gpu", metavar="NAME", help="kind of GPU (default: those of this machine)")
     machine.add_argument("--memory-mib", type=int, metavar="N", help="of another kind: memory.total of nvidia-smi")
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     free = (
         "free on each before weights, as a server's log says (Load weight begin. avail mem); else taken as on an H200"
     )
-    machine.add_argument("--free-gib", type=float, metavar="X", help=free)
+    machine.add_argument("--free-gib", type=finite, metavar="X", help=free)
     load = parser.add_argument_group("workload")
     load.add_argument("--input", type=int, default=1024, metavar="N", help="tokens of a prompt's text (default: 1024)")
     load.add_argument("--output", type=int, default=1024, metavar="N", help="tokens of an answer (default: 1024)")
@@ -68,12 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--context", type=int, metavar="N", help="longest request (default: what the checkpoint promises)"
     )
     load.add_argument("--images", type=int, default=0, metavar="N", help="images of a request (default: 0)")
-    load.add_argument("--image-size", type=_size, default=(1920, 1080), metavar="WxH", help="(default: 1920x1080)")
-    load.add_argument("--video", type=float, default=0, metavar="S", help="seconds of video of a request (default: 0)")
-    load.add_argument("--video-size", type=_size, default=(1920, 1080), metavar="WxH", help="(default: 1920x1080)")
-    load.add_argument("--audio", type=float, default=0, metavar="S", help="seconds of audio of a request (default: 0)")
+    load.add_argument("--image-size", type=size, default=(1920, 1080), metavar="WxH", help="(default: 1920x1080)")
+    load.add_argument("--video", type=finite, default=0, metavar="S", help="seconds of video of a request (default: 0)")
+    load.add_argument("--video-size", type=size, default=(1920, 1080), metavar="WxH", help="(default: 1920x1080)")
+    load.add_argument("--audio", type=finite, default=0, metavar="S", help="seconds of audio of a request (default: 0)")
     server = parser.add_argument_group("server", "what you would give `sglang serve` besides")
-    server.add_argument("--mem-fraction-static", type=float, metavar="X", help="(default: as SGLang chooses)")
+    server.add_argument("--mem-fraction-static", type=finite, metavar="X", help="(default: as SGLang chooses)")
     server.add_argument(
         "--kv-cache-dtype", choices=("auto", "bfloat16", "fp8_e4m3", "fp8_e5m2"), help="(default: auto)"
     )
@@ -108,7 +109,7 @@ def _check(args: argparse.Namespace) -> None:
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be {least} or more")
     for name in ("images", "video", "audio"):
-        if not 0 <= getattr(args, name) < float("inf"):
+        if getattr(args, name) < 0:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be a number from 0 on")
     if args.mem_fraction_static is not None and not 0 < args.mem_fraction_static < 1:
         raise ValueError(f"--mem-fraction-static is {args.mem_fraction_static}; it must lie between 0 and 1")
@@ -169,11 +170,3 @@ def _with_free(gpu: Gpu, gib: float) -> Gpu:
 
 def _context(args: argparse.Namespace, model: Model) -> int:
     return args.context if args.context is not None else model.decoder.max_positions
-
-
-def _size(text: str) -> Any:
-    """(width, height) in pixels."""
-    found = _SIZE.fullmatch(text)
-    if found is None or "0" in found.groups():
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write WIDTHxHEIGHT in pixels, e.g. 1920x1080")
-    return int(found[1]), int(found[2])

@@ -120,9 +120,20 @@ def _show_speed(plan: Plan) -> None:
     low, high = speed.between
     how = f"measured at {low}" if low == high else f"between {low} and {high}, which were measured"
     rows = [
-        ("decode", f"{speed.decode:,.0f}", f"{speed.batch} requests at once, {how}"),
-        ("prefill", f"{speed.prefill:,.0f}", "of prompts that come together"),
-        ("answers", f"{speed.steady:,.0f}", "with prefills in turn, by arithmetic from these two"),
+        ("decode", f"{speed.decode:,.0f}", _off(speed.decode_off), f"{speed.batch} requests at once, {how}"),
+        ("prefill", f"{speed.prefill:,.0f}", _off(speed.prefill_off), "of prompts that come together"),
+        (
+            "answers",
+            f"{speed.steady:,.0f}",
+            _off(speed.steady_off),
+            "prefills in turn, by arithmetic from these two",
+        ),
     ]
-    show(table("tokens a second, all requests together", ("", ">", ""), rows))
+    show(table("tokens a second, all requests together", ("", ">", ">", ""), rows))
+    if low != high:
+        print("  ±: how far off this was at most where a measured batch was left out")
     print(f"  source: {speed.source}\n  measured with {speed.measured_with}\n")
+
+
+def _off(share: float) -> str:
+    return f"±{share:.0%}" if share else ""

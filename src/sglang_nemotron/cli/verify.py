@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sglang_nemotron.cli.console import Bar, fail, show, table
+from sglang_nemotron.cli.console import Bar, fail, finite, show, table
 
 if TYPE_CHECKING:
     from sglang_nemotron.verify.bound import Bound
@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--new-tokens", type=int, default=16, metavar="N", help="greedy tokens each (default: 16)")
     parser.add_argument("--keep-cache", action="store_true", help="salts instead of flushing a cache that others use")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number here")
-    parser.add_argument("--timeout", type=float, default=600, metavar="S", help="seconds for a request (default: 600)")
+    parser.add_argument("--timeout", type=finite, default=600, metavar="S", help="seconds for a request (default: 600)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,7 +13,15 @@ from typing import Any
 
 from sglang_nemotron.config import hub
 from sglang_nemotron.sglang_api.args import envs, get_device_memory_capacity, get_platform
-from sglang_nemotron.state.capacity import Need, pools_budget, ratio_of, share_of_states, slots_per_request
+from sglang_nemotron.state.capacity import (
+    LAZY,
+    Need,
+    choose_ratio,
+    choose_strategy,
+    pools_budget,
+    skips_decode_lock,
+    slots_per_request,
+)
 from sglang_nemotron.state.layout import StateLayout
 
 logger = logging.getLogger(__name__)
@@ -21,7 +29,6 @@ logger = logging.getLogger(__name__)
 REQUEST_TOKENS = "SGLANG_NEMOTRON_REQUEST_TOKENS"
 # prompt and answer of a typical request; docs/state.md says what other lengths then get
 _REQUEST_TOKENS = 4_096
-_LAZY = "extra_buffer_lazy"
 
 # (field, its value where the user said nothing): with any of these, SGLang's own choices stay, because nobody has shown
 # that ours are right there
@@ -47,7 +54,7 @@ def choose(view: Any, layout: StateLayout, *, ratio_given: bool, context_tokens:
     """
     strategy = strategy_of(view, layout)
     chosen: dict[str, Any] = {}
-    if strategy == _LAZY and view.mamba_radix_cache_strategy == "auto":
+    if strategy == LAZY and view.mamba_radix_cache_strategy == "auto":
         chosen["mamba_radix_cache_strategy"] = strategy
     skips = skip_decode_lock(strategy)
     if skips and strategy == "extra_buffer":
@@ -58,7 +65,14 @@ def choose(view: Any, layout: StateLayout, *, ratio_given: bool, context_tokens:
         )
     need = need_of(view, strategy, skips=skips)
     if not unproved(view) and not ratio_given and view.max_mamba_cache_size is None:
-        chosen.update(_ratio(view, layout, need, context_tokens))
+        ratio = choose_ratio(
+            layout,
+            need,
+            budget=_budget(view),
+            most_requests=view.max_running_requests,
+            context_tokens=context_tokens,
+        )
+        chosen |= {} if ratio is None else {"mamba_full_memory_ratio": ratio}
     if chosen:
         logger.info(
             "state cache: %s, %s: %d state slots a request; %s (%s sets the hint, SGLang's own flags win)",
@@ -80,11 +94,12 @@ def strategy_of(view: Any, layout: StateLayout) -> str | None:
     given = view.mamba_radix_cache_strategy
     if given != "auto":
         return given
-    overlaps = overlap(view)
-    if overlaps and layout.bytes_per_slot and not unproved(view):
-        return _LAZY
-    # as SGLang decides: arg_groups/overrides.py, _mamba_radix_cache_resolution
-    return "extra_buffer" if overlaps or (view.page_size or 1) > 1 else "no_buffer"
+    return choose_strategy(
+        overlap=overlap(view),
+        has_states=layout.bytes_per_slot > 0,
+        ours=not unproved(view),
+        page_size=view.page_size or 1,
+    )
 
 
 def overlap(view: Any) -> bool:
@@ -108,7 +123,7 @@ def skip_decode_lock(strategy: str | None) -> bool:
     if _set_by_us:
         os.environ.pop(variable.name, None)
         _set_by_us = False
-    if not variable.is_set() and strategy == _LAZY:
+    if not variable.is_set() and skips_decode_lock(strategy):
         os.environ[variable.name] = "1"
         _set_by_us = True
     return bool(variable.get())
@@ -116,7 +131,7 @@ def skip_decode_lock(strategy: str | None) -> bool:
 
 def need_of(view: Any, strategy: str | None, *, skips: bool) -> Need:
     """What a typical request takes on this server."""
-    slots = slots_per_request(strategy, overlap=overlap(view) or strategy == _LAZY, skip_decode_lock=skips)
+    slots = slots_per_request(strategy, overlap=overlap(view) or strategy == LAZY, skip_decode_lock=skips)
     return Need(slots, request_tokens())
 
 
@@ -130,21 +145,6 @@ def request_tokens() -> int:
     return int(said)
 
 
-def _ratio(view: Any, layout: StateLayout, need: Need, context_tokens: int) -> dict[str, Any]:
-    """`--mamba-full-memory-ratio` for this need; nothing where one pool alone exists."""
-    if not layout.bytes_per_slot or not layout.kv_bytes_per_token:
-        return {}
-    budget = _budget(view)
-    share = share_of_states(
-        layout,
-        need,
-        budget=budget,
-        most_requests=view.max_running_requests if budget else None,
-        least_tokens=context_tokens,
-    )
-    return {"mamba_full_memory_ratio": ratio_of(share)}
-
-
 def _budget(view: Any) -> float | None:
     """Bytes that both pools will have on each rank, about; None if nobody can know before the weights are loaded."""
     capacity = get_device_memory_capacity(view.device) if get_platform().is_cuda else None
@@ -154,5 +154,4 @@ def _budget(view: Any) -> float | None:
     if folder is None or (hub.is_id(view.model_path) and hub.unfetched(folder)):
         return None
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / view.tp_size
-    budget = pools_budget(capacity, fraction=view.mem_fraction_static, weight_bytes=weights)
-    return budget if budget > 0 else None
+    return pools_budget(capacity, fraction=view.mem_fraction_static, weight_bytes=weights)

@@ -75,7 +75,7 @@ def check_libraries() -> None:
     if missing:
         raise ValueError(
             f"Nemotron 3 Nano Omni reads images, video and sound with {', '.join(missing)}, which "
-            f"{'is' if len(missing) == 1 else 'are'} not installed; run: pip install 'sglang-nemotron[omni]'"
+            f"{'is' if len(missing) == 1 else 'are'} not installed; run: {libraries.INSTALL}"
         )
 
 

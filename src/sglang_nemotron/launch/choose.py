@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
-from sglang_nemotron.launch.kinds import Choice, Note, Option, When
+from sglang_nemotron.launch.kinds import Choice, Note, Option, Refusal, When
 from sglang_nemotron.launch.table import TABLE
 
 # between two words of a command on several lines
@@ -64,10 +64,22 @@ def launch(asked: Mapping[str, str]) -> Launch:
     together.
     """
     values = answers(asked)
-    for refusal in TABLE.refusals:
-        if fits(refusal.when, values):
-            raise Refused(refusal.reason, refusal.remedy)
+    if (refusal := refusal_of(values)) is not None:
+        raise Refused(refusal.reason, refusal.remedy)
     return Launch(values, tuple(_flags(values)), tuple(_fitting(TABLE.changed, values)), _evidence(values))
+
+
+def refusal_of(values: Mapping[str, str]) -> Refusal | None:
+    """The first row that refuses these answers; a row that asks for a choice that is not among them refuses nothing."""
+    return next((refusal for refusal in TABLE.refusals if fits(refusal.when, values)), None)
+
+
+def flag_of(name: str, values: Mapping[str, str]) -> Chosen | None:
+    """One flag of the command for these answers, or None where it is left out."""
+    row = next((row for row in TABLE.flags if row.flag == name and fits(row.when, values)), None)
+    if row is None or not (value := _filled(row.value, values)):
+        return None
+    return Chosen(name, value, _filled(row.why, values))
 
 
 def answers(asked: Mapping[str, str]) -> dict[str, str]:
@@ -145,10 +157,8 @@ def _instead(allowed: str) -> str:
 
 
 def _flags(values: Mapping[str, str]) -> Iterator[Chosen]:
-    for name in dict.fromkeys(row.flag for row in TABLE.flags):
-        row = next((row for row in TABLE.flags if row.flag == name and fits(row.when, values)), None)
-        if row is not None and (value := _filled(row.value, values)):
-            yield Chosen(name, value, _filled(row.why, values))
+    names = dict.fromkeys(row.flag for row in TABLE.flags)
+    return (chosen for name in names if (chosen := flag_of(name, values)) is not None)
 
 
 def _filled(text: str, values: Mapping[str, str]) -> str:

@@ -11,6 +11,8 @@ from sglang_nemotron.launch.kinds import Choice, Default, Flag, Note, Option, Re
 _NANO: When = {"model": ("nano",)}
 _OMNI: When = {"model": ("omni",)}
 _HOPPER = ("h100", "h200")
+# among the GPUs that the Omni page lists, and not among those that it offers
+_LISTED = ("rtx-pro-6000", "dgx-spark")
 
 # published checkpoints: model, variant, id behind nvidia/, GiB of weights as counted by `sglang-nemotron doctor`
 CHECKPOINTS = (
@@ -45,6 +47,8 @@ CHOICES = (
             Option("b200", "B200", "180 GB"),
             Option("a100", "A100", "80 GB"),
             Option("l40s", "L40S", "48 GB"),
+            Option("rtx-pro-6000", "RTX PRO 6000", "96 GB"),
+            Option("dgx-spark", "DGX Spark", "128 GB, the host's"),
         ),
     ),
     Choice(
@@ -150,7 +154,7 @@ REFUSALS = (
         "choose BF16 weights, or another GPU",
     ),
     Refusal(
-        {"variant": ("nvfp4",), "tp": ("8",)},
+        {"variant": ("nvfp4",), "tp": ("8",), **_OMNI},
         "TP 8 leaves 1856 / 8 = 232 columns of an expert to a GPU, which is no whole number of NVFP4's groups of 16",
         "choose TP 1, 2 or 4, or another variant",
     ),
@@ -163,6 +167,11 @@ REFUSALS = (
         {"model": ("nano",), "variant": ("bf16",), "hardware": ("l40s",), "tp": ("1",)},
         "58.8 GiB of weights do not fit one L40S of 48 GB",
         "choose TP 2 or more, or FP8 weights",
+    ),
+    Refusal(
+        {"hardware": ("dgx-spark",), "tp": ("2", "4", "8")},
+        "a DGX Spark has one GPU, and this writes commands for one machine",
+        "choose TP 1, or another GPU",
     ),
 )
 
@@ -191,6 +200,12 @@ FLAGS = (
         "flashinfer",
         "what both pages measured on a B200; left out, SGLang 0.5.23 takes trtllm_mha there",
         {"hardware": ("b200",)},
+    ),
+    Flag(
+        "--mem-fraction-static",
+        "0.83",
+        "SGLang's share for text; its share for models with towers is less than these weights take, by arithmetic",
+        {"model": ("omni",), "variant": ("reasoning", "bf16"), "hardware": ("h100", "a100"), "tp": ("1",)},
     ),
     Flag(
         "--kv-cache-dtype",
@@ -230,12 +245,25 @@ CHANGED = (
         "The Nano page writes --tp 1 whatever is chosen; SGLang splits this model by now, and so do our classes.",
         {"tp": ("2", "4", "8"), **_NANO},
     ),
-    Note("The Nano page offers H200 and B200 alone.", {"hardware": ("h100", "a100", "l40s"), **_NANO}),
+    Note("The Nano page offers H200 and B200 alone.", {"hardware": ("h100", "a100", "l40s", *_LISTED), **_NANO}),
+    Note(
+        "The Omni page lists RTX 6000 and DGX Spark among its GPUs, and its choices lack both; an RTX 6000 is taken "
+        "for the RTX PRO 6000 Blackwell here.",
+        {"hardware": _LISTED, **_OMNI},
+    ),
+    Note(
+        "A DGX Spark is an Arm machine: it needs an SGLang for Arm, and the lock files of this package are for x86-64.",
+        {"hardware": ("dgx-spark",)},
+    ),
     Note("The Nano page offers no KV cache dtype.", {"kv-cache-dtype": ("fp8_e4m3",), **_NANO}),
     Note(
         "The Omni page asks for Blackwell; SGLang 0.5.23 serves NVFP4 on Hopper through Marlin kernels, which it "
         "compiles for minutes at the first start.",
         {"variant": ("nvfp4",), "hardware": _HOPPER},
+    ),
+    Note(
+        "The Omni page starts this without --mem-fraction-static; it recommends four GPUs.",
+        {"variant": ("reasoning", "bf16"), "hardware": ("h100", "a100"), "tp": ("1",), **_OMNI},
     ),
     Note(
         "The Omni page leaves flashinfer on a B200 to SGLang, which takes another since; so it is named.",
@@ -249,7 +277,7 @@ _SMALL = "A small random checkpoint was served on one H200, the full size was no
 
 # the first row that fits counts: the largest thing that was not there comes first
 EVIDENCE = (
-    Note("Never run by us on this GPU: we had an H200.", {"hardware": ("h100", "b200", "a100", "l40s")}),
+    Note("Never run by us on this GPU: we had an H200.", {"hardware": ("h100", "b200", "a100", "l40s", *_LISTED)}),
     Note(
         "Never run by us on several GPUs; the splits are tested without a server, and two ranks were served on a CPU.",
         {"tp": ("2", "4", "8")},

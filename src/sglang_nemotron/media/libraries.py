@@ -15,6 +15,9 @@ LIBRARIES = {
     "soxr": "soxr",
 }
 
+# of an error's remedy: the package is not on PyPI yet
+INSTALL = "pip install '.[omni]' in a clone of sglang-nemotron"
+
 
 def missing() -> list[str]:
     """Packages that are not installed, by the names that pip knows, sorted."""

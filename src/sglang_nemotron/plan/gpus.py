@@ -74,6 +74,9 @@ _DRIVERS = {
     **{"H100": ("h100",), "H200": ("h200",), "B200": ("b200",), "A100": ("a100-40", "a100-80"), "L40S": ("l40s",)},
     **{"RTX PRO 6000": ("rtx-pro-6000",), "GB10": ("dgx-spark",)},
 }
+_NAME_ONE = f"name one: --gpu {'|'.join(GPUS)}"
+# of the driver's program, which takes seconds on a machine of many GPUs
+ANSWERS_WITHIN_S = 30.0
 # a card whose memory differs by more than this share from the table's is another one (an H100 NVL, a MIG slice)
 _SAME = 0.01
 
@@ -117,17 +120,30 @@ def named(label: str, total_mib: int | None) -> Gpu:
 
 def present() -> tuple[Gpu, int]:
     """(the smallest GPU of this machine, how many there are); ValueError of two lines where there is none."""
-    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except OSError:
-        done = None
-    lines = done.stdout.strip().splitlines() if done is not None and done.returncode == 0 else []
+    lines = _driver().strip().splitlines()
     if not lines:
-        raise ValueError(f"nvidia-smi finds no GPU here\n  remedy: name one: --gpu {'|'.join(GPUS)}")
+        raise ValueError(f"nvidia-smi finds no GPU here\n  remedy: {_NAME_ONE}")
     cards = []
     for line in lines:
         label, _, memory = line.rpartition(",")
         memory = memory.strip()
         cards.append(named(label.strip(), int(float(memory)) if memory.replace(".", "", 1).isdigit() else None))
     return min(cards, key=lambda gpu: gpu.total_mib), len(cards)
+
+
+def _driver() -> str:
+    """A line for each GPU, as the driver's program writes it; nothing where there is no driver."""
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    except OSError:
+        return ""
+    try:
+        out, _ = process.communicate(timeout=ANSWERS_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        # not waited for: where a driver is stuck, a process in it does not even end when it is killed
+        process.kill()
+        raise ValueError(
+            f"nvidia-smi does not answer within {ANSWERS_WITHIN_S:g} s\n  remedy: look at the driver, or {_NAME_ONE}"
+        ) from None
+    return out if process.returncode == 0 else ""

@@ -6,6 +6,7 @@ A published name needs no network and no file: the checkpoint room knows the pub
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,17 @@ from sglang_nemotron.config import hub
 from sglang_nemotron.config.decoder import DecoderSpec, decoder_spec, is_nano
 from sglang_nemotron.config.omni import OmniSpec, is_nano_omni, omni_spec
 from sglang_nemotron.family import OMNI, TEXT
+from sglang_nemotron.launch.table import CHECKPOINTS
 from sglang_nemotron.plan.weights import Tensor
 from sglang_nemotron.state.dtypes import dtype_of, stored_kv_dtype
 
-# id on the hub, without its owner -> (Omni?, number format as the checkpoint room calls it)
-PUBLISHED = {
-    "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": (False, "none"),
-    "NVIDIA-Nemotron-3-Nano-30B-A3B-FP8": (False, "fp8"),
-    "Nemotron-3-Nano-Omni-30B-A3B-Reasoning": (True, "none"),
-    "Nemotron-3-Nano-Omni-30B-A3B-Reasoning-BF16": (True, "none"),
-    "Nemotron-3-Nano-Omni-30B-A3B-BF16": (True, "none"),
-    "Nemotron-3-Nano-Omni-30B-A3B-FP8": (True, "fp8"),
-    "Nemotron-3-Nano-Omni-30B-A3B-NVFP4": (True, "mixed"),
-}
+# a variant of the launch table -> number format as the checkpoint room calls it
+_STORED = {"bf16": "none", "reasoning": "none", "fp8": "fp8", "nvfp4": "mixed"}
+# id on the hub, without its owner -> variant of the launch table; the same weights are there under a second name
+VARIANTS = {name: variant for _, variant, name, _ in CHECKPOINTS}
+VARIANTS["Nemotron-3-Nano-Omni-30B-A3B-Reasoning-BF16"] = "reasoning"
+# id -> (Omni?, number format)
+PUBLISHED = {name: ("Omni" in name, _STORED[variant]) for name, variant in VARIANTS.items()}
 _OWNER = "nvidia/"
 # ModelOpt's word in a config -> ours
 _FORMATS = {"FP8": "fp8", "NVFP4": "nvfp4", "MIXED_PRECISION": "mixed"}
@@ -37,7 +36,8 @@ _BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2}
 class Model:
     """One checkpoint. source: where its shapes come from. file_bytes: of its weights, as a start will find them.
 
-    quantization: none, fp8, nvfp4 or mixed. stored_kv: the dtype it wants for KV entries ("FP8"), or None.
+    quantization: none, fp8, nvfp4 or mixed. stored_kv: the dtype it wants for KV entries ("FP8"), or None. variant: of
+    the launch table, None for what is not published. revision: of an id, None for its newest.
     """
 
     name: str
@@ -48,6 +48,8 @@ class Model:
     file_bytes: int
     quantization: str
     stored_kv: str | None
+    variant: str | None = None
+    revision: str | None = None
 
     @property
     def dtype(self) -> str:
@@ -59,16 +61,31 @@ def find(name: str, revision: str | None = None) -> Model:
     """The checkpoint that a user names; ValueError of two lines for one that is not ours or not here.
 
     A folder, or an id that is in the cache with its weights, is taken as it is; a published name else by its shape.
+    revision: of an id in the cache.
     """
+    if not name.strip():
+        raise ValueError(f"MODEL is {name!r}\n  remedy: give a folder or an id, e.g. {_OWNER}{next(iter(PUBLISHED))}")
     plain = _plain(name)
-    if plain not in PUBLISHED or Path(name).is_dir():
-        return of_folder(name, hub.config_folder(name, revision))
+    if Path(name).is_dir():
+        if revision is not None:
+            raise ValueError(
+                f"--revision is {revision!r}, and {name} is a folder\n  remedy: leave it out, or name an id"
+            )
+        return of_folder(name, Path(name))
+    if plain not in PUBLISHED:
+        return replace(of_folder(name, hub.config_folder(name, revision)), revision=revision)
     cached = hub.local_folder(_OWNER + plain, revision)
     if cached is not None and (cached / "config.json").is_file() and hub.unfetched(cached) is None:
-        return of_folder(_OWNER + plain, cached)
+        return replace(of_folder(_OWNER + plain, cached), variant=VARIANTS[plain], revision=revision)
+    if revision is not None:
+        raise ValueError(
+            f"--revision is {revision!r}, of which the cache of this machine has no weights of {plain}"
+            "\n  remedy: leave it out, to plan for the published shape, or fetch it with `hf download`"
+        )
     return of_published(name)
 
 
+@lru_cache(maxsize=16)
 def of_published(name: str) -> Model:
     """A published checkpoint by the shapes that the checkpoint room writes."""
     from sglang_nemotron.checkpoint.config_files import config_json
@@ -90,6 +107,7 @@ def of_published(name: str) -> Model:
         file_bytes=sum(tensor.num_bytes for tensor in tensors),
         quantization=quantization,
         stored_kv=stored_kv_dtype(None, said),
+        variant=VARIANTS[plain],
     )
 
 

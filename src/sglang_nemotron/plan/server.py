@@ -6,20 +6,24 @@ with servers that ran. Nothing here may know a device. GiB where nothing else is
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from bisect import bisect_left
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 
 from sglang_nemotron.plan.gpus import Gpu
 from sglang_nemotron.plan.models import Model
 from sglang_nemotron.plan.weights import parts_of
 from sglang_nemotron.state.capacity import (
+    LAZY,
     Need,
     Pools,
     cache_megabytes,
+    choose_ratio,
+    choose_strategy,
     pools_budget,
     pools_of,
-    ratio_of,
-    share_of_states,
+    skips_decode_lock,
     slots_per_request,
 )
 from sglang_nemotron.state.dtypes import kv_dtype_of
@@ -42,7 +46,7 @@ _CLASSES = (
 # the same: adjust_mem_fraction_for_vlm, for a tower that says neither layers nor width where it looks, as ours does not
 _WITH_TOWERS = 0.95
 # slots that a running request copies its state to (mem_cache/allocation_sizing.py), of those in state/capacity.py
-_TRACKING = {"extra_buffer": 2, "extra_buffer_lazy": 1}
+_TRACKING = {"extra_buffer": 2, LAZY: 1}
 # mamba_full_memory_ratio where nobody says one
 _SGLANGS_RATIO = 0.9
 # mem_cache/kv_cache_configurator.py, resolve_max_num_reqs
@@ -79,7 +83,7 @@ class Flags:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """One start by arithmetic, one rank. memory: GiB by part, in the order in which it is taken; they add up to the
-    GPU's. pools: None where the weights leave no room for them, and `reason` says so."""
+    GPU's. pools: None where the weights leave no room for them. reason: why none starts."""
 
     flags: Flags
     layout: StateLayout
@@ -95,6 +99,11 @@ class Server:
     embedding_cache_mb: int
     free_measured: bool
     reason: str | None = None
+
+    @property
+    def starts(self) -> bool:
+        """Whether it has room for a request and for activations."""
+        return self.reason is None
 
     def at_once(self, tokens: int) -> int:
         """How many requests of so many tokens, prompt and answer together, run at once."""
@@ -191,16 +200,8 @@ def start(gpu: Gpu, model: Model, flags: Flags) -> Server:
         ssm_dtype=flags.ssm_dtype or model.decoder.ssm_dtype,
         kv_dtype=kv_dtype_of(flags.kv_dtype, model.dtype, model.stored_kv),
     )
-    chunk, graphs_to = of_class(gpu.total_mib, flags.tp_size)
-    if flags.graphs_to is not None:
-        graphs_to = flags.graphs_to
-    elif flags.max_running_requests is not None:
-        graphs_to = min(graphs_to, flags.max_running_requests)
     has_towers = model.omni is not None
-    share = flags.mem_fraction
-    if share is None:
-        sizes = {"tp_size": flags.tp_size, "chunk": chunk, "graphs_to": graphs_to, "has_towers": has_towers}
-        share = mem_fraction_of(gpu.total_mib, **sizes)
+    chunk, graphs_to, share = _shares(gpu, flags, has_towers)
     cache_mb = 0
     if has_towers:
         token_bytes = model.decoder.hidden_size * (4 if model.dtype == "float32" else 2)
@@ -209,14 +210,14 @@ def start(gpu: Gpu, model: Model, flags: Flags) -> Server:
     ratio = _ratio(gpu, model, flags, layout, share, slots_each)
     free_mib, free_measured = gpu.free_before_weights(flags.tp_size)
     memory = _before_pools(gpu, model, flags.tp_size, free_mib)
+    loaded = sum(memory[part] for part in _LOADED) + cache_mb / 1024
     # a card that has nothing to give has a share below 0 as well
-    rest = max(free_mib, 0) / 1024 * max(share, 0) - sum(memory[part] for part in _LOADED) - cache_mb / 1024
-    pools, reason = _pools(layout, rest, flags, ratio)
+    rest = max(free_mib, 0) / 1024 * max(share, 0) - loaded
+    pools = _pools(layout, rest, flags, ratio)
     most = requests_of(flags, pools, layout, slots_each)
-    if pools is not None and not most:
-        reason = f"{rest:.1f} GiB are left for states and KV entries, and one request takes {slots_each} slots"
     memory |= _after_weights(layout, pools, flags.context, most, cache_mb, graphs_to)
-    memory["left for activations"] = gpu.total_mib / 1024 - sum(memory.values())
+    left = gpu.total_mib / 1024 - sum(memory.values())
+    memory["left for activations"] = left
     return Server(
         flags=flags,
         layout=layout,
@@ -231,38 +232,86 @@ def start(gpu: Gpu, model: Model, flags: Flags) -> Server:
         max_running_requests=most,
         embedding_cache_mb=cache_mb,
         free_measured=free_measured,
-        reason=reason,
+        reason=_why_not(flags, share, loaded, rest, left, slots_each, starts=most > 0),
     )
+
+
+def least_mem_fraction(gpu: Gpu, model: Model, flags: Flags, tokens: int) -> float | None:
+    """The least hundredth of `--mem-fraction-static` with which a request of so many tokens runs; None if none does."""
+
+    def made(hundredths: int) -> Server:
+        return start(gpu, model, replace(flags, mem_fraction=hundredths / 100))
+
+    # what runs with a share runs with a larger one, until nothing is left for activations
+    least = bisect_left(range(1, 100), True, key=lambda hundredths: made(hundredths).at_once(tokens) > 0) + 1
+    return least / 100 if least < 100 and made(least).starts else None
+
+
+def mem_fraction_without_towers(gpu: Gpu, flags: Flags) -> float:
+    """The share that SGLang would choose for a model without towers: activations keep what they have there."""
+    return _shares(gpu, replace(flags, mem_fraction=None), has_towers=False)[2]
+
+
+def _shares(gpu: Gpu, flags: Flags, has_towers: bool) -> tuple[int, int, float]:
+    """(tokens of a prefill chunk, largest batch of the CUDA graphs, share of memory for weights and pools)."""
+    chunk, graphs_to = of_class(gpu.total_mib, flags.tp_size)
+    if flags.graphs_to is not None:
+        graphs_to = flags.graphs_to
+    elif flags.max_running_requests is not None:
+        graphs_to = min(graphs_to, flags.max_running_requests)
+    share = flags.mem_fraction
+    if share is None:
+        sizes = {"tp_size": flags.tp_size, "chunk": chunk, "graphs_to": graphs_to, "has_towers": has_towers}
+        share = mem_fraction_of(gpu.total_mib, **sizes)
+    return chunk, graphs_to, share
+
+
+def _why_not(
+    flags: Flags, share: float, loaded: float, rest: float, left: float, slots_each: int, *, starts: bool
+) -> str | None:
+    """Why no server starts with `rest` GiB for pools and `left` for activations; None if one does."""
+    if rest <= 0 and flags.mem_fraction is not None:
+        return f"--mem-fraction-static {share:g} gives {loaded + rest:.1f} GiB, and the weights take {loaded:.1f}"
+    if rest <= 0:
+        return f"the weights need {-rest:.1f} GiB more than SGLang gives them and the pools"
+    if not starts:
+        return f"{rest:.2f} GiB are left for states and KV entries, and one request takes {slots_each} state slots"
+    if left <= 0:
+        whose = "--mem-fraction-static" if flags.mem_fraction is not None else "SGLang's own share,"
+        return f"{whose} {share:g} leaves nothing for activations"
+    return None
 
 
 def _strategy(flags: Flags, layout: StateLayout) -> tuple[str | None, int]:
-    """Of the prefix cache, and slots a request: as host/slots.py chooses on a GPU, which the hint asks for."""
+    """Of the prefix cache, and slots a request: as on a GPU, where our choices apply once the hint is given."""
     if not flags.radix_cache:
         return None, slots_per_request(None)
-    if flags.request_tokens is not None and layout.bytes_per_slot:
-        return "extra_buffer_lazy", slots_per_request("extra_buffer_lazy", skip_decode_lock=True)
-    return "extra_buffer", slots_per_request("extra_buffer")
+    hinted = flags.request_tokens is not None
+    strategy = choose_strategy(overlap=True, has_states=layout.bytes_per_slot > 0, ours=hinted)
+    return strategy, slots_per_request(strategy, skip_decode_lock=skips_decode_lock(strategy))
 
 
 def _ratio(gpu: Gpu, model: Model, flags: Flags, layout: StateLayout, share: float, slots_each: int) -> float | None:
-    """`--mamba-full-memory-ratio`: ours for the hint (host/slots.py), else SGLang's; None where it divides nothing."""
-    if not layout.bytes_per_slot or not layout.kv_bytes_per_token:
-        return None
-    if flags.request_tokens is None:
-        return _SGLANGS_RATIO
-    budget = pools_budget(gpu.total_mib, fraction=share, weight_bytes=model.file_bytes / flags.tp_size)
-    states = share_of_states(
-        layout,
-        Need(slots_each, flags.request_tokens),
-        budget=budget if budget > 0 else None,
-        most_requests=flags.max_running_requests if budget > 0 else None,
-        least_tokens=flags.context,
-    )
-    return ratio_of(states)
+    """`--mamba-full-memory-ratio`: ours for the hint, else SGLang's; None where it divides nothing."""
+    if flags.request_tokens is not None:
+        return choose_ratio(
+            layout,
+            Need(slots_each, flags.request_tokens),
+            budget=pools_budget(gpu.total_mib, fraction=share, weight_bytes=model.file_bytes / flags.tp_size),
+            most_requests=flags.max_running_requests,
+            context_tokens=flags.context,
+        )
+    return _SGLANGS_RATIO if layout.bytes_per_slot and layout.kv_bytes_per_token else None
+
+
+# a plan tries many flags on the same split, and there are thousands of tensors
+@lru_cache(maxsize=64)
+def _parts(model: Model, tp_size: int) -> dict[str, int]:
+    return parts_of(model.tensors, model.decoder, model.omni, tp_size)
 
 
 def _before_pools(gpu: Gpu, model: Model, tp_size: int, free_mib: float) -> dict[str, float]:
-    parts = parts_of(model.tensors, model.decoder, model.omni, tp_size)
+    parts = _parts(model, tp_size)
     beside = _LOADED_BESIDE.get((model.omni is not None, model.quantization != "none"), max(_LOADED_BESIDE.values()))
     return {
         "CUDA and driver": (gpu.total_mib - free_mib) / 1024,
@@ -295,10 +344,10 @@ def graphs_gib(largest: int) -> float | None:
     return None
 
 
-def _pools(layout: StateLayout, rest: float, flags: Flags, ratio: float | None) -> tuple[Pools | None, str | None]:
-    """Both pools in `rest` GiB, or None and why there is none."""
+def _pools(layout: StateLayout, rest: float, flags: Flags, ratio: float | None) -> Pools | None:
+    """Both pools in `rest` GiB, or None where there is too little for them."""
     if rest <= 0:
-        return None, f"the weights need {-rest:.1f} GiB more than SGLang gives them and the pools"
+        return None
     budget = rest * GIB
     fixed = not flags.radix_cache and flags.max_running_requests is not None
     if fixed or ratio is None:
@@ -311,10 +360,8 @@ def _pools(layout: StateLayout, rest: float, flags: Flags, ratio: float | None) 
         try:
             pools = pools_of(layout, budget, ratio)
         except ValueError:
-            pools = Pools(0, 0)
-    if pools.num_slots < 1 or pools.num_tokens < 1:
-        return None, f"{rest:.1f} GiB are left beside the weights, too little for states and KV entries"
-    return pools, None
+            return None
+    return pools if pools.num_slots > 0 and pools.num_tokens > 0 else None
 
 
 def requests_of(flags: Flags, pools: Pools | None, layout: StateLayout, slots_each: int) -> int:

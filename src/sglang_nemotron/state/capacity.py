@@ -24,7 +24,9 @@ _LEAST_SHARE, _MOST_SHARE = 0.01, 0.05
 # 143,771 in all and 139.11 GiB free on an H200 (benchmarks/gpu_server_h200_bf16.log), 0.22 GiB for Omni (docs/plan.md)
 HELD_MIB, LOADED_MIB = 1_322, 225
 
-STRATEGIES = ("no_buffer", "extra_buffer", "extra_buffer_lazy")
+# ours, where states are there to be shared by a hint
+LAZY = "extra_buffer_lazy"
+STRATEGIES = ("no_buffer", "extra_buffer", LAZY)
 
 
 def pools_budget(total_mib: float, *, fraction: float, weight_bytes: float) -> float:
@@ -33,6 +35,24 @@ def pools_budget(total_mib: float, *, fraction: float, weight_bytes: float) -> f
     fraction: `--mem-fraction-static`, of what is free before the weights. May be negative.
     """
     return (total_mib - HELD_MIB) * 2**20 * fraction - weight_bytes - LOADED_MIB * 2**20
+
+
+def choose_strategy(*, overlap: bool, has_states: bool, ours: bool, page_size: int = 1) -> str:
+    """`--mamba-radix-cache-strategy` where the prefix cache is on and the user says nothing.
+
+    overlap: whether the overlap schedule runs. ours: whether our choices apply to this server (host/slots.py says
+    when); else it is SGLang's own, of `_mamba_radix_cache_resolution` in arg_groups/overrides.py.
+    """
+    if ours and overlap and has_states:
+        return LAZY
+    return "extra_buffer" if overlap or page_size > 1 else "no_buffer"
+
+
+def skips_decode_lock(strategy: str | None) -> bool:
+    """Whether cached states may go once their request has copied them, where the user says nothing: only the lazy
+    strategy can do with that many slots.
+    """
+    return strategy == LAZY
 
 
 def slots_per_request(strategy: str | None, *, overlap: bool = True, skip_decode_lock: bool = False) -> int:
@@ -48,7 +68,7 @@ def slots_per_request(strategy: str | None, *, overlap: bool = True, skip_decode
     if strategy == "no_buffer":
         # the prefill needs all three, whatever is locked later
         return _ADMISSION_SLOTS
-    if strategy == "extra_buffer_lazy" and not overlap:
+    if strategy == LAZY and not overlap:
         raise ValueError("extra_buffer_lazy needs the overlap schedule; drop --disable-overlap-schedule")
     # mem_cache/allocation_sizing.py: where states are copied to while a request runs; the lazy strategy takes a second
     # one only for the step that fills it, if one is free
@@ -133,6 +153,28 @@ def share_of_states(
     states = (running * need.slots + cached) * slot
     most = budget - min(least_tokens * token, budget / 2)
     return min(states, most) / budget
+
+
+def choose_ratio(
+    layout: StateLayout, need: Need, *, budget: float | None, most_requests: int | None, context_tokens: int
+) -> float | None:
+    """`--mamba-full-memory-ratio` by our choice, so that most requests like `need` run at once.
+
+    budget: bytes of both pools as far as they are known before weights are loaded (`pools_budget`); None, or below 0,
+    leaves the hint alone to divide. context_tokens: of the longest request, which shall fit. None where a model has one
+    pool alone.
+    """
+    if not layout.bytes_per_slot or not layout.kv_bytes_per_token:
+        return None
+    known = budget if budget is not None and budget > 0 else None
+    share = share_of_states(
+        layout,
+        need,
+        budget=known,
+        most_requests=None if known is None else most_requests,
+        least_tokens=context_tokens,
+    )
+    return ratio_of(share)
 
 
 def ratio_of(share: float) -> float:

@@ -5,6 +5,7 @@ Must never know what is asked, or what for.
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -59,7 +60,8 @@ class OpenAIServer:
         except urllib.error.HTTPError as error:
             text = " ".join(error.read().decode(errors="replace")[:300].split())
             raise Unfit(f"{self.url}{path} answered {error.code}: {text}\n  remedy: {_remedy(error.code)}") from error
-        except (OSError, ValueError) as error:
+        # HTTPException: an address with a space in it, an answer that is no HTTP
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise Unfit(
                 f"{self.url}{path} does not answer: {error}"
                 "\n  remedy: start the server, or give the address it listens on, as http://HOST:PORT"
