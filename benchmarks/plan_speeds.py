@@ -3,8 +3,7 @@
     python benchmarks/plan_speeds.py
 
 writes src/sglang_nemotron/plan/speeds.json; run it after a new measurement was committed. Nothing is measured here.
-Of several sittings the last that measured a batch counts. `few-rows` in gpu_decode.json is ours above two rows: the
-variable that it sets changes steps of one and two rows alone.
+Of several sittings the last that measured a batch counts. `few-rows` in gpu_decode.json is ours, as served since.
 """
 
 from __future__ import annotations
@@ -17,8 +16,6 @@ from typing import Any
 HERE = Path(__file__).parent
 OUT = HERE.parent / "src" / "sglang_nemotron" / "plan" / "speeds.json"
 SOURCE = "benchmarks/gpu_decode.json"
-# rows of a step that --ops few_rows changes
-FEW_ROWS = 2
 # of benchmarks/gpu/decode.py
 PROMPT = 1024
 
@@ -35,9 +32,9 @@ def decode_rows(record: dict[str, Any], weights: str) -> list[dict[str, Any]]:
 
 def _ours(sitting: dict[str, Any], weights: str) -> list[dict[str, Any]]:
     if "sides" in sitting:
-        return sitting["sides"][f"{weights}, ours"]["rows"]
+        return sitting["sides"].get(f"{weights}, ours", {"rows": []})["rows"]
     runs = [run for run in sitting["runs"] if run["checkpoint"] == weights and "few-rows" in run["sides"]]
-    return [row for run in runs for row in run["sides"]["few-rows"]["rows"] if row["batch"] > FEW_ROWS]
+    return [row for run in runs for row in run["sides"]["few-rows"]["rows"]]
 
 
 def table() -> dict[str, Any]:

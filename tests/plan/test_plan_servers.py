@@ -22,14 +22,14 @@ CHECK = program("gpu/plan_check.py")
 
 
 def decode_log(checkpoint: str, side: str) -> str:
-    """The log lines of one server of benchmarks/gpu_decode.json's last sitting."""
-    runs = json.loads((BENCHMARKS / "gpu_decode.json").read_text())["sittings"][-1]["runs"]
+    """The log lines of one server of benchmarks/gpu_decode.json's second sitting."""
+    runs = json.loads((BENCHMARKS / "gpu_decode.json").read_text())["sittings"][1]["runs"]
     (found,) = (run["sides"][side]["log"] for run in runs if run["checkpoint"] == checkpoint and side in run["sides"])
     return "\n".join(found)
 
 
-def load_log(side: str) -> str:
-    return "\n".join(json.loads((BENCHMARKS / "gpu_load.json").read_text())["sides"][side]["server"])
+def load_log(side: str, file: str = "gpu_load.json") -> str:
+    return "\n".join(json.loads((BENCHMARKS / file).read_text())["sides"][side]["server"])
 
 
 def omni_log() -> str:
@@ -48,6 +48,19 @@ SERVERS = {
     # as SGLang starts it, and with our hint; neither was there when the rules were written
     "bf16, plain": (BF16, Flags(context=CONTEXT), lambda: load_log("in-tree"), 9),
     "bf16, hint": (BF16, Flags(context=CONTEXT, request_tokens=2048, graphs_to=512), lambda: load_log("ours"), 9),
+    # the same of FP8
+    "fp8, plain": (
+        FP8,
+        Flags(context=CONTEXT, kv_dtype="bfloat16"),
+        lambda: load_log("fp8, SGLang's class, its defaults", "gpu_load_fp8.json"),
+        9,
+    ),
+    "fp8, hint": (
+        FP8,
+        Flags(context=CONTEXT, kv_dtype="bfloat16", request_tokens=2048, graphs_to=512, max_running_requests=512),
+        lambda: load_log("fp8, ours", "gpu_load_fp8.json"),
+        9,
+    ),
     # SGLang's own share of memory, with towers, a prefix cache and a cache of embeddings
     "omni": (OMNI, Flags(context=65_536, max_running_requests=64, graphs_to=64), omni_log, 4),
 }
