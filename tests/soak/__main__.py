@@ -92,7 +92,8 @@ def main() -> int:
         compared = found["compared"]
         say(
             f"{model}: {found['requests']} requests in {found['seconds']:.0f} s, "
-            f"{compared['asked again alone']} compared, {compared['wrong']} wrong; {'passed' if found['passed'] else 'FAILED'}: {path}"
+            f"{compared['asked again alone']} compared, {compared['wrong']} wrong; "
+            f"{'passed' if found['passed'] else 'FAILED'}: {path}"
         )
         failed = failed or not found["passed"]
     return 1 if failed else 0

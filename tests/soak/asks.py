@@ -65,7 +65,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Place:
-    """What a script must know of the server. context: its tokens. top_id: the first id beyond the words. model: its name."""
+    """What a script must know of the server. context: in tokens. top_id: ids are below it. model: its name."""
 
     context: int
     top_id: int

@@ -57,7 +57,7 @@ class Player:
     """One client of many connections."""
 
     def __init__(self, url: str, weights: str | None, keep_every: int, rest: Callable[[], Awaitable[None]]) -> None:
-        """weights: a folder that the server can load again; None leaves weights alone. rest: called on an idle server."""
+        """weights: a folder that the server can load again, None for none. rest: called on an idle server."""
         self.played = Played()
         self._url, self._weights, self._keep_every, self._rest = url, weights, keep_every, rest
         self._running: set[asyncio.Task[None]] = set()

@@ -1,4 +1,4 @@
-"""Everything that a soak saw comes in, its JSON goes out: verdicts first, then the figures, then the series of its plot."""
+"""Everything that a soak saw comes in, its JSON goes out: verdicts, then figures, then the series of its plot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A running server comes in, what it holds goes out: memory, files and sockets of each process, slots, pages, shared memory.
+"""A running server comes in, what it holds goes out: memory, files and sockets of processes, slots, pages.
 
 Looks from outside, at /proc and at `/metrics`; changes nothing.
 """

@@ -13,7 +13,7 @@ from soak.asks import CHAT, COMPLETION, GENERATE, Ask, Chore, Place, Rest, Step
 from support.omni_requests import Shelf, draw_wish
 
 # (wave, weight, requests at least and at most, seconds between two on average)
-WAVES = (("burst", 3, (12, 32), 0.0), ("steady", 4, (8, 24), 0.4), ("trickle", 2, (3, 8), 1.5))
+WAVES = (("burst", 3, (40, 100), 0.0), ("steady", 4, (40, 120), 0.12), ("trickle", 2, (4, 12), 0.8))
 # ids of ordinary words begin here in every checkpoint of ours
 FIRST_ID = 1000
 # of a prompt cut to a grid of states, the places around which something may go wrong
@@ -103,7 +103,7 @@ def _kinds(place: Place) -> dict[str, tuple[float, Maker]]:
     def endless(draw: random.Random, _: str) -> Ask:
         """As long as the context: the server's own limit on a request's time may end it."""
         ask = _tokens("endless", ids(draw, 8), place.context - 16, stream=True, checked=False)
-        return Ask("endless", ask.path, ask.body, "gives up", draw.uniform(5, 40), fate="ended")
+        return Ask("endless", ask.path, ask.body, "gives up", draw.uniform(5, 15), fate="ended")
 
     def bad(draw: random.Random, _: str) -> Ask:
         return place.bad[draw.choice(sorted(place.bad))]
@@ -117,12 +117,12 @@ def _kinds(place: Place) -> dict[str, tuple[float, Maker]]:
         "schemas": (4, _schemas),
         "budgets": (4, _budgets),
         "sampled": (4, _sampled),
-        "other endpoints": (3, _elsewhere),
+        "other endpoints": (3, lambda draw, _: _elsewhere(draw, place.model)),
         "read slowly": (3, lambda draw, _: long_stream(draw, "read slowly", "slowly", 0.05, draw.randint(40, 160))),
         "hung up": (4, lambda draw, _: long_stream(draw, "hung up", "hangs up", draw.randint(1, 40), 400)),
         "given up": (4, _given_up),
         "aborted": (4, aborted),
-        "endless": (0.5, endless),
+        "endless": (0.3, endless),
         "half a body": (2, lambda draw, _: Ask("half a body", CHAT, _chat(draw), "half a body", fate="ended")),
         "bad": (10, bad),
     }
@@ -199,7 +199,7 @@ def _thinks(draw: random.Random) -> dict[str, Any]:
     return {"chat_template_kwargs": {"enable_thinking": False}} if draw.random() < 0.7 else {}
 
 
-def _elsewhere(draw: random.Random, _: str) -> Ask:
+def _elsewhere(draw: random.Random, model: str) -> Ask:
     said = _sentence(draw)
     path, body = draw.choice(
         (
@@ -209,7 +209,7 @@ def _elsewhere(draw: random.Random, _: str) -> Ask:
             ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": said}]}),
         )
     )
-    return Ask("other endpoints", path, {"model": "default", **body})
+    return Ask("other endpoints", path, {"model": model, **body})
 
 
 def _given_up(draw: random.Random, _: str) -> Ask:
