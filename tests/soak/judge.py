@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from soak.sample import Reading
 from soak.statistics import Slope, slope
 
-# caches that fill once, pools that are touched once: the first third is no leak
+# caches that fill once, pools that are touched once, threads that stay: what happens in so much of all requests is no
+# leak, of a process from its own beginning on
 WARM_UP = 1 / 3
 # bytes a request: what a process may grow by without being a leak, and what a leak of is surely found
 ALLOWED, SURELY = 10_000, 100_000
@@ -41,12 +42,15 @@ class Memory:
 
 def memory(readings: Sequence[Reading]) -> list[Memory]:
     """Of every role; processes of one role, such as media workers, share a slope and have levels of their own."""
-    warm = warm_up(idle(readings))
+    rests = idle(readings)
+    warming = WARM_UP * (rests[-1].requests - rests[0].requests) if rests else 0
+    begins: dict[int, int] = {}
     series: dict[str, dict[int, list[tuple[float, float]]]] = {}
-    for reading in warm:
+    for reading in rests:
         for process in reading.processes:
-            points = series.setdefault(process.role, {}).setdefault(process.pid, [])
-            points.append((float(reading.requests), float(process.private)))
+            of_role = series.setdefault(process.role, {})
+            if reading.requests >= begins.setdefault(process.pid, reading.requests) + warming:
+                of_role.setdefault(process.pid, []).append((float(reading.requests), float(process.private)))
     return [Memory(role, *_of_slope(slope(list(found.values())))) for role, found in sorted(series.items())]
 
 
@@ -87,7 +91,7 @@ def leaks(readings: Sequence[Reading]) -> list[str]:
     before, after = (min(reading.shared for reading in some) for some in (first, last))
     if after > before:
         found.append(f"files in shared memory: {before} at the beginning, {after} at the end")
-    return found + _of_processes(first, last)
+    return found + _of_processes(warm_up(rests)[:EDGE], last)
 
 
 def _of_processes(first: Sequence[Reading], last: Sequence[Reading]) -> list[str]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from soak.judge import ALLOWED, ERRORS, idle, leaks, memory, warm_up
+from soak.judge import ALLOWED, ERRORS, idle, leaks, memory
 from soak.player import Record
 from soak.run import Seen
 from soak.statistics import quantile
@@ -53,7 +53,7 @@ def report(seen: Seen, *, slowest_s: float) -> dict[str, Any]:
         },
         "slowest": None if slow is None else {"kind": slow.kind, "seconds": round(slow.seconds, 2), "bound": slowest_s},
         "memory": {
-            "unit": "bytes of private memory a request, of an idle server, after the first third of the requests",
+            "unit": "bytes of private memory a request, of an idle server, without a third of all requests at the beginning of a process",
             "allowed": ALLOWED,
             "standard errors": ERRORS,
             "roles": {
@@ -68,7 +68,6 @@ def report(seen: Seen, *, slowest_s: float) -> dict[str, Any]:
         },
         "kinds": _kinds(seen.records),
         "idle readings": len(idle(seen.readings)),
-        "readings used for slopes": len(warm_up(idle(seen.readings))),
         "series": series(seen),
     }
 

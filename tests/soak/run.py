@@ -162,8 +162,8 @@ class Soak:
         while True:
             await asyncio.sleep(KILL_S)
             found = workers(self._target.pid)
-            # the one that works most is read from most
-            for worker in sorted(found, key=lambda worker: -worker.cpu_percent())[:1]:
+            # the youngest: another lives from the beginning to the end, so that what it keeps can be seen
+            for worker in sorted(found, key=_age)[:1]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     worker.kill()
                     self._seen.kills += 1
@@ -176,3 +176,11 @@ class Soak:
         if (code := self._target.ended()) is not None:
             seen.ended = f"the server ended with exit code {code}"
         return seen
+
+
+def _age(process: psutil.Process) -> float:
+    """Less for a younger one; a process that is gone is the oldest."""
+    try:
+        return -process.create_time()
+    except psutil.NoSuchProcess:
+        return 0.0

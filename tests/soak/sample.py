@@ -37,10 +37,10 @@ class Process:
     pid: int
     role: str
     private: int
-    share: int
-    files: int
-    sockets: int
-    threads: int
+    share: int = 0
+    files: int = 0
+    sockets: int = 0
+    threads: int = 0
 
 
 @dataclass(frozen=True)
