@@ -53,7 +53,7 @@ def report(seen: Seen, *, slowest_s: float) -> dict[str, Any]:
         },
         "slowest": None if slow is None else {"kind": slow.kind, "seconds": round(slow.seconds, 2), "bound": slowest_s},
         "memory": {
-            "unit": "bytes of private memory a request, of an idle server, without a third of all requests at the beginning of a process",
+            "unit": "bytes of private memory a request, at rest, from a third of all requests after its beginning on",
             "allowed": ALLOWED,
             "standard errors": ERRORS,
             "roles": {
