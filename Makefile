@@ -13,7 +13,7 @@ export PYTHONUNBUFFERED := 1
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test matrix contract lint format bench-cpu fuzz site lock clean
+.PHONY: help venv demo test matrix contract lint format bench-cpu fuzz soak site lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -53,6 +53,9 @@ bench-cpu: $(READY) ## time the toy on this CPU, and write benchmarks/cpu_toy.js
 
 fuzz: $(READY) ## parse made-up replies for ten minutes (MINUTES=n)
 	$(BIN)/python -m tests.reply.fuzz --minutes $(or $(MINUTES),10)
+
+soak: $(READY) ## everything at once for half an hour, text and Omni (MINUTES=n, MODEL=text or omni, URL=http://...)
+	PYTHONPATH=tests $(BIN)/python -m soak $(or $(MODEL),both) --minutes $(or $(MINUTES),30) $(if $(URL),--url $(URL))
 
 site: .site-venv/.ready ## build the site into .site, strictly; seconds, in an environment of its own (.site-venv)
 	@NO_MKDOCS_2_WARNING=1 .site-venv/bin/mkdocs build --strict --quiet
