@@ -18,6 +18,8 @@ WAVES = (("burst", 3, (40, 100), 0.0), ("steady", 4, (40, 120), 0.12), ("trickle
 FIRST_ID = 1000
 # of a prompt cut to a grid of states, the places around which something may go wrong
 EDGES = (1, 2, 3, 15, 16, 17, 63, 64, 65, 127, 128, 129, 255, 256, 257, 1023, 1024, 1025)
+# SGLang refuses a prompt that leaves fewer places of the context free
+RESERVED = 7
 WORDS = ["what", "where", "lake", "hill", "dusk", "walks", "sings", "red", "seven", "water", "and", "of", "the", "bird"]
 TOOLS = [
     {
@@ -72,7 +74,7 @@ def _kinds(place: Place) -> dict[str, tuple[float, Maker]]:
 
     def length(draw: random.Random, new_tokens: int) -> int:
         """From 1 to what the context has room for, most of them short, some at an edge."""
-        most = place.context - new_tokens - 1
+        most = min(place.context - new_tokens - 1, place.context - RESERVED)
         if draw.random() < 0.2:
             return min(most, draw.choice((*EDGES, most - 1, most)))
         return min(most, max(1, round(most ** draw.random())))
