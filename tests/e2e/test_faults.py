@@ -47,6 +47,8 @@ class Watched(ServerProcess):
     def __init__(self, servers: Servers, folder: Path, *args: str, port: int | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.temporary = folder
+        # of servers long gone, whose numbers may come again
+        self._older = set(SHARED.iterdir())
         super().__init__(
             servers.checkpoint(SPEC),
             [*FLAGS, *args],
@@ -70,7 +72,7 @@ class Watched(ServerProcess):
             with suppress(OSError):
                 lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
                 found |= {Path(line[73:]) for line in lines if f"{SHARED}/" in line and "(deleted)" not in line}
-        return found
+        return found - self._older
 
     def is_gone(self) -> bool:
         return self.returncode is not None and not self.children_alive() and is_free(self.port)
