@@ -106,12 +106,12 @@ def test_other_launchers_and_other_processes_are_killed_as_sglang_does_it(monkey
     monkeypatch.setattr(ending, "end_children", lambda: pytest.fail("ended what is not ours"))
     monkeypatch.setenv(ending.LAUNCHER, str(os.getpid()))
     ours(1234)
-    ours(os.getpid(), include_parent=False, wait_timeout=60)
+    ours(os.getpid(), include_parent=False, wait_timeout=NET_S)
     ours(None)
     monkeypatch.delenv(ending.LAUNCHER)
     ours(os.getpid())
     assert [args[0] for args, _ in told] == [1234, os.getpid(), None, os.getpid()]
-    assert told[1] == ((os.getpid(), False), {"wait_timeout": 60})
+    assert told[1] == ((os.getpid(), False), {"wait_timeout": NET_S})
 
 
 def test_a_worker_removes_media_of_a_server_that_is_gone_and_of_no_other(
