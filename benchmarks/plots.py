@@ -92,8 +92,11 @@ def draw_soak(figure: Any, name: str) -> None:
     series = json.loads(SOAKS[name].read_text())["series"]
     minutes = [seconds / 60 for seconds in series["seconds"]]
     memory, slots = figure.subplots(1, 2)
-    colors = {"http": OURS, "scheduler": THEIRS, "detokenizer": BLUE, "media worker": PURPLE, "others": LIMIT}
+    colors = {"http": OURS, "scheduler": THEIRS, "detokenizer": BLUE, "media worker": PURPLE}
     for role, sizes in series["private MB"].items():
+        if role == "others":
+            # the tracker of resources, some MB
+            continue
         color = colors[role]
         memory.plot(minutes, sizes, color=color, label=role, linewidth=1)
     memory.set_ylabel("private memory, MB")

@@ -11,6 +11,7 @@ import os
 import re
 import select
 import signal
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -25,6 +26,7 @@ from e2e.test_death import generate, is_free
 from sglang_nemotron.checkpoint.spec import OMNI_PRESETS
 from sglang_nemotron.cli.server import ServerProcess
 from sglang_nemotron.parity.client import Client
+from support.children import run
 from support.omni_media import photo
 from support.omni_requests import Said, Wish, _role, difference, part, tell, text
 from support.places import within
@@ -33,7 +35,7 @@ from support.waiting import NET_S, eventually
 
 SPEC = OMNI_PRESETS["toy"]
 SHARED = Path("/dev/shm")
-FLAGS = ("--dtype", "float32", "--enable-metrics")
+FLAGS = ("--dtype", "float32")
 IDS = [1001, 1002, 1003]
 CHAT = "/v1/chat/completions"
 
@@ -137,7 +139,7 @@ def under_load(server: ServerProcess) -> Iterator[list[Open]]:
 @pytest.mark.matrix
 @pytest.mark.parametrize("role", ["scheduler", "detokenizer", "http"])
 def test_a_process_is_killed_under_load(role: str, servers: Servers, tmp_path: Path) -> None:
-    server = Watched(servers, tmp_path / "temporary")
+    server = Watched(servers, tmp_path / "temporary", "--enable-metrics")
     with server:
         before = generate(server.url, IDS, 8)
         shared = server.shared()
@@ -223,6 +225,35 @@ def test_full_folders_and_no_handles(servers: Servers, tmp_path: Path) -> None:
         answers(server, picture(2), seen[2])
         assert [path.name for path in shared.glob("sgl_shm_mm_*")] == []
         assert server.returncode is None
+
+
+# a process that counts, as SGLang's do: many rows of a metric that has a label
+_COUNTS = """
+import os, sys
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = sys.argv[1]
+import prometheus_client
+rows = prometheus_client.Counter("rows_total", "Rows.", ["name"])
+rows.labels("first").inc()
+with open(sys.argv[1] + "/filler", "wb", buffering=0) as filler:
+    try:
+        while filler.write(bytes(1 << 12)):
+            pass
+    except OSError:
+        print("full", flush=True)
+for number in range(3000):
+    rows.labels(str(number) * 9).inc()
+print("all are there", flush=True)
+"""
+
+
+def test_metrics_end_their_process_where_their_folder_is_full(tmp_path: Path) -> None:
+    """A limit of prometheus_client's: its files are mapped before the disk has given them room. Fails once it is gone.
+
+    The test beside this one is without metrics for that reason.
+    """
+    folder = tmp_path / "metrics"
+    ended = run([*within(folder, "size=2m"), sys.executable, "-c", _COUNTS, folder])
+    assert (ended.stdout, ended.returncode) == ("full\n", -signal.SIGBUS), ended.stderr
 
 
 def no_handles(server: Watched, before: list[int]) -> None:
