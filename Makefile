@@ -55,7 +55,7 @@ fuzz: $(READY) ## parse made-up replies for ten minutes (MINUTES=n)
 	$(BIN)/python -m tests.reply.fuzz --minutes $(or $(MINUTES),10)
 
 soak: $(READY) ## everything at once for half an hour, text and Omni (MINUTES=n, MODEL=text or omni, URL=http://...)
-	PYTHONPATH=tests $(BIN)/python -m soak $(or $(MODEL),both) --minutes $(or $(MINUTES),30) $(if $(URL),--url $(URL))
+	$(BIN)/python -m tests.soak $(or $(MODEL),both) --minutes $(or $(MINUTES),30) $(if $(URL),--url $(URL))
 
 site: .site-venv/.ready ## build the site into .site, strictly; seconds, in an environment of its own (.site-venv)
 	@NO_MKDOCS_2_WARNING=1 .site-venv/bin/mkdocs build --strict --quiet

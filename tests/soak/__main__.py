@@ -108,7 +108,7 @@ def dumped(found: dict[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m soak", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("model", choices=("text", "omni", "both"), nargs="?", default="both")
     parser.add_argument("--minutes", type=float, default=30.0, help="of traffic, for each model (default: 30)")
     parser.add_argument("--requests", type=int, help="end after so many, if that is earlier")
