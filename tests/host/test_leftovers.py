@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -89,6 +90,7 @@ def test_only_what_was_noted_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for name in ("_sockets", "_loads"):
         monkeypatch.setattr(leftovers, name, set())
     monkeypatch.setattr(leftovers, "_COMMON", "no.such.module")
+    importlib.import_module(leftovers.LOADS)
     ours, other, remote = (tmp_path / name for name in ("ours", "other", "remote"))
     for path in (ours, other, remote):
         path.touch()
@@ -129,3 +131,10 @@ def test_a_worker_removes_media_of_a_server_that_is_gone_and_of_no_other(
     # another process is the parent now
     worker._clear_if_orphaned(os.getppid() + 1, "sgl_shm_mm_7_")
     assert [path.name for path in tmp_path.glob("?/*")] == ["sgl_shm_mm_77_two"] * 2
+
+
+def test_a_name_that_is_gone_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module(leftovers.LOADS)
+    assert ending.LEFTOVERS.proof() is None
+    monkeypatch.delattr(module, "shm_path_for")
+    assert "has no shm_path_for" in str(ending.LEFTOVERS.proof())

@@ -288,8 +288,9 @@ LEFTOVERS = Door(
     "leftovers",
     "http",
     "nothing left of a server that is killed",
-    needs=(leftovers.SERVER_ARGS,),
+    needs=(leftovers.SERVER_ARGS, leftovers.LOADS),
     wraps=(leftovers.NOTES,),
+    proof=leftovers.can_note,
     without="would leave its sockets among temporary files",
     wanted=lambda: _is_launcher() and is_command(),
 )

@@ -19,6 +19,7 @@ from typing import Any
 from sglang_nemotron.sglang_api.wrapping import Wrap
 
 SERVER_ARGS = "sglang.srt.server_args"
+LOADS = "sglang.srt.managers.load_snapshot"
 _COMMON = "sglang.srt.utils.common"
 _IPC = "ipc://"
 _sockets: set[Path] = set()
@@ -27,8 +28,6 @@ _loads: set[Path] = set()
 
 def note(port_args: Any) -> None:
     """Keeps what SGLang's `PortArgs` says that the processes of a server will use; may be called for several."""
-    from sglang.srt.managers.load_snapshot import shm_path_for
-
     if not _sockets:
         # at an end that takes its time, too
         atexit.register(remove)
@@ -36,11 +35,16 @@ def note(port_args: Any) -> None:
         value = getattr(port_args, field.name)
         if isinstance(value, str) and value.startswith(_IPC):
             _sockets.add(Path(value.removeprefix(_IPC)))
-    load = Path(shm_path_for(port_args.instance_id))
+    load = Path(sys.modules[LOADS].shm_path_for(port_args.instance_id))
     if load not in _loads:
         _loads.add(load)
         # Python's tracker outlives a launcher that is killed, and removes it then
         resource_tracker.register(f"/{load.name}", "shared_memory")
+
+
+def can_note() -> str | None:
+    """None, or what of SGLang's is not where it was."""
+    return None if hasattr(sys.modules[LOADS], "shm_path_for") else f"{LOADS} has no shm_path_for any more"
 
 
 def remove() -> None:
