@@ -134,7 +134,8 @@ class Player:
     async def _chore(self, session: aiohttp.ClientSession, chore: Chore, *, idle: bool) -> None:
         """What must work on an idle server, and may be refused on a busy one."""
         if chore.what == "flush":
-            call = session.post(f"{self._url}/flush_cache")
+            # a request whose client is gone may reach the scheduler late: an idle server is waited for
+            call = session.post(f"{self._url}/flush_cache", params={"timeout": "60"} if idle else {})
         elif self._weights is None:
             return
         else:

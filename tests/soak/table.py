@@ -34,12 +34,18 @@ def table(found: dict[str, dict[str, Any]]) -> list[str]:
             "media workers killed": f"{one['killed workers']}",
             "requests that lost theirs, and got a 400": f"{one['requests lost with a killed worker']}",
             "slowest answer that was waited for": f"{slowest['seconds']:.1f} s; bound {slowest['bound']:g} s",
-            "leaked slots, tokens, files, processes, sockets": "**0**" if one["passed"] else "see the JSON",
+            "leaked slots, tokens, files, processes, sockets": f"**{len(_leaks(one))}**",
+            "what did not pass": "nothing" if one["passed"] else f"{len(one['problems'])}, see below",
             **{f"memory of {role}, bytes a request": said for role, said in _slopes(one).items()},
         }.items():
             rows.setdefault(name, []).append(value)
     head = [f"| | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
     return head + [f"| {name} | {' | '.join(values)} |" for name, values in rows.items()]
+
+
+def _leaks(one: dict[str, Any]) -> list[str]:
+    """Of what did not pass, what `judge.leaks` says."""
+    return [problem for problem in one["problems"] if problem.endswith(" at the end") or " stays: " in problem]
 
 
 def _of_kinds(one: dict[str, Any], word: str) -> int:
