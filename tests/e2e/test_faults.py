@@ -257,25 +257,33 @@ def test_metrics_end_their_process_where_their_folder_is_full(tmp_path: Path) ->
 
 
 def no_handles(server: Watched, before: list[int]) -> None:
-    """Streams go on; who comes then waits, and is served once there are handles again."""
+    """Streams go on; who comes then waits, or is turned away; once there are handles again all is as it was."""
     stream = Open(server.url, stream=True)
     assert eventually(lambda: stream.last != b"")
     limits = server.process("http").rlimit(psutil.RLIMIT_NOFILE)
-    log = len(server.log_text())
-    said: list[list[int]] = []
-    waiting = [threading.Thread(target=lambda: said.append(generate(server.url, IDS, 8)), daemon=True) for _ in "abc"]
+    said: list[list[int] | str] = []
+
+    def ask() -> None:
+        try:
+            said.append(generate(server.url, IDS, 8))
+        except OSError as error:
+            said.append(type(error).__name__)
+
+    waiting = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
     try:
         server.process("http").rlimit(psutil.RLIMIT_NOFILE, (server.process("http").num_fds(), limits[1]))
         for one in waiting:
             one.start()
-        assert eventually(lambda: "Too many open files" in server.log_text()[log:])
         told = stream.last
         assert eventually(lambda: stream.last != told), "the stream stood still"
     finally:
         server.process("http").rlimit(psutil.RLIMIT_NOFILE, limits)
     for one in waiting:
         one.join(NET_S)
-    assert said == [before] * len(waiting)
+    # never a wrong answer, and none that hangs
+    turned_away = {"HTTPError", "RemoteDisconnected", "ConnectionResetError", "URLError"}
+    assert len(said) == 4 and all(one == before or one in turned_away for one in said), said
+    assert generate(server.url, IDS, 8) == before
     stream.hang_up()
     assert eventually(lambda: running(server.url) == 0)
 
