@@ -270,14 +270,6 @@ SIGNALS = Door(
     wraps=(
         Wrap("uvicorn", "Server", "handle_exit", _end_a_start, takes=("sig",)),
         Wrap(_TOKENIZER_MANAGER, "SignalHandler", "sigterm_handler", _end_a_start, takes=("signum",)),
-        Wrap(
-            _TOKENIZER_MANAGER,
-            "",
-            "kill_process_tree",
-            _end_with_everything,
-            takes=("parent_pid", "include_parent"),
-            held_by=(_SERVER, "sglang.srt.managers.multi_tokenizer_mixin"),
-        ),
     ),
     without="would wait for the first request of a server that is told to end",
     # of another model's server nothing is touched
@@ -288,9 +280,19 @@ LEFTOVERS = Door(
     "leftovers",
     "http",
     "nothing left of a server that is killed",
-    needs=(leftovers.SERVER_ARGS, leftovers.LOADS),
-    wraps=(leftovers.NOTES,),
+    needs=(leftovers.SERVER_ARGS, leftovers.LOADS, _TOKENIZER_MANAGER),
+    wraps=(
+        leftovers.NOTES,
+        Wrap(
+            _TOKENIZER_MANAGER,
+            "",
+            "kill_process_tree",
+            _end_with_everything,
+            takes=("parent_pid", "include_parent"),
+            held_by=(_SERVER, "sglang.srt.managers.multi_tokenizer_mixin"),
+        ),
+    ),
     proof=leftovers.can_note,
-    without="would leave its sockets among temporary files",
+    without="would leave files behind where a process of its server dies",
     wanted=lambda: _is_launcher() and is_command(),
 )
