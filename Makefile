@@ -13,7 +13,7 @@ export PYTHONUNBUFFERED := 1
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test matrix contract lint format bench-cpu fuzz hostile site lock clean
+.PHONY: help venv demo test matrix contract lint format bench-cpu fuzz hostile soak site lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -56,6 +56,9 @@ fuzz: $(READY) ## parse made-up replies for ten minutes (MINUTES=n)
 
 hostile: $(READY) ## read damaged media files, one for each of COUNT=10000 seeds from SEED=0 on
 	$(BIN)/python -m tests.hostile.fuzz --seed $(or $(SEED),0) --count $(or $(COUNT),10000)
+
+soak: $(READY) ## everything at once for half an hour, text and Omni (MINUTES=n, MODEL=text or omni, URL=http://...)
+	$(BIN)/python -m tests.soak $(or $(MODEL),both) --minutes $(or $(MINUTES),30) $(if $(URL),--url $(URL))
 
 site: .site-venv/.ready ## build the site into .site, strictly; seconds, in an environment of its own (.site-venv)
 	@NO_MKDOCS_2_WARNING=1 .site-venv/bin/mkdocs build --strict --quiet

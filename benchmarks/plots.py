@@ -21,10 +21,13 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 OUT = HERE.parent / "docs" / "plots"
 DECODE, FLOOR, MEDIA = HERE / "gpu_decode.json", HERE / "decode_floor.json", HERE / "preprocess_omni.json"
+SOAKS = {"soak-text": HERE / "soak_text.json", "soak-omni": HERE / "soak_omni.json"}
 # plot -> what it is drawn from; each file says so in its description
 SOURCES = {"decode": (DECODE, FLOOR), "prefill": (DECODE,), "media": (MEDIA,)}
+SOURCES |= {name: (file,) for name, file in SOAKS.items()}
 # readable on white and on black
 GREY, OURS, THEIRS, LIMIT = "#7f8794", "#5a9e2f", "#c2603f", "#7f8794"
+BLUE, PURPLE = "#4c78a8", "#b279a2"
 TITLES = {"bf16": "BF16", "fp8": "FP8"}
 
 Points = dict[int, float]
@@ -84,6 +87,32 @@ def draw_media(figure: Any) -> None:
     axes.set_xlabel("seconds of a request before the model")
 
 
+def draw_soak(figure: Any, name: str) -> None:
+    """Two panels over minutes: private memory of each process, and what of the caches is held."""
+    series = json.loads(SOAKS[name].read_text())["series"]
+    minutes = [seconds / 60 for seconds in series["seconds"]]
+    memory, slots = figure.subplots(1, 2)
+    colors = {"http": OURS, "scheduler": THEIRS, "detokenizer": BLUE, "media worker": PURPLE}
+    for role, sizes in series["private MB"].items():
+        if role == "others":
+            # the tracker of resources, some MB
+            continue
+        color = colors[role]
+        memory.plot(minutes, sizes, color=color, label=role, linewidth=1)
+    memory.set_ylabel("private memory, MB")
+    gauges = series["gauges"]
+    slots.plot(minutes, gauges["states_kept"], color=LIMIT, label="states kept for prefixes", linewidth=1)
+    slots.plot(minutes, gauges["slots_used"], color=OURS, label="state slots held", linewidth=1)
+    slots.plot(minutes, gauges["running"], color=THEIRS, label="requests that run", linewidth=1)
+    # what an idle server holds: the line that a leak would lift
+    rests = [at for at, idle in enumerate(series["idle"]) if idle]
+    held = [gauges["slots_used"][at] for at in rests]
+    slots.plot([minutes[at] for at in rests], held, ".", color=BLUE, label="slots held at rest", markersize=3)
+    for axes in (memory, slots):
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("minutes")
+
+
 def drawn(name: str) -> bytes:
     """The plot as SVG; equal bytes for equal JSON."""
     import matplotlib
@@ -95,6 +124,8 @@ def drawn(name: str) -> bytes:
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 9, **shades}):
         figure = Figure(figsize=(8, 3.4), layout="constrained")
         draw: Callable[[Any], None] = draw_media if name == "media" else lambda it: draw_speed(it, name)
+        if name in SOAKS:
+            draw = lambda it: draw_soak(it, name)  # noqa: E731
         draw(figure)
         for axes in figure.axes:
             axes.spines[["top", "right"]].set_visible(False)

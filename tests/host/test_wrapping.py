@@ -205,4 +205,4 @@ print(*sorted(name for name in sys.modules if name.startswith("sglang.srt.")))
     assert run.returncode == 0, run.stderr[-2000:]
     loaded = set(run.stdout.splitlines()[-1].split())
     heavy = {module for door in DOORS for module in door.needs} | {wrap.module for door in DOORS for wrap in door.wraps}
-    assert loaded & heavy <= {"sglang.srt.parser.template_detection"}
+    assert loaded & heavy <= {"sglang.srt.parser.template_detection", "sglang.srt.server_args"}

@@ -53,6 +53,7 @@ DOORS: tuple[Door, ...] = (
     # first: the processes of a launcher that is gone need no more
     ending.ENDING,
     ending.SIGNALS,
+    ending.LEFTOVERS,
     platform.PLATFORM,
     config_tables.CONFIGS,
     config_tables.TOKENIZER,

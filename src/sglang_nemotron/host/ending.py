@@ -1,4 +1,4 @@
-"""A launcher that is told to end while it starts, or is killed, comes in; no process, port or shared memory stays.
+"""A launcher that is told to end while it starts, is killed, or loses a process comes in; nothing of it stays.
 
 SGLang leaves SIGTERM as it is until its server answers, so that the launcher dies without a word to its children; and
 they ask to die with it only once they are up, without a look at whether it still lives. Here the launcher of one of our
@@ -24,6 +24,7 @@ from typing import Any
 
 import psutil
 
+from sglang_nemotron.host import leftovers
 from sglang_nemotron.host.door import Door
 from sglang_nemotron.reader.scratch import SHARED, scratch_folders
 from sglang_nemotron.sglang_api.wrapping import Wrap, rebind
@@ -114,6 +115,7 @@ def end_children() -> int:
     for path in files:
         with contextlib.suppress(OSError):
             path.unlink()
+    leftovers.remove()
     return killed
 
 
@@ -164,6 +166,26 @@ def _end_a_start(handle: Callable[..., Any]) -> Callable[..., Any]:
         return handle(self, *args)
 
     return handled
+
+
+# ---- a process of a running server is gone
+
+
+def _end_with_everything(kill: Callable[..., Any]) -> Callable[..., Any]:
+    """Around the function by which SGLang kills its children and then itself, when one of them is gone.
+
+    It removes no file, and kills the tracker of resources that would. The launcher ends as it did: by SIGKILL.
+    """
+
+    @functools.wraps(kill)
+    def killed(parent_pid: int | None, include_parent: bool = True, *args: Any, **kwargs: Any) -> Any:
+        if not (include_parent and parent_pid == os.getpid() and _is_launcher()):
+            return kill(parent_pid, include_parent, *args, **kwargs)
+        count = end_children()
+        os.write(2, f"\nThis server ends by SIGKILL, with {count} processes that it had started\n".encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    return killed
 
 
 # ---- the processes that it starts
@@ -252,4 +274,25 @@ SIGNALS = Door(
     without="would wait for the first request of a server that is told to end",
     # of another model's server nothing is touched
     wanted=_answers_http,
+)
+
+LEFTOVERS = Door(
+    "leftovers",
+    "http",
+    "nothing left of a server that is killed",
+    needs=(leftovers.SERVER_ARGS, leftovers.LOADS, _TOKENIZER_MANAGER),
+    wraps=(
+        leftovers.NOTES,
+        Wrap(
+            _TOKENIZER_MANAGER,
+            "",
+            "kill_process_tree",
+            _end_with_everything,
+            takes=("parent_pid", "include_parent"),
+            held_by=(_SERVER, "sglang.srt.managers.multi_tokenizer_mixin"),
+        ),
+    ),
+    proof=leftovers.can_note,
+    without="would leave files behind where a process of its server dies",
+    wanted=lambda: _is_launcher() and is_command(),
 )

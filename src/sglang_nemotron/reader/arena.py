@@ -85,6 +85,11 @@ def clear_after(pid: int, stamp: str) -> None:
             path.unlink(missing_ok=True)
 
 
+def clear_all(stamp: str) -> None:
+    """Removes the files of a server that is gone: nobody would read or remove them any more."""
+    _remove(str(path) for folder in scratch_folders() for path in folder.glob(f"{stamp}*"))
+
+
 def reserve(shape: tuple[int, ...], dtype: torch.dtype, stamp: str) -> tuple[SharedTensor, mmap.mmap]:
     """A new file in shared memory, or where that is full, on disk; and its memory, unmapped once nothing refers to it.
 

@@ -12,6 +12,7 @@ import os
 import signal
 import stat
 import sys
+import time
 import traceback
 import warnings
 from concurrent.futures import Executor
@@ -23,14 +24,18 @@ import torch
 from sglang_nemotron.media.features import MediaFeatures, ReadRequest
 from sglang_nemotron.media.measure import measure
 from sglang_nemotron.prompt.errors import MediaError
-from sglang_nemotron.reader.arena import Arena
+from sglang_nemotron.reader.arena import Arena, clear_all
 from sglang_nemotron.reader.settings import WorkerConfig
 from sglang_nemotron.reader.threads import SideThreads
+
+# 2 s in all: nobody waits for a worker whose server is gone
+_LAST_LOOKS = 40
 
 
 def serve(connection: Connection) -> None:
     """Answers requests until the other side is gone."""
     config: WorkerConfig = connection.recv()
+    server = os.getppid()
     # small operations: threads inside one cost more than they bring, and several items are read at once anyway
     torch.set_num_threads(1)
     # nothing may be reported as measured that is not: errors of the first import are found now
@@ -43,7 +48,8 @@ def serve(connection: Connection) -> None:
         while True:
             try:
                 request, path = connection.recv()
-            except EOFError:
+            except (EOFError, ConnectionResetError):
+                _clear_if_orphaned(server, config.stamp)
                 return
             # where the other side is gone too, nobody else would end a decoder that hangs
             signal.setitimer(signal.ITIMER_REAL, config.timeout + 10)
@@ -55,12 +61,23 @@ def serve(connection: Connection) -> None:
                 connection.send(answer)
             except OSError:
                 arena.clear()
+                _clear_if_orphaned(server, config.stamp)
                 return
             # takes 10 ms for a video, for which nobody waits any more
             arena.unmap()
             if isinstance(answer, MediaError):
                 # an error mostly refers to itself, by way of the frames it passed through, and those to a whole picture
                 gc.collect()
+
+
+def _clear_if_orphaned(server: int, stamp: str) -> None:
+    """A server that was killed removes nothing; one that closes the socket and lives may still need its files."""
+    # a process that ends closes its sockets a moment before its children have another parent
+    for _ in range(_LAST_LOOKS):
+        if os.getppid() != server:
+            clear_all(stamp)
+            return
+        time.sleep(0.05)
 
 
 def _answer(
