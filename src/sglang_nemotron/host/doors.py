@@ -26,6 +26,7 @@ from sglang_nemotron.host import (
     platform,
     refusal,
     reply_flags,
+    start_watch,
     stopping,
     tables,
 )
@@ -81,6 +82,7 @@ DOORS: tuple[Door, ...] = (
     counting.COUNTING,
     budgets.BUDGETS,
     metrics.IN_SCHEDULER,
+    start_watch.START,
     stopping.STOPS,
 )
 
