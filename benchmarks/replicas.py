@@ -27,7 +27,7 @@ from support.replicas_killed import Killed, killed_under_load  # noqa: E402
 from support.serving import post  # noqa: E402
 from support.waiting import NET_S  # noqa: E402
 
-FLAGS = ("--dtype", "float32", "--enable-metrics", "--enable-cache-report")
+FLAGS = ("--dtype", "float32", "--served-model-name", "default", "--enable-metrics", "--enable-cache-report")
 
 
 def talk(address: str, replicas: list[ServerProcess], tag: str, num: int, turns: int) -> dict[str, Any]:

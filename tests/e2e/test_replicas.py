@@ -22,7 +22,7 @@ from support.waiting import NET_S
 pytestmark = [pytest.mark.server, pytest.mark.matrix]
 
 FLAGS = (
-    *("--dtype", "float32", "--enable-metrics", "--enable-cache-report"),
+    *("--dtype", "float32", "--enable-metrics", "--enable-cache-report", "--served-model-name", "default"),
     *("--reasoning-parser", "nano_v3", "--tool-call-parser", "qwen3_coder"),
 )
 
