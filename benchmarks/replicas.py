@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT / "tests")]
 from sglang_nemotron.checkpoint.spec import PRESETS  # noqa: E402
 from sglang_nemotron.checkpoint.writer import write_checkpoint  # noqa: E402
 from sglang_nemotron.cli.server import ServerProcess, free_port  # noqa: E402
-from support.replicas import PROGRAM, Turn, converse, requests_of, router, router_command  # noqa: E402
+from support.replicas import PROGRAM, converse, missed, requests_of, router, router_command  # noqa: E402
 from support.replicas_killed import Killed, killed_under_load  # noqa: E402
 from support.serving import post  # noqa: E402
 from support.waiting import NET_S  # noqa: E402
@@ -30,13 +30,15 @@ from support.waiting import NET_S  # noqa: E402
 FLAGS = ("--dtype", "float32", "--served-model-name", "default", "--enable-metrics", "--enable-cache-report")
 
 
-def talk(address: str, replicas: list[ServerProcess], tag: str, num: int, turns: int) -> dict[str, Any]:
+def talk(
+    address: str, replicas: list[ServerProcess], tag: str, num: int, turns: int, *, shared: bool
+) -> dict[str, Any]:
     """One run of conversations on empty caches."""
     for server in replicas:
         post(server.url, "/flush_cache", {})
     before = [requests_of(server) for server in replicas]
     began = time.monotonic()
-    found = converse(address, num, turns, tag=tag)
+    found = converse(address, num, turns, tag=tag, shared=shared)
     wall = time.monotonic() - began
     later = [turn for turn in found if turn.number]
     return {
@@ -46,23 +48,18 @@ def talk(address: str, replicas: list[ServerProcess], tag: str, num: int, turns:
         "cached_tokens": sum(turn.cached for turn in found),
         "hit_ratio": round(sum(turn.cached for turn in found) / sum(turn.prompt for turn in found), 4),
         "later_turns": len(later),
-        "later_turns_that_met_their_own_prefix": sum(map(met_its_own, later)),
+        "later_turns_that_met_their_own_prefix": len(later) - len(missed(found)),
         "requests_by_replica": [requests_of(server) - count for server, count in zip(replicas, before, strict=True)],
         "wall_s": round(wall, 2),
         "answer_tokens_per_s": round(sum(turn.answer for turn in found) / wall, 1),
     }
 
 
-def met_its_own(turn: Turn) -> bool:
-    """Whether all of the turn before came from the cache, but for the last step in which states are kept."""
-    return turn.cached > turn.start - 2 * PRESETS["tiny"].chunk_size
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "replicas.json")
-    parser.add_argument("--conversations", type=int, default=12)
-    parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--conversations", type=int, default=11)
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     record: dict[str, Any] = {
@@ -98,11 +95,16 @@ def main() -> None:
 
 def one_round(replicas: list[ServerProcess], path: Path, number: int, args: Any) -> dict[str, Any]:
     """The same number of conversations with one replica, and with two by each policy; none says what another said."""
-    size = args.conversations, args.turns
-    found = {"one replica, no router": talk(replicas[0].url, replicas, f"one {number}", *size)}
-    for policy in ("cache_aware", "round_robin"):
-        with router([server.url for server in replicas], path / f"{policy}{number}.log", policy) as address:
-            found[policy] = talk(address, replicas, f"{policy} {number}", *size)
+    found: dict[str, Any] = {}
+    for shared, name in ((False, "system prompts of their own"), (True, "one system prompt")):
+
+        def talked(address: str, tag: str, shared: bool = shared) -> dict[str, Any]:
+            return talk(address, replicas, f"{tag} {number}", args.conversations, args.turns, shared=shared)
+
+        found[name] = {"one replica, no router": talked(replicas[0].url, "one")}
+        for policy in ("cache_aware", "round_robin"):
+            with router([server.url for server in replicas], path / f"{policy}{number}{shared}.log", policy) as address:
+                found[name][policy] = talked(address, policy)
     return found
 
 

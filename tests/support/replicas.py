@@ -22,12 +22,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sglang_nemotron.checkpoint.spec import PRESETS
 from sglang_nemotron.cli.server import ServerProcess, free_port
 from support.children import end_with_parent
 from support.serving import get, post
 from support.waiting import NET_S, eventually
 
 ROOT = Path(__file__).resolve().parents[2]
+# in which the tiny checkpoint's states are kept
+STEP = PRESETS["tiny"].chunk_size
+_JSON = {"Content-Type": "application/json"}
 PROGRAM = Path(os.environ.get("SMG", ROOT / ".router-venv" / "bin" / "smg"))
 # a replica that is gone is out after one look, and in again after one
 LOOKS = (
@@ -98,16 +102,17 @@ def words(count: int, seed: str) -> str:
     return " ".join(f"w{digest[i % 32]}{i % 7}" for i in range(count))
 
 
-def converse(address: str, num: int, turns: int, *, tag: str, at_once: int = 2) -> list[Turn]:
-    """Conversations with one system prompt and messages of their own, a turn each in turn, `at_once` at a time."""
-    system = {"role": "system", "content": words(120, tag)}
-    chats = [[system] for _ in range(num)]
+def converse(address: str, num: int, turns: int, *, tag: str, shared: bool = False, at_once: int = 2) -> list[Turn]:
+    """Conversations, a turn of each in turn, `at_once` at a time; their long system prompt is the same if `shared`."""
+    chats = [[{"role": "system", "content": words(120, tag if shared else f"{tag} {n}")}] for n in range(num)]
     before = [0] * num
 
     def turn(number: int, conversation: int) -> Turn:
         chat = chats[conversation]
         chat.append({"role": "user", "content": words(40, f"{tag} {conversation} {number}")})
-        body = {"model": "default", "messages": chat, "max_tokens": 16, "temperature": 0}
+        # without thoughts, which a template drops from a history, the last prompt is a prefix of the next one
+        template = {"chat_template_kwargs": {"enable_thinking": False}}
+        body = {"model": "default", "messages": chat, "max_tokens": 16, "temperature": 0, **template}
         status, text = post(address, "/v1/chat/completions", body)
         assert status == 200, text
         reply = json.loads(text)
@@ -124,6 +129,11 @@ def converse(address: str, num: int, turns: int, *, tag: str, at_once: int = 2) 
     return found
 
 
+def missed(turns: Sequence[Turn]) -> list[Turn]:
+    """Later turns that did not find all of the one before in a cache, but for the last step that a state is kept in."""
+    return [turn for turn in turns if turn.number and turn.cached <= turn.start - 2 * STEP]
+
+
 # ---- raw replies
 
 
@@ -131,7 +141,7 @@ def raw(address: str, body: dict[str, Any], path: str = "/v1/chat/completions") 
     """Status, content type and bytes of an answer, without what differs between any two: its id and its time."""
     connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=NET_S)
     try:
-        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        connection.request("POST", path, json.dumps(body), _JSON)
         reply = connection.getresponse()
         text = reply.read()
     finally:
@@ -203,7 +213,7 @@ def _stream(address: str, prompt: str) -> list[int] | str:
     connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=NET_S)
     ids: list[int] = []
     try:
-        connection.request("POST", "/generate", json.dumps(_body(prompt, stream=True)))
+        connection.request("POST", "/generate", json.dumps(_body(prompt, stream=True)), _JSON)
         reply = connection.getresponse()
         if reply.status != 200:
             return f"{reply.status} {_code(reply.read().decode(errors='replace'))}"
