@@ -31,7 +31,7 @@ demo: $(READY) ## make a tiny checkpoint, serve it, talk to it: the main job in 
 test: $(READY) ## run the tests, real servers included, without the full matrix and without a GPU
 	$(BIN)/python -m pytest -m "not matrix and not gpu" -n 2 --dist loadscope --durations=15 --durations-min=1
 
-matrix: $(READY) ## run the full matrix of shapes, modes and prompts as well (about an hour), and write benchmarks/matrix.json
+matrix: $(READY) .router-venv/.ready ## run the full matrix of shapes, modes and prompts as well (about an hour), and write benchmarks/matrix.json
 	$(BIN)/python -m pytest -m "not gpu" --junitxml=$(REPORT); status=$$?; \
 	$(BIN)/python benchmarks/matrix.py $(REPORT) "make matrix" && exit $$status
 
@@ -64,13 +64,13 @@ site: .site-venv/.ready ## build the site into .site, strictly; seconds, in an e
 	@NO_MKDOCS_2_WARNING=1 .site-venv/bin/mkdocs build --strict --quiet
 	@.site-venv/bin/python benchmarks/plots.py --check
 
-.site-venv/.ready: requirements/site.sh requirements/site.txt
-	@sh requirements/site.sh
+.site-venv/.ready .router-venv/.ready: .%-venv/.ready: requirements/apart.sh requirements/%.txt
+	@sh requirements/apart.sh $*
 	@touch $@
 
 lock: ## write the lock files anew with the newest releases that fit (needs uv)
 	sh requirements/lock.sh
 
 clean: ## remove .venv and everything that was made here
-	rm -rf $(VENV) .site .site-venv .demo .checkpoints .contract .release dist build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .site .site-venv .router-venv .demo .checkpoints .contract .release dist build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

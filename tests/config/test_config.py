@@ -591,6 +591,16 @@ def test_published_model_splits(tp_size: int) -> None:
     check_parallel(PUBLISHED_SPEC, tp_size, ep_size=tp_size)
 
 
+@pytest.mark.parametrize("tp_size", [3, 5, 6, 7, 12, 24, 48, 64, 128])
+@pytest.mark.parametrize("model", ["text", "omni"])
+def test_published_models_do_not_split_over_other_counts(model: str, tp_size: int) -> None:
+    spec = PUBLISHED_SPEC if model == "text" else decoder_spec(omni())
+    with pytest.raises(ValueError) as caught:
+        check_parallel(spec, tp_size)
+    name, heads = ("num_attention_heads", 32) if 64 % tp_size == 0 else ("mamba_num_heads", 64)
+    assert str(caught.value) == f"{name}={heads} cannot be split over tp_size={tp_size}; choose a divisor of {heads}"
+
+
 TINY = decoder_spec(tiny(intermediate_size=2048))
 
 

@@ -45,6 +45,7 @@ from support.serving import (
     OMNI_PUBLISHED_CHUNKS,
     OMNI_SHORT,
     OMNI_TP2,
+    OMNI_TP4,
     Served,
     Servers,
 )
@@ -62,6 +63,7 @@ EVERYWHERE = [
     pytest.param(OMNI, id="default", marks=pytest.mark.server(OMNI)),
     pytest.param(OMNI_CHUNKED, id="chunks of 64", marks=[pytest.mark.server(OMNI_CHUNKED), pytest.mark.matrix]),
     pytest.param(OMNI_TP2, id="TP=2", marks=[pytest.mark.server(OMNI_TP2), pytest.mark.matrix]),
+    pytest.param(OMNI_TP4, id="TP=4", marks=[pytest.mark.server(OMNI_TP4), pytest.mark.matrix]),
     pytest.param(OMNI_NO_BUFFER, id="no_buffer", marks=[pytest.mark.server(OMNI_NO_BUFFER), pytest.mark.matrix]),
 ]
 PUBLISHED_CHUNKS = [
@@ -242,7 +244,7 @@ def test_each_item_is_encoded_once(served: Served, server: ServerProcess, truth:
     for num_turns in (2, 4, 6):
         replies.append(ask(server.url, Case(f"{num_turns} turns", whole.turns[:num_turns]), folder))
         counts.append(encoded(server))
-    ranks = 2 if served is OMNI_TP2 else 1
+    ranks = {OMNI_TP2: 2, OMNI_TP4: 4}.get(served, 1)
     added = [{kind: (after[kind] - before[kind]) / ranks for kind in after} for before, after in pairwise(counts)]
     assert added == [
         {"image": 1, "video": 0, "audio": 1},

@@ -38,6 +38,11 @@ NO_OVERLAP = Served(
     )
 )
 TP2 = Served(args=(*FLOAT32, "--tp", "2"), env=BY_HAND)
+# more ranks than groups and KV heads of the tiny checkpoint, which has two of each
+TP4 = Served(args=(*FLOAT32, "--tp", "4"), env=BY_HAND)
+PP2 = Served(args=(*FLOAT32, "--pp-size", "2"), env=BY_HAND)
+# two engines behind one address, of which each has a cache of its own
+DP2 = Served(args=(*FLOAT32, "--dp-size", "2"))
 NO_RADIX = Served(args=(*FLOAT32, "--disable-radix-cache", "--chunked-prefill-size", str(PREFILL_CHUNK)))
 TRUSTING = Served(args=(*FLOAT32, "--trust-remote-code"))
 
@@ -51,6 +56,11 @@ TOGETHER = pytest.param(
 APART = [
     pytest.param(PRESSED, id="chunked prefill", marks=[pytest.mark.server(PRESSED), pytest.mark.matrix]),
     pytest.param(TP2, id="TP=2", marks=[pytest.mark.server(TP2), pytest.mark.matrix]),
+    pytest.param(TP4, id="TP=4", marks=[pytest.mark.server(TP4), pytest.mark.matrix]),
+]
+SHARED_OUT = [
+    pytest.param(PP2, id="PP=2", marks=[pytest.mark.server(PP2), pytest.mark.matrix]),
+    pytest.param(DP2, id="DP=2", marks=[pytest.mark.server(DP2), pytest.mark.matrix]),
 ]
 MATRIX = [
     *BUFFERS,
@@ -70,7 +80,7 @@ def _golden(servers: Servers, served: Served):
     return reference(servers.checkpoint(served.checkpoint))
 
 
-@pytest.mark.parametrize("served", [*BUFFERS, TOGETHER, *APART])
+@pytest.mark.parametrize("served", [*BUFFERS, TOGETHER, *APART, *SHARED_OUT])
 def test_alone_and_together(served: Served, client: Client, servers: Servers):
     prompts = boundary_prompts(full=False)
     golden = _golden(servers, served)

@@ -45,7 +45,12 @@ def served(snippet: Snippet) -> Served:
         assert flags == ["..."], flags
         return Served(PRESETS["toy"], env=env)
     at = flags.index("--model-path")
-    model, rest = flags[at + 1], (*flags[:at], *flags[at + 2 :])
+    model, rest = flags[at + 1], [*flags[:at], *flags[at + 2 :]]
+    if "--port" in rest:
+        # of two on one machine
+        at = rest.index("--port")
+        del rest[at : at + 2]
+    rest = tuple(rest)
     if model in TEXT_IDS:
         # keeps sampled replies of random weights to words
         return Served(args=rest, env=(*env, *TEXT_EXAMPLES.env), name=model)

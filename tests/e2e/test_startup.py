@@ -119,6 +119,11 @@ REFUSED = {
     "--kv-cache-dtype fp8_e4m3": "--kv-cache-dtype fp8_e4m3 needs a GPU",
     "--speculative-algorithm NGRAM": "--speculative-algorithm NGRAM is not supported",
     "--mamba-backend flashinfer": "--mamba-backend flashinfer is not supported by sglang-nemotron",
+    "--tp-size 5": "mamba_num_heads=8 cannot be split over tp_size=5",
+    "--tp-size 16": "mamba_num_heads=8 cannot be split over tp_size=16",
+    "--tp-size 8": "num_attention_heads=4 cannot be split over tp_size=8",
+    "--tp-size 2 --ep-size 2": "--ep-size 2 is not supported on a CPU by sglang-nemotron",
+    "--tp-size 2 --dp-size 2 --enable-dp-attention": "--attn-dp-size 2 is not supported on a CPU by sglang-nemotron",
 }
 
 

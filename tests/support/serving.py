@@ -82,6 +82,7 @@ OMNI_IN_ORDER = Served(
 )
 OMNI_CHUNKED = Served(OMNI_PRESETS["tiny"], (*_OMNI_ARGS, "--chunked-prefill-size", "64"), _SPY)
 OMNI_TP2 = Served(OMNI_PRESETS["tiny"], (*_OMNI_ARGS, "--tp", "2"), (*_SPY, ("OMP_WAIT_POLICY", None)))
+OMNI_TP4 = Served(OMNI_PRESETS["tiny"], (*_OMNI_ARGS, "--tp", "4"), (*_SPY, ("OMP_WAIT_POLICY", None)))
 OMNI_NO_BUFFER = Served(
     OMNI_PRESETS["tiny"],
     (*_OMNI_ARGS, "--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule"),

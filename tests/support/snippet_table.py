@@ -18,6 +18,7 @@ SHOWN: dict[str, str] = {
     "pip install sglang": _DOWNLOADS,
     "pip install 'matplotlib>=3.9'": "downloads from the index; the lock has it",
     "pip install openai-agents": _DOWNLOADS,
+    "pip install smg": "`make matrix` does it, in the version of requirements/router.txt",
     "pip install langchain langchain-openai": _DOWNLOADS,
     "pip install": "names lines of the Dockerfile: " + _DOCKER,
     "python3.12 -m venv plain && plain/bin/pip install sglang==0.5.23": _DOWNLOADS,
@@ -35,6 +36,7 @@ SHOWN: dict[str, str] = {
 
 # a test that does it already, or a name of a command rather than a command
 _NAMED = "tests/test_docs.py::test_commands_exist"
+_ROUTED = "tests/e2e/test_replicas.py::test_the_next_turn_reaches_the_replica_with_its_prefix"
 _COMMAND = "tests/cli/test_command.py::test_on_stdout_there_is_the_command_alone"
 ELSEWHERE: dict[str, str] = {
     "sglang-nemotron bench": _NAMED,
@@ -44,6 +46,8 @@ ELSEWHERE: dict[str, str] = {
     "sglang-nemotron verify": _NAMED,
     "sglang-nemotron command": _COMMAND,
     "sglang serve": "tests/e2e/test_ids.py::test_the_readmes_command",
+    "smg launch --worker-urls http://127.0.0.1:30001 http://127.0.0.1:30002 --policy cache_aware --host 127.0.0.1 "
+    "--port 30000 --prometheus-host 127.0.0.1 --health-check-interval-secs 5 --health-failure-threshold 1": _ROUTED,
     "sh .ci/contract": "tests/test_habits.py::test_contract_is_checked_with_the_installed_sglang",
     "sh .ci/tag-ready": "tests/test_habits.py::test_what_may_be_tagged",
     "docs/forks.md: name: nemotron parity": "tests/test_habits.py::test_what_forks_paste_is_what_runs_here",

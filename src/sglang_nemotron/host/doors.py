@@ -27,6 +27,7 @@ from sglang_nemotron.host import (
     platform,
     refusal,
     reply_flags,
+    start_watch,
     stopping,
     tables,
 )
@@ -84,6 +85,7 @@ DOORS: tuple[Door, ...] = (
     counting.COUNTING,
     budgets.BUDGETS,
     metrics.IN_SCHEDULER,
+    start_watch.START,
     stopping.STOPS,
 )
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sglang_nemotron.config import decoder, hub
 from sglang_nemotron.config.decoder import DecoderSpec, check_parallel
 from sglang_nemotron.family import TEXT
-from sglang_nemotron.host import ending, kernels, port, slots
+from sglang_nemotron.host import ending, kernels, port, slots, start_watch
 from sglang_nemotron.host.layouts import layout_of
 from sglang_nemotron.ops.forms import check_overrides
 from sglang_nemotron.sglang_api.args import NemotronHConfig, envs, model_config_of, platforms, resolving_view
@@ -158,6 +158,7 @@ def check_server(view: Any, spec: DecoderSpec, *, http_app: str, limits: tuple[L
     if ending.is_command():
         port.check_port(view.host, view.port)
     check_overrides(os.environ)
+    start_watch.seconds_of(os.environ)
     _check_workers(view, http_app)
     check_parallel(spec, view.tp_size, ep_size=view.ep_size, pp_size=view.pp_size)
 
