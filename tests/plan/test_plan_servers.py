@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sglang_nemotron.plan import gpus, models
-from sglang_nemotron.plan.server import Flags, start
+from sglang_nemotron.plan.server import Flags, Server, start
 from support.benchmark_scripts import BENCHMARKS, program
 
 CONTEXT = 262_144
@@ -66,18 +67,28 @@ SERVERS = {
 }
 
 
+# its folder held a config and no weights, of which the split would have known
+NO_FILES = {"fp8, hint"}
+
+
+def server_of(name: str) -> Server:
+    checkpoint, flags, _, _ = SERVERS[name]
+    model = models.of_published(checkpoint)
+    return start(gpus.find("h200"), replace(model, file_bytes=0) if name in NO_FILES else model, flags)
+
+
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_plan_is_what_a_server_reported(name: str) -> None:
-    checkpoint, flags, log, at_least = SERVERS[name]
-    planned = start(gpus.find("h200"), models.of_published(checkpoint), flags).as_reported()
-    rows = CHECK.deviations(planned, CHECK.of_log(log()))
+    _, _, log, at_least = SERVERS[name]
+    server = server_of(name)
+    rows = CHECK.deviations(server.as_reported(), CHECK.of_log(log()))
     assert len(rows) >= at_least
     off = {figure: row for figure, row in rows.items() if abs(row["off"]) > CLOSE}
-    # what is left is a small difference of large figures, and the 16 MiB of docs/plan.md where the KV pool is small
-    assert set(off) <= {"free_after_pools_gb", "kv_gb", "max_total_num_tokens"}, off
+    # what is left is a small difference of large figures, the 16 MiB of docs/plan.md where the KV pool is small, and
+    # graphs of half a GB that the log gives in hundredths
+    assert set(off) <= {"free_after_pools_gb", "kv_gb", "max_total_num_tokens", "graphs_gb"}, off
     assert all(abs(row["off"]) < 0.03 for row in off.values()), off
     if tokens := rows.get("max_total_num_tokens"):
-        server = start(gpus.find("h200"), models.of_published(checkpoint), flags)
         assert abs(tokens["planned"] - tokens["seen"]) * server.layout.kv_bytes_per_token < 20 * 2**20
 
 
@@ -89,8 +100,8 @@ def test_another_server_is_seen() -> None:
 
 
 def test_the_parts_are_the_whole_gpu() -> None:
-    for name, (checkpoint, flags, _, _) in SERVERS.items():
-        server = start(gpus.find("h200"), models.of_published(checkpoint), flags)
+    for name in SERVERS:
+        server = server_of(name)
         assert sum(server.memory.values()) == pytest.approx(143_771 / 1024), name
         assert min(server.memory.values()) >= 0, name
 
@@ -153,7 +164,7 @@ def test_the_page_has_these_figures() -> None:
     for gpu in gpus.GPUS.values():
         assert f"| {gpu.label} | `{gpu.name}` | {gpu.total_mib:,} | {gpu.source} |" in page
     rows = re.findall(r"^\| .+ \| ([\d,]+) \| ([\d,]+) \| [\d.]+% \|$", page, re.M)
-    for (checkpoint, flags, log, _), (planned, reported) in zip(SERVERS.values(), rows, strict=True):
-        made = start(gpus.find("h200"), models.of_published(checkpoint), flags)
+    for (name, (_, _, log, _)), (planned, reported) in zip(SERVERS.items(), rows, strict=True):
+        made = server_of(name)
         assert made.pools is not None and f"{made.pools.num_tokens:,}" == planned
         assert f"#tokens: {reported.replace(',', '')}," in log()
