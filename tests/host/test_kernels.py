@@ -111,3 +111,37 @@ def test_random_rounding_without_what_it_needs(on: Any, capability: Any, dtype: 
     with pytest.raises(ValueError) as refused:
         kernels.take_over_rounding(None, view(enable_mamba_cache_stochastic_rounding=True, mamba_ssm_dtype=dtype))
     assert FLAG in str(refused.value) and said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("capability", "words", "off"),
+    [
+        ((9, 0), ["--tp", "2"], True),
+        ((10, 0), ["--tp", "4"], True),
+        ((9, 0), [], False),
+        ((8, 0), ["--tp", "2"], False),
+        (None, ["--tp", "2"], False),
+        ((9, 0), ["--tp", "2", "--flashinfer-allreduce-fusion-backend", "trtllm"], False),
+    ],
+)
+def test_ranks_add_up_without_what_is_compiled_first(
+    on: Any, monkeypatch: pytest.MonkeyPatch, capability: Any, words: list[str], off: bool
+) -> None:
+    on(capability)
+    args = prepare_server_args(["--model-path", "x", *words])
+    said: list[str] = []
+    monkeypatch.setattr(kernels.logger, "info", said.append)
+    kernels.leave_sums_unfused(args, resolving_view(args))
+    assert resolving_view(args).enforce_disable_flashinfer_allreduce_fusion is off
+    assert len(said) == off and all("--flashinfer-allreduce-fusion-backend auto" in line for line in said)
+
+
+def test_sglang_takes_the_switch(on: Any) -> None:
+    """SGLang's own pass after its choice reads what was declared."""
+    from sglang.srt.arg_groups.overrides import _enforce_disable_allreduce_fusion
+
+    on((9, 0))
+    args = prepare_server_args(["--model-path", "x", "--tp", "2"])
+    assert _enforce_disable_allreduce_fusion(resolving_view(args)) == {}
+    kernels.leave_sums_unfused(args, resolving_view(args))
+    assert _enforce_disable_allreduce_fusion(resolving_view(args)) == {"flashinfer_allreduce_fusion_backend": None}

@@ -1,4 +1,5 @@
-"""Which kernels a server of ours runs on where its user left the choice open, and how an fp16 state is rounded.
+"""Which kernels a server of ours runs on where its user left the choice open, how an fp16 state is rounded, and how ranks
+add up.
 
 In: SGLang's arguments and what its own rules declare for the architecture; out: fields to set. Runs in the main process
 before any scheduler; asks a device for its capability alone.
@@ -6,6 +7,7 @@ before any scheduler; asks a device for its capability alone.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +15,14 @@ from typing import Any
 from sglang_nemotron.sglang_api.args import declare_resolution, get_platform, override_providers
 from sglang_nemotron.state.rounding import ROUNDING
 
+logger = logging.getLogger(__name__)
+
 # SGLang's choice for cards before Blackwell: kernels that are compiled for half an hour at the first start
 _COMPILED_FIRST = "flashinfer_cutlass"
 # its own Triton kernels: experts lie as ours read them, and serve where ours do not
 _OURS = "triton"
 _STOCHASTIC = "enable_mamba_cache_stochastic_rounding"
+_UNFUSED = "enforce_disable_flashinfer_allreduce_fusion"
 
 
 def intree_defaults(server_args: Any, hf_config: Any, architecture: str) -> dict[str, Any]:
@@ -66,6 +71,23 @@ def take_over_rounding(server_args: Any, view: Any) -> None:
     os.environ[ROUNDING] = "stochastic"
     # no field that a model may declare, so it is resolved by name; SGLang's own check comes later and reads this
     declare_resolution(server_args, "sglang-nemotron", **{_STOCHASTIC: False})
+
+
+def leave_sums_unfused(server_args: Any, view: Any) -> None:
+    """Several ranks on one of our models start without FlashInfer's fused all-reduces, and the log says so.
+
+    SGLang switches them on by itself for these architectures from Hopper on. Their first start compiles for minutes with
+    nvcc, one rank while the others wait, and nobody has shown them with our models. The user's own backend wins.
+    """
+    if view.tp_size == 1 or getattr(view, _UNFUSED) or view.flashinfer_allreduce_fusion_backend is not None:
+        return
+    if _capability() < (9, 0):
+        return
+    logger.info(
+        "FlashInfer's fused all-reduces stay off: their first start compiles for minutes; "
+        "--flashinfer-allreduce-fusion-backend auto takes them"
+    )
+    declare_resolution(server_args, "sglang-nemotron", **{_UNFUSED: True})
 
 
 def _capability() -> tuple[int, int]:
