@@ -1,5 +1,5 @@
-"""Which kernels a server of ours runs on where its user left the choice open, how an fp16 state is rounded, and how ranks
-add up.
+"""Which kernels a server of ours runs on where its user left the choice open, how an fp16 state is rounded, and how
+ranks add up.
 
 In: SGLang's arguments and what its own rules declare for the architecture; out: fields to set. Runs in the main process
 before any scheduler; asks a device for its capability alone.
@@ -76,8 +76,8 @@ def take_over_rounding(server_args: Any, view: Any) -> None:
 def leave_sums_unfused(server_args: Any, view: Any) -> None:
     """Several ranks on one of our models start without FlashInfer's fused all-reduces, and the log says so.
 
-    SGLang switches them on by itself for these architectures from Hopper on. Their first start compiles for minutes with
-    nvcc, one rank while the others wait, and nobody has shown them with our models. The user's own backend wins.
+    SGLang switches them on by itself for these architectures from Hopper on. Their first start compiles for minutes
+    with nvcc, one rank while the others wait, and nobody has shown them with our models. The user's own backend wins.
     """
     if view.tp_size == 1 or getattr(view, _UNFUSED) or view.flashinfer_allreduce_fusion_backend is not None:
         return
