@@ -5,7 +5,8 @@
 DIR holds config and tokenizer only: weights are random at a realistic scale (hook/dummy_weights.py). SGLang's
 `bench_serving` sends as many requests of 1,024 random ids as may be open at once, all in the first moment, and asks for
 1,024 tokens each. Ids are sent as such (`--tokenize-prompt`): as text they would come to several times as many tokens
-with a tokenizer that was not made for them.
+with a tokenizer that was not made for them. `--clients 4` shares the requests out to so many of it, begun together: one
+takes some 12,000 tokens a second, as SGLang's /generate repeats the whole text so far in each chunk.
 """
 
 from __future__ import annotations
@@ -20,29 +21,53 @@ from pathlib import Path
 from typing import Any
 
 import text
+from load_clients import merged, shares
 
 PORT, LENGTH = 30000, 1024
 SIDES = {
     "in-tree": ({"SGLANG_NEMOTRON_DISABLE": "1"}, ["--moe-runner-backend", "triton"]),
     # a request of the load has 2,048 tokens; SGLang's graphs end at 256 rows unless it is told otherwise
+    # SGLang's class with what ours chooses on an H200 in BF16
+    "in-tree, our flags": (
+        {"SGLANG_NEMOTRON_DISABLE": "1", "SGLANG_OPT_MAMBA_SKIP_DECODE_LOCK": "1"},
+        [
+            *("--moe-runner-backend", "triton", "--cuda-graph-max-bs-decode", "512"),
+            *("--mamba-radix-cache-strategy", "extra_buffer_lazy", "--mamba-full-memory-ratio", "11.702"),
+        ],
+    ),
     "ours": ({"SGLANG_NEMOTRON_REQUEST_TOKENS": str(2 * LENGTH)}, ["--cuda-graph-max-bs-decode", "512"]),
 }
 
 
-def load(model: str, concurrency: int, folder: Path) -> dict[str, Any]:
-    """What `bench_serving` says of one load, without its lists of single requests."""
-    out = folder / f"load_{concurrency}.jsonl"
+def command_of(model: str, requests: int, seed: int, out: Path) -> list[str]:
+    """One client's command line."""
     command = [sys.executable, "-m", "sglang.bench_serving", "--backend", "sglang"]
     command += ["--base-url", f"http://127.0.0.1:{PORT}", "--model", model, "--tokenizer", model]
     command += ["--dataset-name", "random-ids", "--tokenize-prompt", "--random-range-ratio", "1.0"]
-    command += ["--random-input-len", str(LENGTH), "--random-output-len", str(LENGTH)]
-    command += ["--num-prompts", str(concurrency), "--max-concurrency", str(concurrency)]
-    command += ["--warmup-requests", "4", "--flush-cache", "--disable-tqdm", "--output-file", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"the load of {concurrency} failed\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-    found = json.loads(out.read_text().splitlines()[-1])
-    return {key: value for key, value in found.items() if not isinstance(value, list | dict)}
+    command += ["--random-input-len", str(LENGTH), "--random-output-len", str(LENGTH), "--seed", str(seed)]
+    command += ["--num-prompts", str(requests), "--max-concurrency", str(requests), "--disable-tqdm"]
+    return [*command, "--output-details", "--output-file", str(out)]
+
+
+def load(model: str, concurrency: int, clients: int, folder: Path) -> dict[str, Any]:
+    """What `bench_serving` says of one load, without its lists of single requests; of several clients, together."""
+    counts = shares(concurrency, clients)
+    files = [folder / f"load_{concurrency}_{place}.jsonl" for place in range(clients)]
+    commands = [command_of(model, counts[place], place + 1, files[place]) for place in range(clients)]
+    if clients == 1:
+        commands[0] += ["--warmup-requests", "4", "--flush-cache"]
+    else:
+        # a client that flushes would disturb the others; their seeds differ, so that they share no prompt
+        commands = [[*command, "--warmup-requests", "0"] for command in commands]
+    running = [subprocess.Popen(one, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for one in commands]
+    for process in running:
+        said, _ = process.communicate()
+        if process.returncode:
+            raise SystemExit(f"the load of {concurrency} failed\n{said[-3000:]}")
+    records = [json.loads(file.read_text().splitlines()[-1]) for file in files]
+    if clients > 1:
+        return {"max_concurrency": concurrency, **merged(records)}
+    return {key: value for key, value in records[0].items() if not isinstance(value, list | dict)}
 
 
 def pools(log: Path) -> list[str]:
@@ -56,6 +81,7 @@ def main() -> int:
     parser.add_argument("--model", required=True, help="folder with config.json and a tokenizer, no weights")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[256, 512])
+    parser.add_argument("--clients", type=int, default=1, help="processes that share the requests out (default: 1)")
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=list(SIDES))
     parser.add_argument("--commit", default="unknown", help="of this repository, for the record")
     parser.add_argument("--limit", type=float, default=300, help="seconds a server may take to start")
@@ -66,8 +92,10 @@ def main() -> int:
         environment, flags = SIDES[side]
         command = [sys.executable, "-m", "sglang.launch_server", "--model-path", args.model, "--port", str(PORT)]
         command += ["--load-format", "dummy", "--random-seed", "1", *flags, *args.server_args]
-        with text.Server(side, command, PORT, folder / f"server_{side}.log", args.limit, environment) as server:
-            rows = [load(args.model, concurrency, folder) for concurrency in args.concurrency]
+        with text.Server(
+            side, command, PORT, folder / f"server_{side.replace(' ', '_')}.log", args.limit, environment
+        ) as server:
+            rows = [load(args.model, concurrency, args.clients, folder) for concurrency in args.concurrency]
         sides[side] = {"command": command, "environment": environment, "server": pools(server.log), "rows": rows}
         for row in rows:
             figures = [f"{row[key]:.1f}" for key in ("output_throughput", "median_itl_ms", "p99_itl_ms")]
