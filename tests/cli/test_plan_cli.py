@@ -65,9 +65,9 @@ def test_between_measured_batches_the_error_is_shown(capsys: pytest.CaptureFixtu
     words = (BF16, "--gpu", "h200", "--concurrency", "200")
     out = printed(capsys, *words)
     speed = json.loads(printed(capsys, *words, "--json"))["speed"]
-    assert re.search(rf"^decode +{speed['decode']:,.0f} +±15% +200 requests at once, between 128 and 256", out, re.M)
+    assert re.search(rf"^decode +{speed['decode']:,.0f} +±20% +200 requests at once, between 128 and 256", out, re.M)
     assert re.search(rf"^prefill +{speed['prefill']:,.0f} +±1% ", out, re.M) and "a measured batch was left out" in out
-    assert (round(speed["decode_off"], 2), round(speed["prefill_off"], 2)) == (0.15, 0.01)
+    assert (round(speed["decode_off"], 2), round(speed["prefill_off"], 2)) == (0.2, 0.01)
     for changed in ("--input 1000", "--input 1100", "--output 2000"):
         out = printed(capsys, *words, *changed.split())
         assert re.search(r"^tokens a second: not measured with ", out, re.M), changed

@@ -106,7 +106,7 @@ def test_an_error_that_takes_no_mark_is_counted() -> None:
 def test_a_body_of_the_wrong_kind_is_counted() -> None:
     counts.begin(counts.OF_HTTP)
     with pytest.raises(importlib.import_module("fastapi").HTTPException):
-        chat_body._check(3)
+        chat_body._check(3, chat=True)
     assert number("sglang_nemotron_refusals_total", kind="body") == 1.0
 
 

@@ -53,6 +53,7 @@ TEXT_EXAMPLES = Served(
     args=("--reasoning-parser", "nano_v3", "--tool-call-parser", "qwen3_coder"), env=(("PYTHONPATH", WORDY),)
 )
 
+_FOLDERS = "SGLANG_NEMOTRON_MEDIA_FOLDERS"
 _OMNI_ARGS = ("--dtype", "float32", "--enable-cache-report")
 _SAMPLES = Path(__file__).parents[2] / "src" / "sglang_nemotron" / "cli" / "media"
 # tells in its log what its towers encode
@@ -64,9 +65,8 @@ OMNI = Served(
     (*_OMNI_ARGS, "--reasoning-parser", "nano_v3", "--tool-call-parser", "qwen3_coder"),
     (
         ("PYTHONPATH", os.pathsep.join([_SPY_PATH, WORDY])),
-        # of this machine, what tests serve, and what examples name
+        # what tests serve on this machine
         ("SGLANG_NEMOTRON_MEDIA_ADDRESSES", "public,127.0.0.1"),
-        ("SGLANG_NEMOTRON_MEDIA_FOLDERS", str(_SAMPLES)),
         # no token of the hub, which is not asked: whether it is told (`tests/e2e/test_hostile.py`)
         ("HF_TOKEN", "hf_of_nobody_and_told_to_nobody"),
     ),
@@ -135,6 +135,10 @@ class Servers:
             there.download(served.name, cache)
         return str(cache)
 
+    def _folders(self) -> str:
+        """Where a request may name files: what examples name, and what tests of this session wrote."""
+        return os.pathsep.join((str(_SAMPLES), str(self._folder.parent)))
+
     def log_path(self) -> Path:
         """A fresh path for a server's log."""
         self._count += 1
@@ -153,7 +157,12 @@ class Servers:
             [*served.args, "--enable-metrics"],
             log_path=self.log_path(),
             # threads that spin while they wait make a server ten times slower wherever other work shares its cores
-            env={"OMP_WAIT_POLICY": "PASSIVE", **cached, **_with_path_of_this_process(dict(served.env))},
+            env={
+                "OMP_WAIT_POLICY": "PASSIVE",
+                _FOLDERS: self._folders(),
+                **cached,
+                **_with_path_of_this_process(dict(served.env)),
+            },
             time_limit_s=NET_S,
         )
         self._say(f"starting a server: {served}")
