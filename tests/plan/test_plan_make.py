@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from sglang_nemotron.plan import gpus, media, models, offers, speeds
-from sglang_nemotron.plan.advice import HINT
 from sglang_nemotron.plan.make import Plan, Workload, make
 from sglang_nemotron.plan.media import Media
 from sglang_nemotron.plan.server import Flags, start
+from sglang_nemotron.state.capacity import REQUEST_TOKENS
 from support.benchmark_scripts import BENCHMARKS, program
 from support.published import SPEC
 
@@ -53,7 +53,7 @@ def test_the_hint_runs_three_times_as_many() -> None:
     assert made.fits and any("445 of 512 requests run at once" in remark for remark in made.remarks)
     # no more than these will run, and each batch of theirs has a graph
     flags = flags_of(made)
-    assert flags[HINT] == "2048" and flags["--cuda-graph-max-bs-decode"] == "445"
+    assert flags[REQUEST_TOKENS] == "2048" and flags["--cuda-graph-max-bs-decode"] == "445"
     assert "--max-running-requests" not in flags
 
 
@@ -64,7 +64,9 @@ def test_what_comes_is_what_is_made_room_for() -> None:
     assert "--cuda-graph-max-bs-decode" not in flags and "--context-length" not in flags and "--tp" not in flags
     # what they do not need keeps prefixes
     assert made.advised.pools is not None and made.advised.pools.num_slots > 5 * 100
-    assert made.command.startswith(f"{HINT}=2048 sglang serve --model-path nvidia/{BF16} --max-running-requests 100 ")
+    assert made.command.startswith(
+        f"{REQUEST_TOKENS}=2048 sglang serve --model-path nvidia/{BF16} --max-running-requests 100 "
+    )
 
 
 def test_every_slot_has_its_use() -> None:
@@ -240,7 +242,7 @@ def test_media_count_as_a_server_counts_them() -> None:
     assert made["video"] == int(10 * _frame_tokens() * (1 - SPEC.video.pruning_rate)) + 10 * 2
     assert media.tokens_of(Media(), None, 1) == {}
     total = plan(OMNI, seen=Media(images=2), context=65_536)
-    assert total.tokens == 2048 + made["images"] and flags_of(total)[HINT] == str(total.tokens)
+    assert total.tokens == 2048 + made["images"] and flags_of(total)[REQUEST_TOKENS] == str(total.tokens)
 
 
 def _frame_tokens() -> int:

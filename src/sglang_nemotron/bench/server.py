@@ -30,8 +30,6 @@ class Server(OpenAIServer):
         self, url: str, *, model: str | None = None, key: str | None = None, timeout_s: float = 3600.0
     ) -> None:
         """url: http://HOST:PORT, with /v1 or without. model: where it serves several; its first else."""
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"{url!r} is no address of a server\n  remedy: give http://HOST:PORT")
         super().__init__(url, key=key, timeout_s=timeout_s)
         served = self.first_model()
         self.model: str = model or served["id"]

@@ -101,8 +101,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if not args.url.startswith(("http://", "https://")):
-        raise ValueError(f"{args.url!r} is no address of a server\n  remedy: give http://HOST:PORT")
     for flag, least in (("new_tokens", 1), ("longest", 1)):
         if getattr(args, flag) < least:
             name = "--" + flag.replace("_", "-")

@@ -51,6 +51,12 @@ def runner_of_experts(view: Any, declared: dict[str, Any]) -> dict[str, Any]:
     return {"moe_runner_backend": _OURS} if least <= _capability() < (10, 0) else {}
 
 
+def declare(server_args: Any, view: Any) -> None:
+    """What no field that a model may return can say; it is resolved by name. ValueError as `take_over_rounding`."""
+    take_over_rounding(server_args, view)
+    leave_sums_unfused(server_args, view)
+
+
 def take_over_rounding(server_args: Any, view: Any) -> None:
     """`--enable-mamba-cache-stochastic-rounding` means our decode step, which draws on every card from Ampere on.
 

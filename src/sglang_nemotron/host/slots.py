@@ -15,6 +15,7 @@ from sglang_nemotron.config import hub
 from sglang_nemotron.sglang_api.args import envs, get_device_memory_capacity, get_platform
 from sglang_nemotron.state.capacity import (
     LAZY,
+    REQUEST_TOKENS,
     Need,
     choose_ratio,
     choose_strategy,
@@ -26,7 +27,6 @@ from sglang_nemotron.state.layout import StateLayout
 
 logger = logging.getLogger(__name__)
 
-REQUEST_TOKENS = "SGLANG_NEMOTRON_REQUEST_TOKENS"
 # prompt and answer of a typical request; docs/state.md says what other lengths then get
 _REQUEST_TOKENS = 4_096
 

@@ -122,8 +122,7 @@ def resolve(server_args: Any, hf_config: Any, *, http_app: str) -> dict[str, Any
     check_server(view, spec, http_app=http_app)
     check_groups(view, spec, hf_config)
     check_checkpoint(spec, view.model_path, view.load_format, revision=view.revision, cache=view.download_dir)
-    kernels.take_over_rounding(server_args, view)
-    kernels.leave_sums_unfused(server_args, view)
+    kernels.declare(server_args, view)
     chosen = kernels.runner_of_experts(view, kernels.intree_defaults(server_args, hf_config, TEXT))
     return chosen | chosen_slots(server_args, spec, hf_config)
 

@@ -65,8 +65,7 @@ def resolve(server_args: Any, hf_config: Any, *, http_app: str) -> dict[str, Any
         cache=view.download_dir,
     )
     _size_cache(server_args, view, spec)
-    kernels.take_over_rounding(server_args, view)
-    kernels.leave_sums_unfused(server_args, view)
+    kernels.declare(server_args, view)
     return defaults_of_text(server_args, hf_config) | startup.chosen_slots(server_args, spec.decoder, hf_config)
 
 

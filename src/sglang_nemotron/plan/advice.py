@@ -20,8 +20,8 @@ from sglang_nemotron.plan.server import (
     of_class,
     start,
 )
+from sglang_nemotron.state.capacity import REQUEST_TOKENS
 
-HINT = "SGLANG_NEMOTRON_REQUEST_TOKENS"
 _COUNTS = (1, 2, 4, 8)
 
 
@@ -103,7 +103,7 @@ def choices(gpu: Gpu, model: Model, given: Flags, plain: Server, advised: Server
         found.append(Choice("--revision", model.revision, "as given"))
     if made.request_tokens is not None:
         why = f"states and KV pages share memory for this length; {advised.slots_each} slots a request"
-        found.append(Choice(HINT, str(made.request_tokens), why))
+        found.append(Choice(REQUEST_TOKENS, str(made.request_tokens), why))
     if made.tp_size > 1:
         found.append(Choice("--tp", str(made.tp_size), "one rank on each GPU"))
     if made.context != model.decoder.max_positions:

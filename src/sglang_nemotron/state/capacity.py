@@ -24,6 +24,8 @@ _LEAST_SHARE, _MOST_SHARE = 0.01, 0.05
 # 143,771 in all and 139.11 GiB free on an H200 (benchmarks/gpu_server_h200_bf16.log), 0.22 GiB for Omni (docs/plan.md)
 HELD_MIB, LOADED_MIB = 1_322, 225
 
+# of a start: the hint by which ours divides the memory
+REQUEST_TOKENS = "SGLANG_NEMOTRON_REQUEST_TOKENS"
 # ours, where states are there to be shared by a hint
 LAZY = "extra_buffer_lazy"
 STRATEGIES = ("no_buffer", "extra_buffer", LAZY)

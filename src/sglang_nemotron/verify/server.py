@@ -18,9 +18,13 @@ class Unfit(RuntimeError):
 
 
 class OpenAIServer:
-    """One server. url: http://HOST:PORT, with /v1 or without. Every question raises Unfit if it is away or foreign."""
+    """One server. url: http://HOST:PORT, with /v1 or without; ValueError for any other. Every question raises Unfit if
+    it is away or foreign.
+    """
 
     def __init__(self, url: str, *, key: str | None, timeout_s: float) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"{url!r} is no address of a server\n  remedy: give http://HOST:PORT")
         self.url = url.rstrip("/").removesuffix("/v1")
         self.headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self.timeout_s = timeout_s
